@@ -1,0 +1,40 @@
+# Two commands do all the set-up: `make demo` and `make test`. Everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# constraints.txt pins torch: a looser request takes gigabytes of GPU packages
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench-factorize bench-latency clean
+
+demo: $(VENV)/.demo
+	$(BIN)/sepify demo
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-factorize: $(VENV)/.test
+	$(BIN)/python benchmarks/factorize.py
+
+bench-latency: $(VENV)/.test
+	$(BIN)/python benchmarks/latency_x86.py
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert (3, 10) <= sys.version_info < (3, 14), "Python 3.10 to 3.13 is needed; name one: make PYTHON=python3.12"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes the first time"
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[tvm,onnx]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) -e '.[tvm,onnx,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info sepify-demo .coverage .mypy_cache .ruff_cache .pytest_cache

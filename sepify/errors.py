@@ -1,0 +1,47 @@
+"""Every error that sepify raises on purpose: one readable sentence, and the exit code it means."""
+
+from __future__ import annotations
+
+
+class SepifyError(Exception):
+    """The work failed; the message says what, where and what to do next. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(SepifyError):
+    """The request itself makes no sense (a bad option, a bad value). Exit code 2."""
+
+    exit_code = 2
+
+
+class FileError(SepifyError):
+    """A file is missing, truncated, of another kind, or cannot be written."""
+
+
+class CaptureError(SepifyError):
+    """A model could not be turned into a graph."""
+
+
+class InputError(SepifyError):
+    """Example inputs or data do not fit the model: shape, dtype, number, NaN."""
+
+
+class PlanError(SepifyError):
+    """A plan does not fit the model, or contradicts itself."""
+
+
+class ConversionError(SepifyError):
+    """A convolution could not be rewritten, or the rewritten network is not sound."""
+
+
+class PassError(SepifyError):
+    """A pass failed or broke its postcondition; names the pass and those already run."""
+
+
+class CompileError(SepifyError):
+    """A network could not be compiled for the target, or the result is wrong."""
+
+
+class DependencyError(SepifyError):
+    """An optional package is missing; the message says which extra installs it."""

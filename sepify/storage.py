@@ -1,0 +1,226 @@
+"""Every file that sepify reads or writes: formats, versions, and writes that are whole or absent.
+
+TorchScript archives are read by torch's C++ loader, arrays with pickles refused, plans and reports
+as JSON: none of them can run code of their own while being read. (A TorchScript *model*, once
+called, runs TorchScript operators, never Python.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sepify.errors import FileError
+
+METADATA_NAME = "sepify.json"
+METADATA_VERSION = 1
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A TorchScript model and what sepify noted in it (nothing, in a file from elsewhere)."""
+
+    module: torch.jit.ScriptModule
+    path: Path
+    input_shapes: tuple[Shape, ...] | None  # of one example of each input, batch first
+    size: int  # bytes on disk
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path`, a file or a folder; moved over `path` if the block succeeds,
+    removed if it fails. An old file is replaced in one step; an old folder is swapped out.
+
+    Raises FileError if the place cannot be written or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {_cause(error)}; choose another place") from error
+    temporary = scratch / path.name
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            path.rename(scratch / "old")
+        temporary.replace(path)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {_cause(error)}; nothing was changed") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def require_writable(folder: Path | str) -> None:
+    """Raise FileError now if `folder` could not be written to at the end of long work."""
+    folder = Path(folder)
+    with atomic_path(folder / ".sepify-write-test") as probe:
+        probe.write_bytes(b"")
+    (folder / ".sepify-write-test").unlink()
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write indented JSON, whole or not at all; NaN is refused (it is not JSON)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read JSON. Raises FileError naming the file, the line and the column of a fault."""
+    text = _read_bytes(Path(path))
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise FileError(f"{path} is not valid JSON: {error.msg} at {where}") from error
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path} is not a JSON file: it is not UTF-8 text") from error
+
+
+def read_arrays(path: Path | str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz file; pickled objects are refused. Raises FileError."""
+    path = Path(path)
+    _require_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive]
+            if missing:
+                raise FileError(f"{path} has no array {missing[0]!r}; it has {archive.files}")
+            return {name: archive[name] for name in names}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise FileError(f"{path} is not a readable .npz file: {_first_line(error)}") from error
+
+
+def read_array(path: Path | str) -> np.ndarray:
+    """The array of an .npy file; pickled objects are refused. Raises FileError."""
+    path = Path(path)
+    _require_file(path)
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise FileError(f"{path} is not a readable .npy file: {_first_line(error)}") from error
+
+
+def save_torchscript(
+    module: torch.jit.ScriptModule, path: Path | str, input_shapes: Sequence[Shape] | None = None
+) -> None:
+    """Save a TorchScript file with the input shapes noted inside (TorchScript itself has none)."""
+    extra: dict[str, str] = {}
+    if input_shapes is not None:
+        shapes = [list(shape) for shape in input_shapes]
+        extra[METADATA_NAME] = json.dumps({"version": METADATA_VERSION, "input_shapes": shapes})
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            torch.jit.save(module, str(temporary), _extra_files=extra)
+        except RuntimeError as error:  # torch's own writer reports a full disk as RuntimeError
+            raise FileError(f"cannot write {path}: {_first_line(error)}") from error
+
+
+def load_torchscript(path: Path | str) -> ModelFile:
+    """Load a TorchScript file onto the CPU.
+
+    Raises FileError, in words for each: no such file, a folder, truncated, a state_dict or another
+    torch.save file, an ExportedProgram, not a torch file at all.
+    """
+    path = Path(path)
+    _require_file(path)
+    _require_torchscript(path)
+    extra = {METADATA_NAME: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+    except (RuntimeError, ValueError) as error:
+        raise FileError(f"{path} is damaged or truncated: {_first_line(error)}") from error
+    return ModelFile(module, path, _noted_shapes(extra[METADATA_NAME]), path.stat().st_size)
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise FileError(f"{path} is a folder, not a file")
+    if not path.exists():
+        raise FileError(f"no such file: {path}")
+
+
+def _read_bytes(path: Path) -> bytes:
+    _require_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {_cause(error)}") from error
+
+
+def _require_torchscript(path: Path) -> None:
+    """Tell apart, by the archive's table of contents alone, the files people mistake for it."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {_cause(error)}") from error
+    if magic != b"PK\x03\x04":
+        if not magic:
+            raise FileError(f"{path} is empty")
+        hint = "save one with torch.jit.save(torch.jit.trace(model, example), path)"
+        raise FileError(f"{path} is not a TorchScript file; {hint}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [name.partition("/")[2] for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise FileError(f"{path} is truncated: the end of the archive is missing") from error
+    if "constants.pkl" in entries:
+        return
+    if "data.pkl" in entries:
+        raise FileError(f"{path} {_describe_pickle(path)}")
+    raise FileError(f"{path} is a zip archive but not a TorchScript file")
+
+
+def _describe_pickle(path: Path) -> str:
+    """What a torch.save file holds, read with weights_only so that nothing in it can run."""
+    advice = "TorchScript is needed: torch.jit.save(torch.jit.trace(model, example), path)"
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever the restricted unpickler refuses or cannot read
+        return f"is a pickled Python object, which sepify does not open; {advice}"
+    if isinstance(value, dict):
+        return f"holds a state_dict or checkpoint ({len(value)} entries), not a model; {advice}"
+    return f"holds a {type(value).__name__}, not a model; {advice}"
+
+
+def _noted_shapes(text: str | bytes) -> tuple[Shape, ...] | None:
+    if not text:
+        return None
+    try:
+        noted = json.loads(text)
+        return tuple(tuple(int(n) for n in shape) for shape in noted["input_shapes"])
+    except (ValueError, KeyError, TypeError):
+        return None  # someone else's note under our name: as if there were none
+
+
+def _cause(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
