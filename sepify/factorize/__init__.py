@@ -1,0 +1,1 @@
+"""Convolution kernels -> separable factors. Tensors in, tensors out: no graphs."""

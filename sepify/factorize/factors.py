@@ -1,0 +1,52 @@
+"""The two weights that stand in for one convolution, whichever solver found them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Order = Literal["dw-pw", "pw-dw"]
+ORDERS: tuple[Order, ...] = ("dw-pw", "pw-dw")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A separable convolution of rank r for a standard one with weight (N, M, kh, kw).
+
+    dw-pw: depthwise (M*r, 1, kh, kw), pointwise (N, M*r, 1, 1), and
+        W[n, m] = sum over t of pointwise[n, m*r + t] * depthwise[m*r + t]
+    pw-dw: pointwise (N*r, M, 1, 1), depthwise (N, r, kh, kw), and
+        W[n, m] = sum over t of pointwise[n*r + t, m] * depthwise[n, t]
+
+    In dw-pw each input channel meets r filters (Conv2d with groups=M and depth multiplier r), and
+    the bias belongs to the pointwise convolution. In pw-dw each output channel sums r filtered maps
+    (Conv2d with groups=N), and the bias belongs to the depthwise one: a bias before it would meet
+    zero padding at the border and be lost there.
+    """
+
+    order: Order
+    rank: int
+    depthwise: Tensor
+    pointwise: Tensor
+    bias: Tensor | None
+
+    def kernel(self) -> Tensor:
+        """The standard kernel (N, M, kh, kw) that these factors multiply out to."""
+        kh, kw = self.depthwise.shape[2:]
+        if self.order == "dw-pw":
+            filters = self.depthwise.reshape(-1, self.rank, kh, kw)  # (M, r, kh, kw)
+            mix = self.pointwise.reshape(len(self.pointwise), -1, self.rank)  # (N, M, r)
+            return torch.einsum("nmr,mrhw->nmhw", mix, filters)
+        mix = self.pointwise.reshape(-1, self.rank, self.pointwise.shape[1])  # (N, r, M)
+        return torch.einsum("nrm,nrhw->nmhw", mix, self.depthwise)
+
+
+def full_rank(kernel: tuple[int, ...], order: Order) -> int:
+    """The rank at which a kernel (N, M, kh, kw) is reproduced exactly: min(N, kh*kw) for dw-pw,
+    min(M, kh*kw) for pw-dw (the ranks of the matrices that are factorised)."""
+    out_channels, in_channels, kh, kw = kernel
+    channels = out_channels if order == "dw-pw" else in_channels
+    return min(channels, kh * kw)

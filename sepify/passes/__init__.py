@@ -1,0 +1,1 @@
+"""GraphModule -> GraphModule, one file a pass. torch only: no files, no data, no TVM."""

@@ -1,0 +1,96 @@
+"""What a convolution costs, as it is and separated: multiply-adds for one image, and parameters.
+
+Formulas from MobileNets (Howard et al. 2017, section 3.1), times the rank r, with the stride where
+it falls: a pointwise convolution that comes first runs at the resolution of the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, fx
+
+from sepify.factorize.factors import Order
+from sepify.passes.graph import called_module
+from sepify.planning.plan import Cost
+from sepify.planning.survey import Convolution
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Pixels that a convolution reads and writes for one image, over all its calls."""
+
+    read: Fraction
+    written: Fraction
+
+
+def measure_maps(
+    graph_module: fx.GraphModule, example_inputs: tuple[Tensor, ...]
+) -> dict[str, Maps]:
+    """Run `example_inputs` through once and note the map sizes of every called convolution."""
+    recorder = _MapRecorder(graph_module, images=len(example_inputs[0]))
+    modes = {module: module.training for module in graph_module.modules()}
+    graph_module.eval()
+    try:
+        with torch.no_grad():
+            recorder.run(*example_inputs)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return recorder.maps
+
+
+class _MapRecorder(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule, images: int) -> None:
+        super().__init__(graph_module)
+        self.images = images
+        self.maps: dict[str, Maps] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        module = called_module(self.module, n) if n.op == "call_module" else None
+        if isinstance(module, torch.nn.Conv2d) and isinstance(result, Tensor):
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            given = args[0] if args else kwargs["input"]
+            maps = self.maps.get(str(n.target), Maps(Fraction(0), Fraction(0)))
+            self.maps[str(n.target)] = Maps(
+                maps.read + Fraction(given.numel(), given.shape[-3] * self.images),
+                maps.written + Fraction(result.numel(), result.shape[-3] * self.images),
+            )
+        return result
+
+
+def standard_cost(convolution: Convolution, maps: Maps | None) -> Cost:
+    """D_K*D_K*M*N*D_F*D_F multiply-adds (MobileNets, section 3.1); None without known maps."""
+    if not convolution.kernel or maps is None or convolution.module is None:
+        return Cost(None, convolution.params)
+    per_pixel = 1
+    for extent in convolution.kernel:
+        per_pixel *= extent
+    return Cost(int(per_pixel * maps.written), convolution.params)
+
+
+def separable_cost(
+    convolution: Convolution, maps: Maps | None, order: Order, rank: int, bias: bool
+) -> Cost:
+    """r * (D_K*D_K*M + M*N) * D_F*D_F for dw-pw (section 3.1, times r); for pw-dw the M*N*r part
+    at the size of the map that is read. The bias adds N parameters and no multiply-adds."""
+    out_channels, in_channels, kh, kw = convolution.kernel
+    filtered = in_channels if order == "dw-pw" else out_channels
+    depthwise = rank * filtered * kh * kw
+    pointwise = rank * in_channels * out_channels
+    params = depthwise + pointwise + (out_channels if bias else 0)
+    if maps is None:
+        return Cost(None, params)
+    mixed_at = maps.written if order == "dw-pw" else maps.read
+    return Cost(int(depthwise * maps.written + pointwise * mixed_at), params)
+
+
+def unit_maps(convolution: Convolution) -> Maps:
+    """Maps of one output pixel, for comparing costs where no map size is known: a stride of s by t
+    reads s*t pixels for each that it writes."""
+    assert convolution.module is not None
+    vertical, horizontal = convolution.module.stride
+    return Maps(Fraction(vertical * horizontal), Fraction(1))

@@ -1,0 +1,85 @@
+"""The plan: for every convolution, what is done to it and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from sepify.errors import PlanError
+from sepify.factorize.factors import Order
+
+Action = Literal["keep", "separate"]
+Method = Literal["svd", "least-squares"]
+METHODS: tuple[Method, ...] = ("svd", "least-squares")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a layer costs: multiply-adds for one image (None where its map size is unknown)
+    and parameters, bias included."""
+
+    macs: int | None
+    params: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done to one convolution. `order` and `rank` are set if and only if it is separated.
+
+    `error` is the relative squared error predicted for the rewritten layer: of its weights for
+    the SVD, of its outputs on the fitted images for least squares; `heldout_error` is that of its
+    outputs on calibration images held out of the fit. Both None for a layer that is kept.
+    """
+
+    name: str
+    action: Action
+    reason: str
+    kernel: tuple[int, ...]  # (N, M, kh, kw): out channels, in channels per group, kernel
+    before: Cost
+    after: Cost
+    order: Order | None = None
+    rank: int | None = None
+    error: float | None = None
+    heldout_error: float | None = None
+
+    def __post_init__(self) -> None:
+        separated = self.order is not None and self.rank is not None
+        if (self.action == "separate") != separated:
+            raise PlanError(
+                f"plan entry '{self.name}': order and rank belong to action 'separate' and to "
+                f"no other (action {self.action!r}, order {self.order!r}, rank {self.rank!r})"
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Decisions in execution order, and how the weights were (to be) found.
+
+    `method` names the solver of the factors, None while no conversion has chosen one; `batchnorm`
+    says whether BatchNorm statistics were re-estimated on calibration data afterwards.
+    """
+
+    decisions: tuple[Decision, ...]
+    method: Method | None = None
+    batchnorm: bool = False
+
+    def __iter__(self) -> Iterator[Decision]:
+        return iter(self.decisions)
+
+    def __getitem__(self, name: str) -> Decision:
+        """The decision for the convolution at module path `name`; KeyError if there is none."""
+        for decision in self.decisions:
+            if decision.name == name:
+                return decision
+        raise KeyError(name)
+
+    @property
+    def separated(self) -> tuple[Decision, ...]:
+        """The decisions that rewrite."""
+        return tuple(d for d in self.decisions if d.action == "separate")
+
+    @property
+    def kept(self) -> tuple[Decision, ...]:
+        """The decisions that leave a convolution as it is."""
+        return tuple(d for d in self.decisions if d.action == "keep")

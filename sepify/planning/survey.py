@@ -1,0 +1,131 @@
+"""Find every convolution of a graph, and say of each whether it can be separated or why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, fx, nn
+
+from sepify.passes.graph import called_module, why_not_plain_conv
+
+FUNCTIONAL_CONVS = frozenset(
+    {
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "convolution",
+        "_convolution",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution as it stands in the graph.
+
+    `kernel` is (N, M, kh, kw), M per group, or () where the weight is computed; `obstacle` is the
+    reason why it cannot be separated, None if it can; `nodes` are the calls, in execution order.
+    """
+
+    name: str
+    kernel: tuple[int, ...]
+    params: int
+    obstacle: str | None
+    nodes: tuple[fx.Node, ...]
+    module: nn.Conv2d | None
+
+
+def survey(graph_module: fx.GraphModule) -> tuple[Convolution, ...]:
+    """Every convolution of `graph_module` in execution order, each listed once."""
+    found: dict[str, list[fx.Node]] = {}
+    for node in graph_module.graph.nodes:
+        if _is_convolution(graph_module, node):
+            name = str(node.target) if node.op == "call_module" else node.name
+            found.setdefault(name, []).append(node)
+    entangled = _weights_used_elsewhere(graph_module)
+    return tuple(
+        _describe(graph_module, name, tuple(nodes), entangled) for name, nodes in found.items()
+    )
+
+
+def _is_convolution(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    module = called_module(graph_module, node)
+    if module is not None:
+        return isinstance(module, nn.modules.conv._ConvNd)
+    if node.op != "call_function":
+        return False
+    # an overload such as aten.conv2d.default has its name in its packet
+    packet = getattr(node.target, "overloadpacket", node.target)
+    return getattr(packet, "__name__", "") in FUNCTIONAL_CONVS
+
+
+def _describe(
+    graph_module: fx.GraphModule,
+    name: str,
+    nodes: tuple[fx.Node, ...],
+    entangled: dict[int, str],
+) -> Convolution:
+    module = called_module(graph_module, nodes[0])
+    if module is None:
+        kernel = _stored_kernel(graph_module, nodes[0])
+        reason = "called as a function with a weight that other operations compute or share"
+        return Convolution(name, kernel, 0, reason, nodes, None)
+    assert isinstance(module, nn.modules.conv._ConvNd)
+    kernel = tuple(module.weight.shape)
+    params = module.weight.numel() + (0 if module.bias is None else module.bias.numel())
+    obstacle = _obstacle(module) or entangled.get(id(module.weight))
+    conv = module if isinstance(module, nn.Conv2d) else None
+    return Convolution(name, kernel, params, obstacle, nodes, conv)
+
+
+def _obstacle(module: nn.modules.conv._ConvNd) -> str | None:
+    if not isinstance(module, nn.Conv2d):
+        return f"{type(module).__name__}: only Conv2d is rewritten"
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "lazy: its shape is not known before a first run"
+    plain = why_not_plain_conv(module)
+    if plain is not None:
+        return plain
+    if module.groups == module.in_channels and module.groups > 1:
+        return "already depthwise"
+    if module.groups > 1:
+        return f"grouped convolution (groups={module.groups})"
+    if module.kernel_size == (1, 1):
+        return "1x1: already pointwise"
+    if not module.weight.is_floating_point():
+        return f"weights are {module.weight.dtype}, not real floating point"
+    return None
+
+
+def _weights_used_elsewhere(graph_module: fx.GraphModule) -> dict[int, str]:
+    """Weights that the graph also reads directly, by id, and the reason that makes."""
+    used: dict[int, str] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "get_attr":
+            value = _attribute(graph_module, str(node.target))
+            used[id(value)] = f"its weight is also read by the graph as '{node.target}'"
+    return used
+
+
+def _attribute(graph_module: fx.GraphModule, path: str) -> object:
+    parent, _, leaf = path.rpartition(".")
+    return getattr(graph_module.get_submodule(parent), leaf)
+
+
+def _stored_kernel(graph_module: fx.GraphModule, node: fx.Node) -> tuple[int, ...]:
+    weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+    if isinstance(weight, fx.Node) and weight.op == "get_attr":
+        value = _attribute(graph_module, str(weight.target))
+        return tuple(value.shape) if isinstance(value, Tensor) else ()
+    return ()
+
+
+def separable(convolutions: tuple[Convolution, ...]) -> Iterator[tuple[Convolution, nn.Conv2d]]:
+    """Those that can be separated, each with its module."""
+    for convolution in convolutions:
+        if convolution.obstacle is None and convolution.module is not None:
+            yield convolution, convolution.module

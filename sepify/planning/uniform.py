@@ -1,0 +1,117 @@
+"""The simplest plan: one order and one rank for every convolution that can take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor, fx, nn
+
+from sepify.errors import PlanError, UsageError
+from sepify.factorize.factors import ORDERS, Order, full_rank
+from sepify.factorize.svd import svd_error
+from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost, unit_maps
+from sepify.planning.plan import Decision, Plan
+from sepify.planning.survey import Convolution, survey
+
+Filter = Callable[[nn.Module, str], bool]
+
+
+def plan_uniform(
+    graph_module: fx.GraphModule,
+    example_inputs: tuple[Tensor, ...] | None = None,
+    *,
+    rank: int | None = 1,
+    order: Order = "dw-pw",
+    keep: Sequence[str] = (),
+    filter_fn: Filter | None = None,
+    allow_costlier: bool = False,
+) -> Plan:
+    """Separate every eligible convolution in `order` at `rank` (None: at full rank, exactly).
+
+    A layer whose full rank is lower takes its full rank. Kept, each with its reason: what cannot
+    be separated, what matches a pattern in `keep` (shell wildcards on module paths), what
+    `filter_fn(module, name)` refuses, and, unless `allow_costlier`, what would cost more
+    multiply-adds than before. Multiply-adds are known only with `example_inputs`.
+
+    Raises UsageError for a rank below 1 or above every layer's full rank or an unknown order, and
+    PlanError for a `keep` pattern that matches nothing.
+    """
+    convolutions = survey(graph_module)
+    _check_request(convolutions, rank, order, keep)
+    maps = {} if example_inputs is None else measure_maps(graph_module, example_inputs)
+
+    def decide(convolution: Convolution) -> Decision:
+        at = maps.get(convolution.name)
+        reason = convolution.obstacle or _refusal(convolution, keep, filter_fn)
+        if reason is not None:
+            return _kept(convolution, at, reason)
+        wanted = full_rank(convolution.kernel, order)
+        taken = wanted if rank is None else min(rank, wanted)
+        rise = _cost_ratio(convolution, at, order, taken)
+        if rise >= 1 and not allow_costlier:
+            reason = f"cost would rise: {rise:.2f}x the multiply-adds as {order} at rank {taken}"
+            return _kept(convolution, at, reason)
+        return _separated(convolution, at, order, taken, wanted)
+
+    return Plan(tuple(decide(convolution) for convolution in convolutions))
+
+
+def _check_request(
+    convolutions: Sequence[Convolution], rank: int | None, order: str, keep: Sequence[str]
+) -> None:
+    if order not in ORDERS:
+        raise UsageError(f"order {order!r} is not known; choose one of {', '.join(ORDERS)}")
+    eligible = [c for c in convolutions if c.obstacle is None]
+    if rank is not None:
+        highest = max((full_rank(c.kernel, order) for c in eligible), default=None)
+        if rank < 1:
+            raise UsageError(f"rank {rank} is too low: the least is 1")
+        if highest is not None and rank > highest:
+            raise UsageError(f"rank {rank} is too high: {highest} already reproduces every layer")
+    for pattern in keep:
+        if not any(fnmatchcase(c.name, pattern) for c in convolutions):
+            names = ", ".join(c.name for c in convolutions[:5]) or "none"
+            raise PlanError(f"keep pattern '{pattern}' matches no convolution (there are: {names})")
+
+
+def _refusal(convolution: Convolution, keep: Sequence[str], filter_fn: Filter | None) -> str | None:
+    for pattern in keep:
+        if fnmatchcase(convolution.name, pattern):
+            return f"asked to keep '{pattern}'"
+    assert convolution.module is not None
+    if filter_fn is not None and not filter_fn(convolution.module, convolution.name):
+        return "refused by filter_fn"
+    return None
+
+
+def _cost_ratio(convolution: Convolution, at: Maps | None, order: Order, rank: int) -> float:
+    at = at or unit_maps(convolution)
+    before = standard_cost(convolution, at).macs
+    after = separable_cost(convolution, at, order, rank, bias=False).macs
+    assert before is not None
+    assert after is not None
+    return after / before if before else 1.0
+
+
+def _kept(convolution: Convolution, at: Maps | None, reason: str) -> Decision:
+    cost = standard_cost(convolution, at)
+    return Decision(convolution.name, "keep", reason, convolution.kernel, cost, cost)
+
+
+def _separated(
+    convolution: Convolution, at: Maps | None, order: Order, rank: int, highest: int
+) -> Decision:
+    assert convolution.module is not None
+    bias = convolution.module.bias is not None
+    return Decision(
+        convolution.name,
+        "separate",
+        f"asked for; rank {rank} of {highest}" + (", exact" if rank == highest else ""),
+        convolution.kernel,
+        standard_cost(convolution, at),
+        separable_cost(convolution, at, order, rank, bias),
+        order,
+        rank,
+        svd_error(convolution.module.weight, order, rank),
+    )

@@ -1,0 +1,57 @@
+"""Checks around a conversion: sound weights before, the same shapes and finite outputs after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from sepify.errors import ConversionError, InputError
+
+
+def require_finite_weights(model: nn.Module) -> None:
+    """Raise ConversionError naming the first parameter or buffer that holds NaN or infinity."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ConversionError(
+                f"the model's '{name}' holds NaN or infinity: a diverged training saved it?"
+            )
+
+
+@torch.no_grad()
+def run_in_eval(model: nn.Module, inputs: Sequence[Tensor]) -> object:
+    """The output of `model` in inference mode; every module's mode is as before afterwards.
+
+    Raises InputError if the model does not take inputs of these shapes and types.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        return model(*inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        given = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
+        why = str(error).strip().splitlines()[0]
+        raise InputError(f"the model does not take an input of {given}: {why}") from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def verify_conversion(before: nn.Module, after: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Raise ConversionError unless both give finite outputs of the same structure and shapes."""
+    expected, structure = pytree.tree_flatten(run_in_eval(before, inputs))
+    given, given_structure = pytree.tree_flatten(run_in_eval(after, inputs))
+    if structure != given_structure:
+        raise ConversionError("the converted network returns another structure of outputs")
+    for number, (old, new) in enumerate(zip(expected, given, strict=True)):
+        if not isinstance(old, Tensor):
+            continue
+        if old.shape != new.shape or old.dtype != new.dtype:
+            raise ConversionError(
+                f"output {number} was {tuple(old.shape)} {old.dtype} and became "
+                f"{tuple(new.shape)} {new.dtype}"
+            )
+        if new.is_floating_point() and torch.isfinite(old).all() and not torch.isfinite(new).all():
+            raise ConversionError(f"output {number} of the converted network is not finite")
