@@ -1,0 +1,1 @@
+"""Unlabelled inputs, and what running both networks on them tells the solvers."""

@@ -1,0 +1,63 @@
+"""Calibration data in whatever form the user has it -> checked batches of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from sepify.errors import InputError
+
+Batch = tuple[Tensor, ...]
+Calibration = Tensor | Iterable[Tensor | Sequence[Tensor]]
+
+BATCH_SIZE = 128
+
+
+def calibration_batches(
+    data: Calibration, inputs: int = 1, limit: int | None = None
+) -> tuple[Batch, ...]:
+    """Batches of `inputs` tensors each, from a tensor (n, ...) or an iterable of batches.
+
+    A loader that yields labels as well is fine: what follows the inputs is dropped. At most
+    `limit` images are taken. Raises InputError if there are none, if one is not a tensor, or if
+    it holds NaN or infinity.
+    """
+    source: Iterable[Tensor | Sequence[Tensor]] = data
+    if isinstance(data, Tensor):
+        if data.dim() < 2:
+            raise InputError(f"calibration data of shape {tuple(data.shape)} is no batch of images")
+        source = data.split(BATCH_SIZE)
+    batches: list[Batch] = []
+    left = float("inf") if limit is None else limit
+    for number, batch in enumerate(source, 1):
+        if left <= 0:
+            break
+        tensors = _checked(batch, inputs, number)
+        if len(tensors[0]) == 0:
+            continue
+        if len(tensors[0]) > left:
+            tensors = tuple(tensor[: int(left)] for tensor in tensors)
+        batches.append(tensors)
+        left -= len(tensors[0])
+    if not batches:
+        raise InputError("the calibration data is empty")
+    return tuple(batches)
+
+
+def image_count(batches: Sequence[Batch]) -> int:
+    """Images in all batches."""
+    return sum(len(batch[0]) for batch in batches)
+
+
+def _checked(batch: Tensor | Sequence[Tensor], inputs: int, number: int) -> Batch:
+    tensors = (batch,) if isinstance(batch, Tensor) else tuple(islice(batch, inputs))
+    if len(tensors) < inputs or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        kinds = ", ".join(type(tensor).__name__ for tensor in tensors)
+        raise InputError(f"calibration batch {number} holds ({kinds}); {inputs} tensor(s) needed")
+    for tensor in tensors:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"calibration batch {number} holds NaN or infinity")
+    return tensors

@@ -1,0 +1,110 @@
+"""Solve every separated convolution of a plan: from its weights alone, or on calibration data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor, fx, nn
+
+from sepify.calibration.batches import Batch, image_count
+from sepify.calibration.lockstep import solve_in_step
+from sepify.errors import InputError
+from sepify.factorize.factors import Factors
+from sepify.factorize.least_squares import Solution, apply_factors, solve_least_squares
+from sepify.factorize.statistics import Moments, MomentSums
+from sepify.factorize.svd import factorize_svd
+from sepify.planning.plan import Decision, Plan
+
+HELDOUT = 8  # one image in eight is held out, for the damping and for the errors in the plan
+
+
+def solve_on_data(
+    original: fx.GraphModule,
+    plan: Plan,
+    batches: Sequence[Batch],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[dict[str, Factors], Plan]:
+    """Least-squares factors for every separated convolution of `plan`, and the plan with each
+    layer's relative squared output error, on the fitted and on the held-out images.
+
+    `original` is not changed. Raises InputError if there are fewer than 16 images.
+    """
+    if image_count(batches) < 2 * HELDOUT:
+        raise InputError(
+            f"{image_count(batches)} calibration images are too few: least squares needs at least "
+            f"{2 * HELDOUT}, and a few hundred to be good; or use method='svd'"
+        )
+    decisions = {decision.name: decision for decision in plan.separated}
+    solutions: dict[str, Solution] = {}
+    tied: dict[int, Factors] = {}  # by weight: convolutions that share one go on sharing
+
+    def solve(
+        name: str, conv: nn.Conv2d, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> Factors:
+        if progress is not None:
+            progress(f"solving {name}", len(solutions), len(decisions))
+        start = _svd_start(conv, decisions[name])
+        fit, heldout = _split_moments(conv, inputs, outputs)
+        solution = solve_least_squares(start, fit, heldout)
+        if id(conv.weight) in tied:
+            solution = apply_factors(tied[id(conv.weight)], fit, heldout)
+        tied[id(conv.weight)] = solution.factors
+        solutions[name] = solution
+        return solution.factors
+
+    factors = solve_in_step(copy.deepcopy(original).eval(), list(decisions), batches, solve)
+    if progress is not None:
+        progress("solved", len(decisions), len(decisions))
+    solved = tuple(_noted(decision, solutions, original) for decision in plan)
+    return factors, replace(plan, decisions=solved)
+
+
+def solve_by_svd(original: fx.GraphModule, plan: Plan) -> dict[str, Factors]:
+    """Factors for every separated convolution of `plan` from the weights alone."""
+    factors = {}
+    for decision in plan.separated:
+        conv = original.get_submodule(decision.name)
+        assert isinstance(conv, nn.Conv2d)
+        factors[decision.name] = _svd_start(conv, decision)
+    return factors
+
+
+def _svd_start(conv: nn.Conv2d, decision: Decision) -> Factors:
+    assert decision.order is not None
+    assert decision.rank is not None
+    return factorize_svd(conv.weight, conv.bias, decision.order, decision.rank)
+
+
+def _split_moments(
+    conv: nn.Conv2d, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> tuple[Moments, Moments]:
+    fit, heldout = MomentSums(conv), MomentSums(conv)
+    first = 0
+    for x, y in zip(inputs, outputs, strict=True):
+        out = [i for i in range(len(x)) if (first + i) % HELDOUT == HELDOUT - 1]
+        inside = [i for i in range(len(x)) if (first + i) % HELDOUT != HELDOUT - 1]
+        if inside:
+            fit.add(x[inside], y[inside])
+        if out:
+            heldout.add(x[out], y[out])
+        first += len(x)
+    return fit.moments(), heldout.moments()
+
+
+def _noted(
+    decision: Decision, solutions: dict[str, Solution], original: fx.GraphModule
+) -> Decision:
+    solution = solutions.get(decision.name)
+    if solution is None:
+        return decision
+    conv = original.get_submodule(decision.name)
+    assert isinstance(conv, nn.Conv2d)
+    added = conv.out_channels if conv.bias is None else 0  # the solved bias is a new parameter
+    return replace(
+        decision,
+        after=replace(decision.after, params=decision.after.params + added),
+        error=solution.fitted_error,
+        heldout_error=solution.heldout_error,
+    )

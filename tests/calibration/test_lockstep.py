@@ -1,0 +1,105 @@
+import pytest
+import torch
+from nets import Plain, Residual, images, relative_error, seeded
+from torch import fx, nn
+
+from sepify.calibration.batches import calibration_batches
+from sepify.calibration.lockstep import run_factors, solve_in_step
+from sepify.calibration.solve import solve_on_data
+from sepify.errors import InputError
+from sepify.factorize.factors import ORDERS, full_rank
+from sepify.factorize.svd import factorize_svd
+from sepify.passes.separate import separate_convolutions
+from sepify.planning import plan_uniform
+
+
+def inputs_of(network: nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
+    """What the module at `name` is given when `network` runs, by a hook: the honest way."""
+    seen = []
+    hook = network.get_submodule(name).register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].clone())
+    )
+    network(x)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("network", [Plain, Residual])
+@torch.no_grad()
+def test_the_solver_sees_what_each_network_really_computes(network):
+    """Inputs as in the converted network so far, targets as in the original; in-place operations
+    and values shared by both networks notwithstanding."""
+    original = fx.symbolic_trace(seeded(network()))
+    batches = calibration_batches([images(3, seed=1), images(2, seed=2)])
+    names = ["conv1", "conv2"]
+    seen = {}
+
+    def solver(name, conv, inputs, outputs):
+        seen[name] = ([x.clone() for x in inputs], [y.clone() for y in outputs])
+        return factorize_svd(conv.weight, conv.bias, "dw-pw", 1)
+
+    factors = solve_in_step(original, names, batches, solver)
+    converted = separate_convolutions(original, factors)
+    for name in names:
+        for number, (x,) in enumerate(batches):
+            inner = f"{name}.depthwise"
+            torch.testing.assert_close(seen[name][0][number], inputs_of(converted, inner, x))
+            conv = original.get_submodule(name)
+            wanted = conv(inputs_of(original, name, x))
+            torch.testing.assert_close(seen[name][1][number], wanted)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(padding=1, stride=2),
+        dict(padding="same", dilation=2),
+        dict(padding=2, padding_mode="reflect"),
+    ],
+)
+@torch.no_grad()
+def test_factors_run_as_the_rewritten_graph_does(order, options):
+    network = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 5, 3, **options)))
+    conv = network.get_submodule("0")
+    factors = factorize_svd(conv.weight, conv.bias, order, full_rank((5, 3, 3, 3), order))
+    rewritten = separate_convolutions(network, {"0": factors})
+    x = images()
+    torch.testing.assert_close(run_factors(factors, conv, x), rewritten(x))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@torch.no_grad()
+def test_least_squares_beats_the_svd_where_it_counts(order):
+    original = fx.symbolic_trace(seeded(Residual(12)))
+    batches = calibration_batches(images(64))
+    plan = plan_uniform(original, (images(),), order=order, keep=["stem"])
+    factors, solved = solve_on_data(original, plan, batches)
+    by_svd = {
+        d.name: factorize_svd(original.get_submodule(d.name).weight, None, order, 1)
+        for d in plan.separated
+    }
+    unseen = images(64, seed=9)
+    wanted = original(unseen)
+    error = relative_error(separate_convolutions(original, factors)(unseen), wanted)
+    assert error < 0.8 * relative_error(separate_convolutions(original, by_svd)(unseen), wanted)
+    for decision in solved.separated:
+        assert 0 < decision.error <= decision.heldout_error * 1.2
+        assert decision.after.params == plan[decision.name].after.params + 12  # the solved bias
+
+
+def test_same_data_same_weights():
+    original = fx.symbolic_trace(seeded(Residual()))
+    plan = plan_uniform(original, (images(),), rank=2)
+    first, _ = solve_on_data(original, plan, calibration_batches(images(32)))
+    second, _ = solve_on_data(original, plan, calibration_batches(images(32)))
+    for name, factors in first.items():
+        assert torch.equal(factors.depthwise, second[name].depthwise)
+        assert torch.equal(factors.pointwise, second[name].pointwise)
+
+
+def test_too_few_images():
+    original = fx.symbolic_trace(seeded(Plain()))
+    plan = plan_uniform(original, (images(),))
+    with pytest.raises(InputError, match="3 calibration images are too few"):
+        solve_on_data(original, plan, calibration_batches(images(3)))
