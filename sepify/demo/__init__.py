@@ -1,0 +1,1 @@
+"""Real data and a trained network that ship with the package, and the script that made them."""

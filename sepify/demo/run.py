@@ -1,0 +1,74 @@
+"""The whole job on the shipped network: convert, compile, compare, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sepify.capture import capture
+from sepify.compiling import compile as compile_model
+from sepify.convert import convert
+from sepify.demo.data import MODEL_FILE, load_demo_data
+from sepify.measuring import Report, compare
+from sepify.planning.plan_file import save_plan
+from sepify.scripting import to_torchscript
+from sepify.storage import load_torchscript, require_writable, save_torchscript
+
+CALIBRATION_IMAGES = 1_024
+INPUT_SHAPE = (1, 1, 28, 28)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """The report, and every file that was written."""
+
+    report: Report
+    written: tuple[Path, ...]
+
+
+def run_demo(folder: Path, rank: int, progress: Progress) -> DemoResult:
+    """Convert the shipped Fashion-MNIST ResNet at `rank`, compile both networks for this CPU,
+    measure them on the whole test set, and write everything to `folder`.
+
+    The stem is kept: with one input channel, rank 1 would leave it a single filter. Calibration
+    uses 1,024 training images without their labels; the test set is only ever measured on.
+    """
+    require_writable(folder)
+    file = load_torchscript(MODEL_FILE)
+    data = load_demo_data()
+    example = data.images[:1]
+    calibration = data.calibration[:CALIBRATION_IMAGES]
+
+    original = capture(file.module, (example,)).graph_module
+    small = convert(
+        file.module,
+        rank=rank,
+        keep=("stem",),
+        example_inputs=example,
+        calibration=calibration,
+        progress=progress,
+    )
+    small_file, plan_file, bundle = folder / "small.pt", folder / "plan.json", folder / "bundle"
+    save_torchscript(to_torchscript(small, (example,))[0], small_file, [INPUT_SHAPE])
+    save_plan(small.meta["sepify"].plan, plan_file)
+
+    before = compile_model(original, example, progress=progress)
+    after = compile_model(small, example, progress=progress)
+    after.save(bundle)
+
+    report = compare(
+        original,
+        small,
+        example,
+        data=(data.images, data.labels),
+        compiled=(before, after),
+        sizes=(file.size, small_file.stat().st_size),
+        progress=progress,
+    )
+    reports = (folder / "report.json", folder / "report.html")
+    for path in reports:
+        report.save(path)
+    return DemoResult(report, (small_file, plan_file, bundle, *reports))
