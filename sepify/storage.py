@@ -86,9 +86,9 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     """Read JSON. Raises FileError naming the file, the line and the column of a fault."""
-    text = _read_bytes(Path(path))
+    content = _read_bytes(Path(path))
     try:
-        return json.loads(text)
+        return json.loads(content.decode("utf-8"))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise FileError(f"{path} is not valid JSON: {error.msg} at {where}") from error
@@ -101,6 +101,8 @@ def read_arrays(path: Path | str, names: Sequence[str]) -> dict[str, np.ndarray]
     path = Path(path)
     _require_file(path)
     try:
+        with zipfile.ZipFile(path):  # np.load would take other formats as well
+            pass
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive]
             if missing:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch, image_count
+from sepify.calibration.blocks import Block
 from sepify.calibration.lockstep import solve_in_step
+from sepify.calibration.refine import Refinement, refine_block
 from sepify.errors import InputError
 from sepify.factorize.factors import Factors
 from sepify.factorize.least_squares import Solution, apply_factors, solve_least_squares
 from sepify.factorize.statistics import Moments, MomentSums
 from sepify.factorize.svd import factorize_svd
+from sepify.passes.out_of_place import make_out_of_place
 from sepify.planning.plan import Decision, Plan
 
 HELDOUT = 8  # one image in eight is held out, for the damping and for the errors in the plan
@@ -25,6 +27,7 @@ def solve_on_data(
     plan: Plan,
     batches: Sequence[Batch],
     progress: Callable[[str, int, int], None] | None = None,
+    refinement: Refinement | None = None,
 ) -> tuple[dict[str, Factors], Plan]:
     """Least-squares factors for every separated convolution of `plan`, and the plan with each
     layer's relative squared output error, on the fitted and on the held-out images.
@@ -54,10 +57,30 @@ def solve_on_data(
         solutions[name] = solution
         return solution.factors
 
-    factors = solve_in_step(copy.deepcopy(original).eval(), list(decisions), batches, solve)
+    network = make_out_of_place(original).eval().requires_grad_(False)
+    block_errors: dict[str, float] = {}
+
+    def refine(
+        block: Block,
+        entered: Sequence[Tensor],
+        wanted: Sequence[Tensor],
+        inside: dict[str, Factors],
+    ) -> dict[str, Factors]:
+        assert refinement is not None
+        if progress is not None:
+            progress(f"refining {block.names[0]}", len(solutions), len(decisions))
+        refined = refine_block(network, block, entered, wanted, inside, refinement)
+        block_errors.update(dict.fromkeys(block.names, refined.heldout_error))
+        return refined.factors
+
+    refiner = None if refinement is None else refine
+    factors = solve_in_step(network, list(decisions), batches, solve, refiner)
     if progress is not None:
         progress("solved", len(decisions), len(decisions))
-    solved = tuple(_noted(decision, solutions, original) for decision in plan)
+    solved = tuple(
+        _noted(decision, solutions.get(decision.name), block_errors.get(decision.name))
+        for decision in plan
+    )
     return factors, replace(plan, decisions=solved)
 
 
@@ -93,18 +116,17 @@ def _split_moments(
     return fit.moments(), heldout.moments()
 
 
-def _noted(
-    decision: Decision, solutions: dict[str, Solution], original: fx.GraphModule
-) -> Decision:
-    solution = solutions.get(decision.name)
+def _noted(decision: Decision, solution: Solution | None, block_error: float | None) -> Decision:
+    """`decision` with the errors found; the solved bias may be a parameter that was not there."""
     if solution is None:
         return decision
-    conv = original.get_submodule(decision.name)
-    assert isinstance(conv, nn.Conv2d)
-    added = conv.out_channels if conv.bias is None else 0  # the solved bias is a new parameter
+    factors = solution.factors
+    assert factors.bias is not None
+    params = factors.depthwise.numel() + factors.pointwise.numel() + factors.bias.numel()
     return replace(
         decision,
-        after=replace(decision.after, params=decision.after.params + added),
+        after=replace(decision.after, params=params),
         error=solution.fitted_error,
         heldout_error=solution.heldout_error,
+        block_error=block_error,
     )

@@ -29,7 +29,8 @@ class Decision:
 
     `error` is the relative squared error predicted for the rewritten layer: of its weights for
     the SVD, of its outputs on the fitted images for least squares; `heldout_error` is that of its
-    outputs on calibration images held out of the fit. Both None for a layer that is kept.
+    outputs on calibration images held out of the fit, and `block_error`, where blocks were
+    refined, that of the output of the block around it, refined. All None for a layer that is kept.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Decision:
     rank: int | None = None
     error: float | None = None
     heldout_error: float | None = None
+    block_error: float | None = None
 
     def __post_init__(self) -> None:
         separated = self.order is not None and self.rank is not None

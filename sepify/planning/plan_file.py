@@ -50,6 +50,7 @@ def _entry(decision: Decision) -> dict[str, Any]:
         "params": [decision.before.params, decision.after.params],
         "error": decision.error,
         "heldout_error": decision.heldout_error,
+        "block_error": decision.block_error,
     }
 
 
@@ -102,6 +103,7 @@ def _decision(entry: Any, index: int) -> Decision:
             rank,
             entry.get("error"),
             entry.get("heldout_error"),
+            entry.get("block_error"),
         )
     except (TypeError, ValueError) as error:
         raise PlanError(f"'{name}': cannot be read ({error})") from error

@@ -7,6 +7,7 @@ from nets import Plain, Residual, images, relative_error, seeded
 from torch import fx, nn
 from torch.nn import functional as F
 
+from sepify.capture import capture
 from sepify.errors import ConversionError
 from sepify.factorize.factors import ORDERS, full_rank
 from sepify.factorize.svd import factorize_svd
@@ -116,7 +117,7 @@ def test_dtype_gradient_flag_and_mode_are_kept(dtype):
 
 
 def test_the_result_trains_scripts_exports_and_pickles_at_any_batch_size():
-    network = fx.symbolic_trace(seeded(Residual()))
+    network = capture(seeded(Residual())).graph_module
     rewritten = separate_convolutions(
         network, factors_for(network, "dw-pw", "conv1", "conv2", rank=2)
     )

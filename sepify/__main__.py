@@ -1,0 +1,5 @@
+"""`python -m sepify` is `sepify`."""
+
+from sepify.cli import main
+
+main()

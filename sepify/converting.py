@@ -1,0 +1,162 @@
+"""Files in, files out: what `sepify convert` and `sepify report` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from sepify.convert import convert
+from sepify.errors import InputError, UsageError
+from sepify.factorize.factors import Order
+from sepify.measuring import Report, compare
+from sepify.models import LoadedModel, load_model
+from sepify.planning.plan import Method, Plan
+from sepify.planning.plan_file import load_plan, save_plan
+from sepify.scripting import to_torchscript
+from sepify.storage import read_array, read_arrays, require_writable, save_torchscript
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ConversionRequest:
+    """The options of `sepify convert`."""
+
+    model: str
+    output: Path
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    rank: int = 1
+    order: str = "dw-pw"
+    keep: tuple[str, ...] = ()
+    plan: Path | None = None
+    calibration: Path | None = None
+    method: str | None = None
+    data: Path | None = None
+    report: bool = True
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """What to tell the user, and the files written."""
+
+    summary: str
+    written: tuple[Path, ...]
+
+
+def convert_file(request: ConversionRequest, progress: Progress) -> ConversionResult:
+    """Convert a model file; write OUTPUT, OUTPUT's .plan.json and, if asked, its reports.
+
+    A model with nothing to separate is written as it was captured, and the summary says so.
+    Everything that can be refused is refused before the first file is written.
+    """
+    if request.output.suffix != ".pt":
+        raise UsageError(f"{request.output}: the output is TorchScript, so name it something.pt")
+    require_writable(request.output.parent)
+    plan = None if request.plan is None else load_plan(request.plan)
+    calibration = None if request.calibration is None else read_images(request.calibration)
+    labelled = None if request.data is None else read_labelled(request.data)
+    model = load_model(request.model, request.input_shapes)
+    small = convert(
+        model.module,
+        rank=request.rank,
+        order=cast(Order, request.order),
+        plan=plan,
+        keep=request.keep,
+        example_inputs=model.inputs,
+        calibration=calibration,
+        method=cast("Method | None", request.method),
+        progress=progress,
+    )
+    done: Plan = small.meta["sepify"].plan
+    scripted, how = to_torchscript(small, model.inputs)
+    plan_file = request.output.with_suffix(".plan.json")
+    save_torchscript(scripted, request.output, [tuple(x.shape) for x in model.inputs])
+    save_plan(done, plan_file)
+    written = [request.output, plan_file]
+    if request.report and done.separated:
+        report = compare(
+            model.module,
+            small,
+            model.inputs,
+            data=labelled,
+            unlabelled=calibration,
+            target=None,
+            threads=(),
+            sizes=_sizes(model, request.output),
+            progress=progress,
+        )
+        for suffix in (".report.json", ".report.html"):
+            path = request.output.with_suffix(suffix)
+            report.save(path)
+            written.append(path)
+    return ConversionResult(_summary(done, how), tuple(written))
+
+
+def compare_files(
+    before: str,
+    after: str,
+    *,
+    input_shapes: tuple[tuple[int, ...], ...] = (),
+    data: Path | None = None,
+    plan: Path | None = None,
+    target: str | None = "native",
+    progress: Progress | None = None,
+) -> Report:
+    """The report on two models; the plan beside `after` is used where none is named."""
+    original = load_model(before, input_shapes)
+    converted = load_model(after, input_shapes or tuple(tuple(x.shape) for x in original.inputs))
+    beside = Path(after).with_suffix(".plan.json")
+    plan = plan or (beside if beside.is_file() else None)
+    sizes = None
+    if original.size is not None and converted.size is not None:
+        sizes = (original.size, converted.size)
+    return compare(
+        original.module,
+        converted.module,
+        original.inputs,
+        data=None if data is None else read_labelled(data),
+        plan=None if plan is None else load_plan(plan),
+        target=target,
+        sizes=sizes,
+        progress=progress,
+    )
+
+
+def read_images(path: Path) -> Tensor:
+    """Images (n, C, H, W) as float32 from .npy, or from .npz under the name 'images'."""
+    array = read_array(path) if path.suffix == ".npy" else read_arrays(path, ["images"])["images"]
+    if array.ndim < 2 or array.dtype.kind not in "fiu":
+        raise InputError(f"{path}: {array.dtype} of shape {array.shape} is no batch of images")
+    return torch.from_numpy(array).float()
+
+
+def read_labelled(path: Path) -> tuple[Tensor, Tensor]:
+    """Images (n, C, H, W) as float32 and labels (n,) as int64 from an .npz."""
+    arrays = read_arrays(path, ["images", "labels"])
+    return torch.from_numpy(arrays["images"]).float(), torch.from_numpy(arrays["labels"]).long()
+
+
+def _sizes(model: LoadedModel, output: Path) -> tuple[int, int] | None:
+    return None if model.size is None else (model.size, output.stat().st_size)
+
+
+def _summary(plan: Plan, how: str) -> str:
+    if not plan.decisions:
+        return "nothing to do: the model has no convolutions; it was written as it is"
+    if not plan.separated:
+        first = plan.kept[0]
+        return (
+            f"nothing to do: none of {len(plan.decisions)} convolutions can be separated "
+            f"({first.name}: {first.reason}); it was written as it is"
+        )
+    before = sum(decision.before.macs or 0 for decision in plan)
+    after = sum(decision.after.macs or 0 for decision in plan)
+    return (
+        f"{len(plan.separated)} of {len(plan.decisions)} convolutions separated by {plan.method}; "
+        f"MACs of the convolutions {before:,} -> {after:,} ({after / before:.2f}x); {how}"
+    )

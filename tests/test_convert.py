@@ -1,0 +1,175 @@
+import copy
+import pickle
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from nets import Plain, Residual, images, relative_error, seeded
+from torch import fx, nn
+
+import sepify
+from sepify.errors import ConversionError, InputError, UsageError
+from sepify.factorize.factors import ORDERS
+
+QUICK = sepify.Refinement(steps=20, batch=16)
+
+
+def as_module(network):
+    return network
+
+
+def as_graph(network):
+    return fx.symbolic_trace(network)
+
+
+def as_script(network):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(network)
+
+
+def as_trace(network):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(network, images())
+
+
+def as_frozen(network):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.freeze(torch.jit.script(network))
+
+
+FORMS = [as_module, as_graph, as_script, as_trace, as_frozen]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("network", [Plain, Residual])
+@torch.no_grad()
+def test_full_rank_is_the_same_function_in_every_form(network, form, order):
+    model = form(seeded(network()))
+    plan = sepify.plan(model, images(), rank=None, order=order, allow_costlier=True)
+    small = sepify.convert(model, plan=plan, example_inputs=images())
+    assert len(plan.separated) >= 2
+    assert all("depthwise" in str(small.get_submodule(d.name)) for d in plan.separated)
+    x = images(3, size=16)  # another batch and another size
+    assert relative_error(small(x), model(x)) < 1e-5
+
+
+def test_the_model_is_never_changed_and_the_rest_keeps_its_keys():
+    model = seeded(Residual())
+    before = copy.deepcopy(model.state_dict())
+    small = sepify.convert(model, rank=2, calibration=images(32), refine=QUICK, keep=["stem"])
+    after = model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    untouched = {key for key in before if key.split(".")[0] not in ("conv1", "conv2")}
+    assert untouched < set(small.state_dict())
+    assert all(torch.equal(before[key], small.state_dict()[key]) for key in untouched)
+
+
+def test_weights_alone_need_neither_data_nor_shapes():
+    small = sepify.convert(seeded(Plain()))
+    plan = small.meta["sepify"].plan
+    assert plan.method == "svd"
+    assert not plan.batchnorm
+    assert [d.rank for d in plan] == [1, 1]
+    assert plan["conv1"].before.macs is None
+    assert small(images()).shape == (4, 5)
+
+
+@torch.no_grad()
+def test_svd_with_calibration_reestimates_batchnorm():
+    model = seeded(Plain())
+    small = sepify.convert(model, calibration=images(16), method="svd")
+    assert small.meta["sepify"].plan.batchnorm
+    assert not torch.equal(small.bn1.running_mean, model.bn1.running_mean)
+
+
+@torch.no_grad()
+def test_each_solver_is_closer_than_the_one_before():
+    model, unseen = seeded(Residual(12)), images(64, seed=5)
+    options = dict(keep=["stem"], calibration=images(128))
+
+    def error(**more):
+        return relative_error(sepify.convert(model, **options, **more)(unseen), model(unseen))
+
+    svd, solved = error(method="svd"), error(refine=False)
+    refined = error(refine=sepify.Refinement(steps=150, batch=32, rate=1e-2))
+    assert refined < solved < svd
+
+
+@pytest.mark.parametrize("method", ["svd", "least-squares"])
+def test_a_plan_makes_the_same_conversion_again(method, tmp_path):
+    model = seeded(Plain())
+    options = dict(calibration=images(32), refine=QUICK)
+    first = sepify.convert(model, rank=2, order="pw-dw", method=method, **options)
+    sepify.save_plan(first.meta["sepify"].plan, tmp_path / "plan.json")
+    plan = sepify.load_plan(tmp_path / "plan.json")
+    again = sepify.convert(model, plan=plan, **options)
+    assert again.code == first.code
+    assert again.meta["sepify"].plan == first.meta["sepify"].plan
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_the_result_is_an_ordinary_graph_module():
+    model = seeded(Residual()).train()
+    small = sepify.convert(model, keep=["stem"])
+    assert isinstance(small, fx.GraphModule)
+    assert small.training
+    small(images()).sum().backward()
+    loaded = pickle.loads(pickle.dumps(small.eval()))
+    assert torch.equal(loaded(images()), small(images()))
+    assert loaded.meta["sepify"].plan == small.meta["sepify"].plan
+
+
+def test_progress_reaches_the_end():
+    seen = []
+    sepify.convert(
+        seeded(Plain()),
+        calibration=images(32),
+        refine=False,
+        progress=lambda what, done, total: seen.append((what, done, total)),
+    )
+    assert seen[0] == ("solving conv1", 0, 2)
+    assert seen[-1][1] == seen[-1][2] == 2
+
+
+def test_nothing_to_do():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 2))
+    small = sepify.convert(model, calibration=images(32))
+    assert small.meta["sepify"].plan.decisions == ()
+    assert torch.equal(small(images()), model(images()))
+
+
+def with_nan(model):
+    with torch.no_grad():
+        model.bn1.running_var[0] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "message"),
+    [
+        (Plain(), dict(rank=0), UsageError, "too low"),
+        (Plain(), dict(rank=99), UsageError, "too high"),
+        (Plain(), dict(method="magic"), UsageError, "'magic' is not known"),
+        (Plain(), dict(method="least-squares"), UsageError, "needs data"),
+        (Plain(), dict(calibration=images(4)), InputError, "4 calibration images are too few"),
+        (Plain(), dict(calibration=images(32, channels=4)), InputError, "4"),
+        (Plain(), dict(example_inputs=images(2, channels=1)), InputError, "1"),
+        (with_nan(Plain()), dict(), ConversionError, "'bn1.running_var' holds NaN"),
+    ],
+)
+def test_bad_requests(model, options, error, message):
+    with pytest.raises(error, match=message):
+        sepify.convert(model.eval(), **options)
+
+
+def test_importing_sepify_loads_neither_tvm_nor_a_plotting_library():
+    code = "import sys, sepify; print([m for m in ('tvm', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
