@@ -42,9 +42,15 @@ Data = Annotated[
 ]
 
 
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["Examples:", *lines])
+
+
 @app.command(
-    epilog="Examples:  sepify inspect model.pt --input-shape 1,3,224,224  |  "
-    "sepify inspect torchvision.models:resnet18 --input-shape 1,3,224,224"
+    epilog=_examples(
+        "sepify inspect model.pt --input-shape 1,3,224,224",
+        "sepify inspect torchvision.models:resnet18 --input-shape 1,3,224,224",
+    )
 )
 def inspect(model: Model, input_shape: Shapes = None) -> None:
     """Layers, what they cost, how separable each is."""
@@ -55,8 +61,10 @@ def inspect(model: Model, input_shape: Shapes = None) -> None:
 
 
 @app.command(
-    epilog="Examples:  sepify convert model.pt -o small.pt --rank 2 --calibration x.npy"
-    "  |  sepify convert model.pt -o small.pt --plan small.plan.json --calibration x.npy"
+    epilog=_examples(
+        "sepify convert model.pt -o small.pt --rank 2 --calibration images.npy",
+        "sepify convert model.pt -o small.pt --plan edited.json --calibration images.npy",
+    )
 )
 def convert(
     model: Model,
@@ -100,8 +108,10 @@ def convert(
 
 
 @app.command(
-    epilog="Examples:  sepify compile small.pt -o bundle/  |  "
-    "sepify compile small.pt -o bundle/ --target x86-64-v3 --tune 10min"
+    epilog=_examples(
+        "sepify compile small.pt -o bundle",
+        "sepify compile small.pt -o bundle --target x86-64-v3 --tune 10min",
+    )
 )
 def compile(
     model: Annotated[str | None, typer.Argument(help="TorchScript file, or module:factory")] = None,
@@ -122,7 +132,7 @@ def compile(
 
     if target == "list":
         for preset in targets():
-            out.print(f"{preset.name:14} {escape(preset.description)}")
+            out.print(f"{preset.name:14} {escape(preset.summary)}")
         return
     if model is None or output is None:
         raise UsageError("compile needs a MODEL and an output folder: sepify compile MODEL -o DIR")
@@ -139,8 +149,10 @@ def compile(
 
 
 @app.command(
-    epilog="Examples:  sepify report model.pt small.pt --data test.npz -o report.html  |  "
-    "sepify report model.pt small.pt --input-shape 1,3,224,224 --target none"
+    epilog=_examples(
+        "sepify report model.pt small.pt --data test.npz -o report.html",
+        "sepify report model.pt small.pt --input-shape 1,3,224,224 --target none",
+    )
 )
 def report(
     before: Annotated[str, typer.Argument(help="The original: TorchScript or module:factory")],
@@ -172,7 +184,7 @@ def report(
     _list_written(output or ())
 
 
-@app.command(epilog="Examples:  sepify demo  |  sepify demo --rank 2 -o /tmp/demo")
+@app.command(epilog=_examples("sepify demo", "sepify demo --rank 2 -o /tmp/demo"))
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write")] = Path(
         "sepify-demo"
@@ -189,15 +201,12 @@ def demo(
 
 
 def main() -> None:
-    """Entry point: a SepifyError becomes one line and its exit code, Ctrl-C a word and 130."""
+    """Entry point: a SepifyError becomes one line on stderr and its exit code."""
     try:
         app()
     except SepifyError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing half-written was left behind")
-        sys.exit(130)
 
 
 def _shapes(texts: list[str] | None) -> tuple[tuple[int, ...], ...]:
@@ -221,7 +230,11 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, description=escape(what), completed=done, total=max(total, 1))
 
-        yield show
+        try:
+            yield show
+        except KeyboardInterrupt:
+            err.print("interrupted; nothing half-written was left behind")
+            raise
 
 
 def _list_written(paths: list[Path] | tuple[Path, ...]) -> None:

@@ -2,52 +2,63 @@
 
 from __future__ import annotations
 
+from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from sepify.capture import capture
 from sepify.factorize.factors import full_rank
 from sepify.factorize.svd import svd_error
 from sepify.models import LoadedModel
-from sepify.planning.costs import measure_maps, separable_cost, standard_cost
-from sepify.planning.survey import survey
+from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost
+from sepify.planning.survey import Convolution, survey
 
 SHOWN_RANKS = (1, 2, 3)
 
 
-def inspection_table(model: LoadedModel) -> Table:
-    """One row a convolution: kernel, multiply-adds, share, and for ranks 1 to 3 the multiply-adds
-    left and the kernel energy kept, as dw-pw. What cannot be separated says why."""
+def inspection_table(model: LoadedModel) -> Group:
+    """One row a convolution that can be separated: kernel, multiply-adds and their share of all
+    convolutions, and for ranks 1 to 3, as dw-pw, the share of multiply-adds left and of kernel
+    energy that the SVD keeps. Below it, the others by their reason."""
     captured = capture(model.module, model.inputs).graph_module
     convolutions = survey(captured)
     maps = measure_maps(captured, model.inputs)
     costs = {c.name: standard_cost(c, maps.get(c.name)) for c in convolutions}
     total = sum(cost.macs or 0 for cost in costs.values())
-    table = Table(
-        title=f"{len(convolutions)} convolutions, {total:,} MACs an image ({2 * total:,} FLOPs)",
-        caption="rank r: MACs left / kernel energy kept by the SVD, dw-pw",
-        title_justify="left",
-        caption_justify="left",
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("layer", overflow="fold")
-    table.add_column("kernel", overflow="fold")
+    table.add_column("kernel")
     table.add_column("MACs", justify="right")
+    table.add_column("share", justify="right")
     for rank in SHOWN_RANKS:
-        table.add_column(f"rank {rank}", justify="right", overflow="fold")
+        table.add_column(f"rank {rank}", justify="right")
+    others: dict[str, list[str]] = {}
     for convolution in convolutions:
-        macs = costs[convolution.name].macs
-        share = "?" if macs is None else f"{macs:,} {macs / total:4.0%}"
-        kernel = "x".join(map(str, convolution.kernel)) or "computed"
         if convolution.obstacle is not None or convolution.module is None:
-            table.add_row(convolution.name, kernel, share, convolution.obstacle)
+            others.setdefault(convolution.obstacle or "", []).append(convolution.name)
             continue
-        cells = []
-        for rank in SHOWN_RANKS:
-            if macs is None or rank > full_rank(convolution.kernel, "dw-pw"):
-                cells.append("-")
-                continue
-            bias = convolution.module.bias is not None
-            cost = separable_cost(convolution, maps[convolution.name], "dw-pw", rank, bias)
-            kept = 1 - svd_error(convolution.module.weight, "dw-pw", rank)
-            cells.append(f"{(cost.macs or 0) / macs:.2f}x / {kept:.0%}")
-        table.add_row(convolution.name, kernel, share, *cells)
-    return table
+        macs = costs[convolution.name].macs or 0
+        cells = [_cell(convolution, maps[convolution.name], macs, rank) for rank in SHOWN_RANKS]
+        kernel = "x".join(map(str, convolution.kernel))
+        table.add_row(convolution.name, kernel, f"{macs:,}", f"{macs / total:.0%}", *cells)
+    head = (
+        f"{len(convolutions)} convolutions, {total:,} MACs an image ({2 * total:,} FLOPs)\n"
+        "rank r: share of the layer's MACs left, kernel energy kept (SVD, dw-pw)"
+    )
+    kept = [Text(f"kept, {reason}: {_some(names)}") for reason, names in others.items()]
+    return Group(Text(head), *([table] if table.row_count else []), *kept)
+
+
+def _cell(convolution: Convolution, at: Maps, macs: int, rank: int) -> str:
+    assert convolution.module is not None
+    if rank > full_rank(convolution.kernel, "dw-pw"):
+        return "-"
+    after = separable_cost(convolution, at, "dw-pw", rank, bias=False).macs or 0
+    kept = 1 - svd_error(convolution.module.weight, "dw-pw", rank)
+    return f"{after / macs:.0%} {kept:4.0%}"
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

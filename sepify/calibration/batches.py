@@ -13,7 +13,7 @@ from sepify.errors import InputError
 Batch = tuple[Tensor, ...]
 Calibration = Tensor | Iterable[Tensor | Sequence[Tensor]]
 
-BATCH_SIZE = 128
+BATCH_SIZE = 64
 
 
 def calibration_batches(

@@ -1,79 +1,94 @@
-"""Cut a graph where a single value carries everything on: the natural blocks of a network."""
+"""Cut a graph into blocks, where as few values as possible carry on: what is solved, refined and
+kept in memory goes block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
+MOST_CONVOLUTIONS = 4  # separated ones in a block, before it is cut where more than one value lives
+
 
 @dataclass(frozen=True)
 class Block:
-    """`nodes` compute `exit` (the last of them) from `entry` and stored tensors alone; `names` are
-    the separated convolutions inside."""
+    """`nodes` compute `exits` from `entries` and stored tensors alone; `names` are the separated
+    convolutions that are first called inside."""
 
-    entry: fx.Node
+    entries: tuple[fx.Node, ...]
     nodes: tuple[fx.Node, ...]
+    exits: tuple[fx.Node, ...]
     names: tuple[str, ...]
-
-    @property
-    def exit(self) -> fx.Node:
-        """The node whose value everything after the block is computed from."""
-        return self.nodes[-1]
 
 
 def find_blocks(graph_module: fx.GraphModule, names: Collection[str]) -> tuple[Block, ...]:
-    """The blocks that hold at least one convolution in `names`, in execution order.
+    """Blocks in execution order, from the inputs to the last that holds a convolution in `names`.
 
-    Cuts are the nodes after which one value alone is live. A block starts at the cut before a
-    separated convolution and reaches to the cut before the next one that begins a block: a
-    residual block whole, or a convolution with its BatchNorm and activation in a plain chain. Every
-    separated convolution up to the last cut is in exactly one block. A convolution that is called
-    in several places is in none, and neither are those of its blocks.
+    A block begins at the last cut before a separated convolution, a cut being a place where a
+    single value is live, and reaches to where the next begins: a residual block whole, or a
+    convolution with its BatchNorm and activation in a plain chain. Where no cut comes for more than
+    four separated convolutions (a U-Net's skips), it ends where the fewest values are live.
     """
-    nodes = [node for node in graph_module.graph.nodes if node.op != "output"]
-    calls = [str(node.target) for node in nodes if node.op == "call_module"]
-    blocks: list[Block] = []
-    segment: list[fx.Node] = []
-    entry: fx.Node | None = None
-    for node, is_cut in zip(nodes, _cuts(graph_module), strict=True):
-        if node.op == "placeholder":
-            entry = node if is_cut else entry
-            continue
-        segment.append(node)
-        if not is_cut:
-            continue
-        inside = tuple(n for n in map(str, (s.target for s in segment)) if n in names)
-        once = all(calls.count(name) == 1 for name in inside)
-        if entry is not None and inside and once:
-            blocks.append(Block(entry, _with_stored(segment), inside))
-        elif entry is not None and blocks and blocks[-1].exit is entry and not inside:
-            last = blocks[-1]  # BatchNorm, activation, pooling: part of what went before
-            blocks[-1] = Block(last.entry, (*last.nodes, *_with_stored(segment)), last.names)
-        entry, segment = node, []
+    nodes = [n for n in graph_module.graph.nodes if n.op not in ("placeholder", "output")]
+    live = _live_counts(graph_module, nodes)
+    first_calls = _first_calls(nodes, names)
+    starts = _starts(nodes, live, sorted(first_calls))
+    blocks = []
+    for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
+        inside = tuple(first_calls[i] for i in range(start, end) if i in first_calls)
+        blocks.append(_block(nodes[start:end], inside))
+    while blocks and not blocks[-1].names:
+        blocks.pop()
     return tuple(blocks)
 
 
-def _with_stored(segment: list[fx.Node]) -> tuple[fx.Node, ...]:
-    """`segment`, after the stored tensors that it reads but that are fetched before it."""
-    read = {source: None for node in segment for source in node.all_input_nodes}
-    stored = [node for node in read if node.op == "get_attr" and node not in segment]
-    return (*stored, *segment)
+def _first_calls(nodes: Sequence[fx.Node], names: Collection[str]) -> dict[int, str]:
+    calls: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        if node.op == "call_module" and str(node.target) in names:
+            calls.setdefault(str(node.target), index)
+    return {index: name for name, index in calls.items()}
 
 
-def _cuts(graph_module: fx.GraphModule) -> list[bool]:
-    """For each node but the output: is its value the only live one after it? Stored tensors
-    (get_attr) do not count, wherever they are read."""
-    nodes = list(graph_module.graph.nodes)
-    position = {node: index for index, node in enumerate(nodes)}
-    last_use = {
-        node: max((position[user] for user in node.users), default=position[node])
-        for node in nodes
-        if node.op != "get_attr"
-    }
-    cuts = []
-    for index, node in enumerate(nodes[:-1]):
-        live = [n for n, last in last_use.items() if position[n] <= index < last]
-        cuts.append(live == [node])
-    return cuts
+def _starts(nodes: Sequence[fx.Node], live: Sequence[int], convs: Sequence[int]) -> list[int]:
+    """Where blocks begin: at 0, and at most one place between two separated convolutions."""
+    starts, since = [0], 0
+    for previous, conv in zip([None, *convs], convs, strict=False):
+        first = 0 if previous is None else previous + 1
+        # a block that starts at i is cut after node i - 1
+        places = range(max(first, starts[-1] + 1), conv + 1)
+        cuts = [i for i in places if live[i - 1] == 1]
+        if not cuts and since >= MOST_CONVOLUTIONS and places:
+            cuts = [min(places, key=lambda i: (live[i - 1], -i))]
+        if cuts:
+            starts.append(cuts[-1])
+            since = 0
+        since += 1
+    return starts
+
+
+def _block(nodes: Sequence[fx.Node], names: tuple[str, ...]) -> Block:
+    inside = set(nodes)
+    read = dict.fromkeys(source for node in nodes for source in node.all_input_nodes)
+    entries = [n for n in read if n not in inside and n.op != "get_attr"]
+    stored = [n for n in read if n not in inside and n.op == "get_attr"]
+    exits = [n for n in nodes if n.op != "get_attr" and set(n.users) - inside]
+    return Block(tuple(entries), (*stored, *nodes), tuple(exits), names)
+
+
+def _live_counts(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> list[int]:
+    """After each of `nodes`: how many values are live. Stored tensors (get_attr) do not count."""
+    position = {node: index for index, node in enumerate(graph_module.graph.nodes)}
+    changes = [0] * (len(position) + 1)
+    for node in position:
+        if node.op in ("get_attr", "output"):
+            continue
+        last = max((position[user] for user in node.users), default=position[node])
+        changes[position[node]] += 1
+        changes[last] -= 1
+    counts, running = [], 0
+    for change in changes:
+        running += change
+        counts.append(running)
+    return [counts[position[node]] for node in nodes]

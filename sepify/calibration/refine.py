@@ -7,14 +7,15 @@ factors alone (no labels, nothing else is trained) bring the block's output clos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from sepify.calibration.blocks import Block
-from sepify.calibration.lockstep import run_block
+from sepify.calibration.lockstep import Values, run_block
 from sepify.factorize.factors import Factors
 
 LossOf = Callable[[Tensor, dict[str, Factors]], Tensor]
@@ -44,21 +45,32 @@ class Refined:
 def refine_block(
     original: fx.GraphModule,
     block: Block,
-    entered: Sequence[Tensor],
-    wanted: Sequence[Tensor],
+    entered: Sequence[Values],
+    wanted: Sequence[Values],
     factors: dict[str, Factors],
     options: Refinement,
 ) -> Refined:
-    """Factors that bring the exit of `block` nearer to `wanted`, or those given if the held-out
-    images say that it did not. `entered` and `wanted` hold a tensor (B, ...) a batch."""
+    """Factors that bring the exits of `block` nearer to `wanted`, or those given if the held-out
+    images say that it did not. `entered` holds the values at the block's entries in the converted
+    network, `wanted` those at its exits in the original, a batch each.
+
+    Blocks whose boundary values are not all tensors of one row an image are left as they are
+    (sizes that a graph computes from its batch would not fit a mini-batch); error NaN then.
+    """
     interpreter = fx.Interpreter(original)
-    inputs, outputs = torch.cat(list(entered)), torch.cat(list(wanted))
-    judged = torch.arange(len(inputs)) % HELDOUT == HELDOUT - 1
-    power = float(outputs[~judged].var(0).sum().clamp_min(1e-12))  # of an image
+    inputs = _Images.gather(entered, block.entries)
+    exits = [node for node in block.exits if node in wanted[0]]
+    outputs = _Images.gather(wanted, exits)
+    if inputs is None or outputs is None or inputs.count != outputs.count:
+        return Refined(factors, float("nan"))
+    judged = torch.arange(inputs.count) % HELDOUT == HELDOUT - 1
+    power = outputs.power()
 
     def loss_of(chosen: Tensor, trial: dict[str, Factors]) -> Tensor:
-        given = run_block(interpreter, block, inputs[chosen], trial)
-        return (given - outputs[chosen]).square().sum() / (len(chosen) * power)
+        given = run_block(interpreter, block, inputs.pick(chosen), trial)
+        right = outputs.pick(chosen)
+        errors = [(given[n] - right[n]).square().sum() / (len(chosen) * power[n]) for n in exits]
+        return torch.stack(errors).mean()
 
     def heldout_error(trial: dict[str, Factors]) -> float:
         parts = judged.nonzero().flatten().split(options.batch)
@@ -69,6 +81,52 @@ def refine_block(
         refined = _descend(factors, (~judged).nonzero().flatten(), loss_of, options)
     before, after = heldout_error(factors), heldout_error(refined)
     return Refined(refined, after) if after < before else Refined(factors, before)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Values a batch each, to be picked from by the number of the image."""
+
+    batches: Sequence[Mapping[fx.Node, Tensor]]
+    where: tuple[tuple[int, int], ...]  # of each image: its batch, its row
+
+    @property
+    def count(self) -> int:
+        return len(self.where)
+
+    @staticmethod
+    def gather(batches: Sequence[Values], nodes: Sequence[fx.Node]) -> _Images | None:
+        """None unless every value is a floating-point tensor with a row for each image."""
+        where: list[tuple[int, int]] = []
+        for number, values in enumerate(batches):
+            rows = {_rows(values[node]) for node in nodes}
+            if len(rows) != 1 or None in rows:
+                return None
+            where += [(number, row) for row in range(rows.pop() or 0)]
+        return _Images([{n: values[n] for n in nodes} for values in batches], tuple(where))
+
+    def pick(self, chosen: Tensor) -> dict[fx.Node, Tensor]:
+        places = [self.where[i] for i in chosen.tolist()]
+        return {
+            node: torch.stack([self.batches[number][node][row] for number, row in places])
+            for node in self.batches[0]
+        }
+
+    def power(self) -> dict[fx.Node, float]:
+        """The variance of each value around its mean over the images, summed over its elements."""
+        result = {}
+        for node in self.batches[0]:
+            parts = [values[node] for values in self.batches]
+            mean = sum(part.sum(0) for part in parts) / self.count
+            total = sum(float((part - mean).square().sum()) for part in parts)
+            result[node] = max(total / self.count, 1e-12)
+        return result
+
+
+def _rows(value: Any) -> int | None:
+    if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0:
+        return len(value)
+    return None
 
 
 def _descend(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import Block
-from sepify.calibration.lockstep import solve_in_step
+from sepify.calibration.lockstep import Feed, Values, solve_in_step
 from sepify.calibration.refine import Refinement, refine_block
 from sepify.errors import InputError
 from sepify.factorize.factors import Factors
@@ -43,13 +44,13 @@ def solve_on_data(
     solutions: dict[str, Solution] = {}
     tied: dict[int, Factors] = {}  # by weight: convolutions that share one go on sharing
 
-    def solve(
-        name: str, conv: nn.Conv2d, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
-    ) -> Factors:
+    def solve(name: str, conv: nn.Conv2d, for_each_batch: Callable[[Feed], None]) -> Factors:
         if progress is not None:
             progress(f"solving {name}", len(solutions), len(decisions))
         start = _svd_start(conv, decisions[name])
-        fit, heldout = _split_moments(conv, inputs, outputs)
+        sums = SplitMomentSums(conv)
+        for_each_batch(sums.add)
+        fit, heldout = sums.moments()
         solution = solve_least_squares(start, fit, heldout)
         if id(conv.weight) in tied:
             solution = apply_factors(tied[id(conv.weight)], fit, heldout)
@@ -62,8 +63,8 @@ def solve_on_data(
 
     def refine(
         block: Block,
-        entered: Sequence[Tensor],
-        wanted: Sequence[Tensor],
+        entered: Sequence[Values],
+        wanted: Sequence[Values],
         inside: dict[str, Factors],
     ) -> dict[str, Factors]:
         assert refinement is not None
@@ -100,20 +101,25 @@ def _svd_start(conv: nn.Conv2d, decision: Decision) -> Factors:
     return factorize_svd(conv.weight, conv.bias, decision.order, decision.rank)
 
 
-def _split_moments(
-    conv: nn.Conv2d, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> tuple[Moments, Moments]:
-    fit, heldout = MomentSums(conv), MomentSums(conv)
-    first = 0
-    for x, y in zip(inputs, outputs, strict=True):
-        out = [i for i in range(len(x)) if (first + i) % HELDOUT == HELDOUT - 1]
-        inside = [i for i in range(len(x)) if (first + i) % HELDOUT != HELDOUT - 1]
-        if inside:
-            fit.add(x[inside], y[inside])
-        if out:
-            heldout.add(x[out], y[out])
-        first += len(x)
-    return fit.moments(), heldout.moments()
+class SplitMomentSums:
+    """Moments of the images to fit and of those held out, one in eight, over all batches."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        self.fit, self.heldout = MomentSums(conv), MomentSums(conv)
+        self.seen = 0
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Count in (B, M, H, W) inputs and the (B, N, H', W') outputs wanted for them."""
+        number = torch.arange(self.seen, self.seen + len(inputs))
+        out = number % HELDOUT == HELDOUT - 1
+        self.seen += len(inputs)
+        for sums, chosen in ((self.fit, ~out), (self.heldout, out)):
+            if chosen.any():
+                sums.add(inputs[chosen], outputs[chosen])
+
+    def moments(self) -> tuple[Moments, Moments]:
+        """Of the fitted, of the held-out images."""
+        return self.fit.moments(), self.heldout.moments()
 
 
 def _noted(decision: Decision, solution: Solution | None, block_error: float | None) -> Decision:

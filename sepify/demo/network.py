@@ -36,6 +36,9 @@ class DemoResNet(nn.Module):
     The normalisation is inside, so that a saved file needs no side note about preprocessing.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         # mean and standard deviation of the 60,000 training images
@@ -58,4 +61,5 @@ class DemoResNet(nn.Module):
         x = (x - self.mean) / self.std
         x = self.pool(F.relu(self.bn(self.stem(x))))
         x = self.blocks(x)
-        return self.head(x.mean((2, 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits

@@ -47,9 +47,9 @@ def write_data(folder: Path = DEBIAN_FOLDER, path: Path = DATA_FILE) -> None:
     """The shipped file: all test images and labels, and the first 2,000 training images."""
     train, _ = read_split("train", folder)
     test, labels = read_split("t10k", folder)
-    arrays = {"calibration": train[:CALIBRATION_IMAGES], "test": test, "labels": labels}
+    calibration = train[:CALIBRATION_IMAGES]
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, calibration=calibration, test=test, labels=labels)
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

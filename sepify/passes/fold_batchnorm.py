@@ -27,7 +27,7 @@ def fold_batchnorm(graph_module: fx.GraphModule) -> fx.GraphModule:
         if not isinstance(before, fx.Node) or len(before.users) != 1:
             continue
         conv = called_module(folded, before)
-        if conv is None or not is_plain_conv(conv):
+        if not isinstance(conv, nn.Conv2d) or not is_plain_conv(conv):
             continue
         if calls[str(before.target)] > 1 or calls[str(node.target)] > 1:
             continue

@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 
-def called_module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+def called_module(graph_module: nn.Module, node: fx.Node) -> nn.Module | None:
     """The module that a call_module node calls; None for any other node."""
     if node.op != "call_module":
         return None

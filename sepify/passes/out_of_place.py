@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -47,7 +47,7 @@ def _make_one(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     if module is not None:  # switched off afterwards: several nodes may call it
         return getattr(module, "inplace", False) is True
     if node.op == "call_function":
-        replacement = _OPERATORS.get(node.target) or _without_underscore(node.target)
+        replacement = _OPERATORS.get(cast(Any, node.target)) or _without_underscore(node.target)
         if replacement is not None:
             node.target = replacement
             return True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from sepify.errors import ConversionError
@@ -97,9 +97,9 @@ def _separable(
     return container.train(conv.training)
 
 
-def _without_init(*args: object, **options: object) -> nn.Conv2d:
+def _without_init(in_channels: int, out_channels: int, **options: Any) -> nn.Conv2d:
     """A Conv2d whose weights are about to be replaced: no memory, no random numbers drawn."""
-    return nn.Conv2d(*args, **options, device=torch.device("meta"))  # type: ignore[arg-type]
+    return nn.Conv2d(in_channels, out_channels, **options, device="meta")
 
 
 def _replace_call(graph_module: fx.GraphModule, node: fx.Node, name: str, solved: Factors) -> None:
@@ -108,5 +108,6 @@ def _replace_call(graph_module: fx.GraphModule, node: fx.Node, name: str, solved
     with graph_module.graph.inserting_before(node):
         for role in roles:
             value = graph_module.graph.call_module(f"{name}.{role}", (value,))
+    assert isinstance(value, fx.Node)
     node.replace_all_uses_with(value)
     graph_module.graph.erase_node(node)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx
 
 from sepify.factorize.factors import Order
-from sepify.passes.graph import called_module
 from sepify.planning.plan import Cost
 from sepify.planning.survey import Convolution
 
@@ -50,7 +49,7 @@ class _MapRecorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> object:
         result = super().run_node(n)
-        module = called_module(self.module, n) if n.op == "call_module" else None
+        module = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
         if isinstance(module, torch.nn.Conv2d) and isinstance(result, Tensor):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             given = args[0] if args else kwargs["input"]

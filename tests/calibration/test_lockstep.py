@@ -9,6 +9,7 @@ from sepify.calibration.solve import solve_on_data
 from sepify.errors import InputError
 from sepify.factorize.factors import ORDERS, full_rank
 from sepify.factorize.svd import factorize_svd
+from sepify.passes.out_of_place import make_out_of_place
 from sepify.passes.separate import separate_convolutions
 from sepify.planning import plan_uniform
 
@@ -29,13 +30,14 @@ def inputs_of(network: nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
 def test_the_solver_sees_what_each_network_really_computes(network):
     """Inputs as in the converted network so far, targets as in the original; in-place operations
     and values shared by both networks notwithstanding."""
-    original = fx.symbolic_trace(seeded(network()))
+    original = make_out_of_place(fx.symbolic_trace(seeded(network())))
     batches = calibration_batches([images(3, seed=1), images(2, seed=2)])
     names = ["conv1", "conv2"]
     seen = {}
 
-    def solver(name, conv, inputs, outputs):
-        seen[name] = ([x.clone() for x in inputs], [y.clone() for y in outputs])
+    def solver(name, conv, for_each_batch):
+        seen[name] = ([], [])
+        for_each_batch(lambda x, y: (seen[name][0].append(x), seen[name][1].append(y)))
         return factorize_svd(conv.weight, conv.bias, "dw-pw", 1)
 
     factors = solve_in_step(original, names, batches, solver)

@@ -15,12 +15,18 @@ from sepify.planning import plan_uniform
 
 
 def summary(network: nn.Module, names: list[str]) -> list[tuple[str, str, tuple[str, ...]]]:
-    blocks = find_blocks(fx.symbolic_trace(network), names)
-    return [(block.entry.name, block.exit.name, block.names) for block in blocks]
+    """(entries, exits, separated convolutions) of each block."""
+    return [
+        (" ".join(n.name for n in b.entries), " ".join(n.name for n in b.exits), b.names)
+        for b in find_blocks(fx.symbolic_trace(network), names)
+    ]
 
 
 def test_a_residual_block_is_one_block():
-    assert summary(Residual(), ["conv1", "conv2"]) == [("act", "act_2", ("conv1", "conv2"))]
+    assert summary(Residual(), ["conv1", "conv2"]) == [
+        ("x", "act", ()),
+        ("act", "act_2", ("conv1", "conv2")),
+    ]
 
 
 def test_a_chain_is_cut_before_each_separated_convolution():
@@ -34,7 +40,7 @@ def test_a_kept_convolution_belongs_to_what_went_before():
     assert summary(Plain(), ["conv1"]) == [("x", "head", ("conv1",))]
 
 
-def test_a_convolution_called_twice_is_in_no_block():
+def test_a_convolution_called_twice_is_solved_at_the_first_call():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -44,7 +50,35 @@ def test_a_convolution_called_twice_is_in_no_block():
         def forward(self, x):
             return self.last(self.conv(self.conv(x)))
 
-    assert summary(Twice(), ["conv", "last"]) == [("conv_1", "last", ("last",))]
+    assert summary(Twice(), ["conv", "last"]) == [
+        ("x", "conv_1", ("conv",)),
+        ("conv_1", "last", ("last",)),
+    ]
+
+
+class Skips(nn.Module):
+    """A U-Net's shape: until the last addition, more than one value is always live."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(7))
+
+    def forward(self, x):
+        down = [x]
+        for conv in self.convs[:3]:
+            down.append(F.relu(conv(down[-1])))
+        y = down[-1]
+        for conv, skip in zip(self.convs[3:6], down[::-1], strict=False):
+            y = F.relu(conv(y)) + skip
+        return self.convs[6](y + x)
+
+
+def test_without_cuts_a_block_ends_after_four_convolutions():
+    names = [f"convs.{i}" for i in range(7)]
+    blocks = find_blocks(fx.symbolic_trace(Skips()), names)
+    assert [len(block.names) for block in blocks] == [4, 2, 1]
+    assert len(blocks[0].exits) > 1
+    assert set(blocks[1].entries) <= {*blocks[0].exits, *blocks[0].entries}
 
 
 class Stored(nn.Module):
@@ -63,7 +97,11 @@ class Stored(nn.Module):
 
 @torch.no_grad()
 def test_a_block_alone_computes_what_it_does_in_the_network():
-    for network, names in ((Residual(), ["conv1", "conv2"]), (Stored(), ["a", "b"])):
+    for network, names in (
+        (Residual(), ["conv1", "conv2"]),
+        (Stored(), ["a", "b"]),
+        (Skips(), [f"convs.{i}" for i in range(7)]),
+    ):
         original = make_out_of_place(fx.symbolic_trace(seeded(network)))
         factors = {}
         for name in names:
@@ -78,11 +116,16 @@ def test_a_block_alone_computes_what_it_does_in_the_network():
                 values[n.name] = super().run_node(n)
                 return values[n.name]
 
+        def value_of(node, values=values):  # a separated convolution's name is its pointwise's
+            return values[node.name if node.name in values else f"{node.name}_pointwise"]
+
         Recorder(converted).run(x)
         interpreter = fx.Interpreter(original)
         for block in find_blocks(original, names):
-            given = run_block(interpreter, block, values[block.entry.name], factors)
-            torch.testing.assert_close(given, values[block.exit.name])
+            entered = {node: value_of(node) for node in block.entries}
+            given = run_block(interpreter, block, entered, factors)
+            for node in block.exits:
+                torch.testing.assert_close(given[node], value_of(node))
 
 
 def test_refinement_comes_closer_on_unseen_images_and_never_on_none():

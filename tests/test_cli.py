@@ -1,0 +1,170 @@
+"""The shell, as its user meets it: what is printed where, exit codes, and what is left on disk."""
+
+import json
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from nets import Plain, images, seeded
+from torch import nn
+
+from sepify.cli import main
+from sepify.storage import load_torchscript, save_torchscript
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+class Shell:
+    def __init__(self, monkeypatch, capsys):
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *args: object) -> "Shell":
+        self.monkeypatch.setattr(sys, "argv", ["sepify", *map(str, args)])
+        self.code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            self.code = stop.code or 0
+        self.out, self.err = self.capsys.readouterr()
+        return self
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    save_torchscript(torch.jit.trace(seeded(Plain(16)), images()), "model.pt", [(1, 3, 12, 12)])
+    return Shell(monkeypatch, capsys)
+
+
+def files() -> set[str]:
+    return set(os.listdir())
+
+
+def test_help_names_every_command_and_each_has_two_examples(shell):
+    assert shell("--help").code == 0
+    commands = ("inspect", "convert", "compile", "report", "demo")
+    assert all(name in shell.out for name in commands)
+    for name in commands:
+        text = shell(name, "--help").out
+        assert len(re.findall(rf"sepify\s+{name} ", text)) >= 3  # usage and two examples
+
+
+def test_inspect(shell):
+    assert shell("inspect", "model.pt").code == 0
+    assert "2 convolutions, 228,096 MACs an image (456,192 FLOPs)" in shell.out
+    assert "conv1" in shell.out
+    assert max(map(len, shell.out.splitlines())) <= 80
+    assert "\x1b" not in shell.out
+
+
+def test_convert_writes_a_model_a_plan_and_reports_that_can_be_used_again(shell):
+    np.save("x.npy", images(32).numpy())
+    first = shell("convert", "model.pt", "-o", "out/small.pt", "--calibration", "x.npy")
+    assert first.code == 0, first.err
+    assert "2 of 2 convolutions separated by least-squares" in shell.out
+    written = {"small.pt", "small.plan.json", "small.report.json", "small.report.html"}
+    assert set(os.listdir("out")) == written
+    small = load_torchscript("out/small.pt")
+    assert small.input_shapes == ((1, 3, 12, 12),)
+    assert "conv1.depthwise.weight" in small.module.state_dict()
+
+    again = shell(
+        *("convert", "model.pt", "-o", "again.pt", "--calibration", "x.npy"),
+        *("--plan", "out/small.plan.json", "--no-report"),
+    )
+    assert again.code == 0, again.err
+    state = load_torchscript("again.pt").module.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in small.module.state_dict().items())
+    assert not files() & {"again.report.json", "again.report.html"}
+
+
+def test_convert_from_a_factory_needs_a_shape(shell):
+    spec = "torch.nn:Identity"
+    refused = shell("convert", spec, "-o", "small.pt")
+    assert refused.code == 2
+    assert "--input-shape 1,3,224,224" in refused.err
+    done = shell("convert", spec, "-o", "small.pt", "--input-shape", "1,3,8,8")
+    assert done.code == 0
+    assert "nothing to do: the model has no convolutions" in done.out
+    assert files() == {"model.pt", "small.pt", "small.plan.json"}
+
+
+def test_nothing_can_be_separated(shell):
+    save_torchscript(torch.jit.trace(nn.Conv2d(3, 4, 1), images()), "thin.pt", [(1, 3, 12, 12)])
+    done = shell("convert", "thin.pt", "-o", "small.pt")
+    assert done.code == 0
+    assert "nothing to do: none of 1 convolutions can be separated" in done.out
+
+
+def broken(shell_args, code, message):
+    return pytest.param(shell_args, code, message, id=message[:40])
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        broken(["nowhere.pt"], 1, "no such file: nowhere.pt"),
+        broken(["text.pt"], 1, "text.pt is not a TorchScript file"),
+        broken(["half.pt"], 1, "half.pt is truncated"),
+        broken(["state.pt"], 1, "holds a state_dict or checkpoint"),
+        broken(["nan.pt"], 1, "'conv1.weight' holds NaN"),
+        broken(["model.pt", "--rank", "0"], 2, "rank 0 is too low"),
+        broken(["model.pt", "--rank", "50"], 2, "rank 50 is too high"),
+        broken(["model.pt", "--rank", "two"], 2, "unable to parse string as an integer"),
+        broken(["model.pt", "--order", "up"], 2, "order 'up' is not known"),
+        broken(["model.pt", "--method", "magic"], 2, "method 'magic' is not known"),
+        broken(["model.pt", "--keep", "layer9"], 1, "'layer9' matches no convolution"),
+        broken(["model.pt", "--input-shape", "1,4,12,12"], 1, "4"),
+        broken(["model.pt", "--input-shape", "big"], 2, "'big' is not like 1,3,224,224"),
+        broken(["model.pt", "--calibration", "none.npy"], 1, "no such file: none.npy"),
+        broken(["model.pt", "--calibration", "text.npy"], 1, "not a readable .npy file"),
+        broken(["model.pt", "--calibration", "nan.npy"], 1, "holds NaN"),
+        broken(["model.pt", "--plan", "text.pt"], 1, "not valid JSON"),
+        broken(["model.pt", "--plan", "other.json"], 1, "'elsewhere', which is no convolution"),
+        broken(["nosuch.module:factory"], 2, "cannot import 'nosuch.module'"),
+        broken(["torch.nn:Nothing"], 2, "'torch.nn' has no 'Nothing'"),
+        broken(["model.pt", "-o", "small.onnx"], 2, "name it something.pt"),
+        broken(["model.pt", "-o", "text.pt/small.pt"], 1, "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line_the_right_code_and_nothing_half_written(shell, args, code, message):
+    with open("model.pt", "rb") as file:
+        whole = file.read()
+    with open("half.pt", "wb") as file:
+        file.write(whole[: len(whole) // 2])
+    with open("text.pt", "w") as file, open("text.npy", "w") as array:
+        file.write("hello")
+        array.write("hello")
+    torch.save(seeded(Plain()).state_dict(), "state.pt")
+    poisoned = seeded(Plain())
+    torch.nn.init.constant_(poisoned.conv1.weight, float("nan"))
+    save_torchscript(
+        torch.jit.trace(poisoned, images(), check_trace=False), "nan.pt", [(1, 3, 12, 12)]
+    )
+    np.save("nan.npy", images(32).numpy() / 0)
+    entry = {"name": "elsewhere", "action": "keep"}
+    plan = {"format": "sepify-plan", "version": 1, "convolutions": [entry]}
+    with open("other.json", "w") as file:
+        json.dump(plan, file)
+    before = files()
+    output = [] if "-o" in args else ["-o", "small.pt"]
+    assert shell("convert", *args, *output).code == code, shell.err
+    assert message in re.sub(r"[\s│]+", " ", shell.err)
+    assert "Traceback" not in shell.err
+    if "unable to parse" not in message:  # typer draws its own box
+        assert len(shell.err.strip().splitlines()) == 1
+    assert shell.out == ""
+    assert files() == before
+
+
+def test_ctrl_c_leaves_nothing_behind(shell, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sepify.converting.convert", interrupted)
+    assert shell("convert", "model.pt", "-o", "small.pt").code == 130
+    assert files() == {"model.pt"}
+    assert "interrupted" in shell.err
