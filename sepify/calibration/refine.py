@@ -27,9 +27,9 @@ HELDOUT = 8  # as in the solver: one image in eight judges, the others teach
 class Refinement:
     """Adam (Kingma and Ba 2015) with a cosine rate on mini-batches of the calibration images."""
 
-    steps: int = 250
+    steps: int = 300
     batch: int = 128
-    rate: float = 2e-3  # relative to the root mean square of each factor
+    rate: float = 1e-2  # relative to the root mean square of each factor
     seed: int = 0
 
 

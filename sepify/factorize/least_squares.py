@@ -19,8 +19,13 @@ from torch import Tensor
 from sepify.factorize.factors import Factors
 from sepify.factorize.statistics import Moments
 
-# Relative to the mean of the diagonal; the smallest only guards against exact singularity.
-DAMPINGS = (1e-6, 1e-4, 1e-3, 1e-2)
+# Relative to the mean of a system's diagonal. It matters little (a percent of the error) unless the
+# positions are few beside the unknowns; then the held-out images choose.
+DAMPING = 1e-3
+DAMPINGS_WHERE_FEW = (1e-3, 1e-2, 1e-1)
+MANY = 20  # positions for each element of a patch
+ENOUGH = 1e-3  # stop when an iteration takes off less than this share of the error
+UNKNOWNS = 1_152  # of the depthwise step that are solved for at a time
 
 
 @dataclass(frozen=True)
@@ -35,21 +40,22 @@ class Solution:
 
 
 def solve_least_squares(
-    start: Factors, fit: Moments, heldout: Moments, iterations: int = 12
+    start: Factors, fit: Moments, heldout: Moments, iterations: int = 30
 ) -> Solution:
-    """Improve `start` on the moments `fit`; the damping is chosen on the moments `heldout`.
+    """Improve `start` on the moments `fit`, for `iterations` at most.
 
-    A short run for each damping, then a full one with the best. Never worse than `start` on
-    `heldout`. Float64 inside; dtype and device of `start` are kept.
+    With few positions, the damping that does best on the moments `heldout` is taken. Never worse
+    than `start` on `heldout`. Float64 inside; dtype and device of `start` are kept.
     """
-    trials = {damping: _alternate(start, fit, damping, 2) for damping in DAMPINGS}
-    best = min(DAMPINGS, key=lambda damping: heldout.error(trials[damping].kernel()))
-    solved = _alternate(trials[best], fit, best, iterations)
-    candidates = (solved, trials[best], _double(start))
-    chosen = min(candidates, key=lambda factors: heldout.error(factors.kernel()))
+    damping = DAMPING
+    if fit.positions < MANY * len(fit.covariance):
+        trials = {each: _alternate(start, fit, each, 3) for each in DAMPINGS_WHERE_FEW}
+        damping = min(trials, key=lambda each: heldout.error(trials[each].kernel()))
+    solved = _alternate(start, fit, damping, iterations)
+    chosen = min((solved, _double(start)), key=lambda each: heldout.error(each.kernel()))
     like = start.depthwise
     cast = _with(chosen, chosen.depthwise.to(like.dtype), chosen.pointwise.to(like.dtype))
-    return apply_factors(cast, fit, heldout, best)
+    return apply_factors(cast, fit, heldout, damping)
 
 
 def apply_factors(
@@ -70,9 +76,13 @@ def _alternate(start: Factors, fit: Moments, damping: float, iterations: int) ->
         else (_depthwise_of_pw_dw, _pointwise_of_pw_dw)
     )
     factors = step_pointwise(factors, fit, damping)
+    error = fit.error(factors.kernel())
     for _ in range(iterations):
         factors = step_depthwise(factors, fit, damping)
         factors = step_pointwise(_balanced(factors), fit, damping)
+        before, error = error, fit.error(factors.kernel())
+        if before - error < ENOUGH * error:
+            break
     return factors
 
 
@@ -89,20 +99,33 @@ def _pointwise_of_dw_pw(factors: Factors, fit: Moments, damping: float) -> Facto
 
 
 def _depthwise_of_dw_pw(factors: Factors, fit: Moments, damping: float) -> Factors:
-    """All filters at once: H[(m,t,k), (m',t',k')] = (P'P)[(m,t), (m',t')] C[(m,k), (m',k')]."""
-    _, (channels, rank, area) = _filters(factors)
-    mix = factors.pointwise.flatten(1)  # (N, M*r)
-    gram = (mix.T @ mix).reshape(channels, rank, channels, rank)
+    """Term by term, and for many channels a group of them at a time, the others fixed (block
+    Gauss-Seidel): H[(m,k), (l,j)] = (p'p)[m, l] C[(m,k), (l,j)], p the term's pointwise weights."""
+    filters, (channels, rank, area) = _filters(factors)
+    filters = filters.clone()
+    mix = factors.pointwise.reshape(-1, channels, rank)
     covariance = fit.covariance.reshape(channels, area, channels, area)
-    size = channels * rank * area
-    system = torch.einsum("atbs,akbl->atkbsl", gram, covariance).reshape(size, size)
-    target = torch.einsum(
-        "nmt,nmk->mtk",
-        mix.reshape(-1, channels, rank),
-        fit.cross.reshape(-1, channels, area),
-    )
-    depthwise = _solve(system, target.reshape(size, 1), damping)
-    return _with(factors, depthwise=depthwise.reshape(factors.depthwise.shape))
+    residual = fit.cross - factors.kernel().flatten(1) @ fit.covariance  # (N, M*k)
+    for term in range(rank):
+        for group in torch.arange(channels).split(max(1, UNKNOWNS // area)):
+            some = slice(int(group[0]), int(group[-1]) + 1)
+            rows = slice(some.start * area, some.stop * area)
+            weights = mix[:, some, term]  # (N, m)
+            gram = weights.T @ weights
+            system = gram[:, None, :, None] * covariance[some, :, some]
+            slope = torch.einsum("nm,nmk->mk", weights, _patches(residual[:, rows], area))
+            old = filters[some, term].reshape(-1, 1)
+            square = system.reshape(len(old), len(old))
+            new = _solve(square, slope.reshape(-1, 1) + square @ old, damping)
+            change = (new - old).reshape(-1, area)
+            filters[some, term] += change
+            residual -= (weights[:, :, None] * change).flatten(1) @ fit.covariance[rows]
+    return _with(factors, depthwise=filters.reshape(factors.depthwise.shape))
+
+
+def _patches(flat: Tensor, area: int) -> Tensor:
+    """(N, m*k) as (N, m, k)."""
+    return flat.reshape(len(flat), -1, area)
 
 
 def _pointwise_of_pw_dw(factors: Factors, fit: Moments, damping: float) -> Factors:

@@ -67,7 +67,7 @@ class MomentSums:
             self.sum_yy = 0.0
         patches = patches - self.shift_u
         wanted = wanted - self.shift_y
-        self.sum_uu += patches.T @ patches
+        _add_gram(self.sum_uu, patches)
         self.sum_yu += wanted.T @ patches
         self.sum_yy += float(wanted.square().sum(dtype=torch.float64))
         self.sum_u += patches.sum(0, dtype=torch.float64)
@@ -88,6 +88,17 @@ class MomentSums:
             mean_y + self.shift_y.double(),
             n,
         )
+
+
+def _add_gram(total: Tensor, rows: Tensor, panels: int = 4) -> None:
+    """total += rows' rows; it is symmetric, so of 16 blocks only the 10 on and above the diagonal
+    are multiplied."""
+    width = -(-len(total) // panels)
+    for start in range(0, len(total), width):
+        panel = slice(start, start + width)
+        block = rows[:, panel].T @ rows[:, start:]
+        total[panel, start:] += block
+        total[start + width :, panel] += block[:, width:].T
 
 
 def extract_patches(inputs: Tensor, conv: nn.Conv2d) -> Tensor:
