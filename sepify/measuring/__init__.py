@@ -1,0 +1,7 @@
+"""What it cost and what it bought: MACs, latency, accuracy, fidelity -> Report."""
+
+from sepify.measuring.compare import compare
+from sepify.measuring.cost import count_macs
+from sepify.measuring.report.model import Report, load_report
+
+__all__ = ["Report", "compare", "count_macs", "load_report"]

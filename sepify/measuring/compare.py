@@ -1,0 +1,227 @@
+"""compare(): two networks in, a report out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor, nn
+from torch.jit import ScriptModule
+
+from sepify.errors import CaptureError, InputError, UsageError
+from sepify.measuring.contenders import (
+    Compiled,
+    Runner,
+    gather,
+    onnx_runner,
+    torch_runner,
+    tvm_runner,
+)
+from sepify.measuring.cost import measure_cost, stored_size
+from sepify.measuring.data import AFTER, BEFORE, Labelled, Progress, agree, score
+from sepify.measuring.latency import Contender, Latency, Skipped, Which, race, summarise
+from sepify.measuring.layers import pair_layers
+from sepify.measuring.machine import installed_versions, this_machine, usable_cpus
+from sepify.measuring.notes import accuracy_notes, chance_note, latency_notes
+from sepify.measuring.outputs import Inputs, answer, as_inputs, evaluating
+from sepify.measuring.report.model import Report, Totals
+from sepify.planning.plan import Plan
+
+Models = dict[Which, nn.Module]
+NO_TVM = "left out on request (target None)"
+
+
+def compare(
+    before: nn.Module,
+    after: nn.Module,
+    x: Tensor | Inputs,
+    *,
+    data: Labelled | None = None,
+    unlabelled: Tensor | Inputs | None = None,
+    plan: Plan | None = None,
+    target: str | None = "native",
+    threads: Sequence[int] | None = None,
+    compiled: tuple[Compiled, Compiled] | None = None,
+    sizes: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+    seconds: float = 20.0,
+    seed: int = 0,
+) -> Report:
+    """Measure a network before and after its conversion, side by side. Neither is changed.
+
+    before, after  nn.Module, GraphModule or TorchScript, on the CPU
+    x              example inputs, batch first: what is timed, and what MACs are counted on
+    data           labelled images for top-1: (images, labels) or an iterable of such batches
+    unlabelled     inputs for fidelity; by default the images of `data`, or else `x`
+    plan           what was done to each layer; by default `after.meta["sepify"].plan`
+    target         TVM target to compile both for, this machine's; None leaves TVM out
+    threads        numbers of threads to time with, default (1, 2) where the machine has two CPUs;
+                   () times nothing
+    compiled       both networks as `sepify.compile` returned them, instead of compiling here
+    sizes          bytes on disk; by default of TorchScript files, written to measure and deleted
+    progress       progress(what, done, total), total 0 where it is unknown
+    seconds        about how long the timing itself may take
+    seed           of the order of turns and of the bootstrap
+
+    MACs are multiply-adds for one image; FLOPs are twice that. Raises InputError where inputs or
+    data do not fit the networks or an output is NaN, UsageError for impossible threads.
+    """
+    inputs = as_inputs(x)
+    counts = _threads(threads)
+    machine = this_machine()
+    if plan is None:
+        plan = getattr((getattr(after, "meta", None) or {}).get("sepify"), "plan", None)
+    with evaluating(before, after):
+        _require_comparable(before, after, inputs)
+        models: Models = {"before": _graph(before, inputs), "after": _graph(after, inputs)}
+        _tell(progress, "counting MACs")
+        costs = {which: measure_cost(model, inputs) for which, model in models.items()}
+        kinds = ("file", "file")
+        if sizes is None:
+            stored = stored_size(before, inputs), stored_size(after, inputs)
+            sizes, kinds = (stored[0][0], stored[1][0]), (stored[0][1], stored[1][1])
+
+        notes: list[str] = []
+        accuracy = None
+        if data is not None:
+            accuracy, fidelity, classes = score(before, after, data, progress)
+            notes += [*chance_note(accuracy, classes), *accuracy_notes(accuracy)]
+        if unlabelled is not None or data is None:
+            given = inputs if unlabelled is None else as_inputs(unlabelled)
+            fidelity = agree(before, after, given, progress)
+            if unlabelled is None:
+                count = f"the {len(given[0])} example input" + "s" * (len(given[0]) != 1)
+                notes.append(f"Fidelity is on {count} alone: give data for a figure that counts.")
+
+        latency = None
+        if counts:
+            _require_cpu(before, after, inputs)
+            latency = _latency(models, inputs, target, counts, compiled, progress, seconds, seed)
+            fell = costs["after"].macs < costs["before"].macs
+            notes += latency_notes(latency, machine, fell)
+
+    totals = [
+        Totals(cost.macs, cost.params, size, kind)
+        for cost, size, kind in zip(costs.values(), sizes, kinds, strict=True)
+    ]
+    return Report(
+        network=_name(before),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine=machine,
+        versions=installed_versions(),
+        seed=seed,
+        inputs=tuple(tuple(tensor.shape) for tensor in inputs),
+        method=plan.method if plan else None,
+        before=totals[0],
+        after=totals[1],
+        layers=pair_layers(costs["before"], costs["after"], plan),
+        latency=latency,
+        accuracy=accuracy,
+        fidelity=fidelity,
+        notes=tuple(notes),
+    )
+
+
+def _latency(
+    models: Models,
+    inputs: Inputs,
+    target: str | None,
+    threads: Sequence[int],
+    compiled: tuple[Compiled, Compiled] | None,
+    progress: Progress | None,
+    seconds: float,
+    seed: int,
+) -> Latency:
+    contenders: list[Contender] = []
+    skipped: list[Skipped] = []
+
+    def enter(runtime: str, builders: dict[Which, Callable[[], Runner]]) -> None:
+        _tell(progress, f"preparing {runtime}")
+        found, missed = gather(runtime, builders, models, inputs, threads)
+        contenders.extend(found)
+        skipped.extend(missed)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def onnx(which: Which) -> Runner:
+            place = Path(folder) / which
+            place.mkdir()
+            return onnx_runner(models[which], inputs, place)
+
+        def tvm(which: Which) -> Runner:
+            if compiled is not None:
+                return tvm_runner(compiled[0 if which == "before" else 1])
+            return tvm_runner(_compile(models[which], inputs, target or "", progress))
+
+        sides: tuple[Which, Which] = ("before", "after")
+        enter("torch", {side: partial(torch_runner, models[side]) for side in sides})
+        enter("onnxruntime", {side: partial(onnx, side) for side in sides})
+        if target is None and compiled is None:
+            skipped.append(Skipped("TVM", NO_TVM))
+        else:
+            enter("TVM", {side: partial(tvm, side) for side in sides})
+        result = race(contenders, seed=seed, seconds=seconds, progress=progress)
+    return summarise(contenders, result, skipped, len(inputs[0]), seed)
+
+
+def _compile(model: nn.Module, inputs: Inputs, target: str, progress: Progress | None) -> Compiled:
+    from sepify.compiling import compile as compile_model  # lazily: it loads TVM
+
+    return cast(Compiled, compile_model(model, inputs, target, progress=progress))
+
+
+def _graph(model: nn.Module, inputs: Inputs) -> nn.Module:
+    """TorchScript as a graph module, whose layers can be told apart and which every runtime takes;
+    as it is where it cannot be captured, and any other module as it is."""
+    if not isinstance(model, ScriptModule):
+        return model
+    from sepify.capture import capture
+
+    try:
+        return capture(model, inputs).graph_module
+    except CaptureError:
+        return model  # its totals can still be counted and timed, only not by layer
+
+
+def _threads(threads: Sequence[int] | None) -> tuple[int, ...]:
+    if threads is None:
+        return (1, 2) if usable_cpus() >= 2 else (1,)
+    for count in threads:
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(f"threads must be whole numbers from 1, not {count!r}")
+    return tuple(dict.fromkeys(threads))
+
+
+def _require_comparable(before: nn.Module, after: nn.Module, inputs: Inputs) -> None:
+    """Raise InputError unless both run on `inputs` and answer in the same shapes."""
+    old, new = answer(before, inputs, BEFORE), answer(after, inputs, AFTER)
+    shapes = [tuple(y.shape) for y in old], [tuple(y.shape) for y in new]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"{BEFORE} answers in shape {shapes[0]}, {AFTER} in {shapes[1]}: not the same task"
+        )
+
+
+def _require_cpu(before: nn.Module, after: nn.Module, inputs: Inputs) -> None:
+    tensors = [*inputs, *before.parameters(), *after.parameters()]
+    elsewhere = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), None)
+    if elsewhere is not None:
+        raise InputError(
+            f"latencies are measured on the CPU, but a tensor is on {elsewhere}: move both "
+            "networks and the inputs there, or pass threads=()"
+        )
+
+
+def _name(model: nn.Module) -> str:
+    if isinstance(model, ScriptModule):
+        return str(model.original_name)
+    return type(model).__name__
+
+
+def _tell(progress: Progress | None, what: str) -> None:
+    if progress is not None:
+        progress(what, 0, 0)

@@ -1,0 +1,234 @@
+"""The report in a terminal: tables that fit 80 columns."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sepify.measuring.report.words import (
+    decision_text,
+    difference,
+    factor,
+    headline,
+    interval,
+    kernel_text,
+    key_figures,
+    milliseconds,
+    p_value,
+    percent,
+    quantity,
+    range_text,
+    sqnr_text,
+)
+
+if TYPE_CHECKING:
+    from sepify.measuring.latency import Ratio, Spread
+    from sepify.measuring.report.model import LayerRow, Report
+
+WIDTH = 80
+NONE = "\N{EN DASH}"
+FIXED = ("runtime", "network", "done")  # columns whose words are short and known
+
+
+def as_text(report: Report) -> str:
+    """The report as plain text of at most 80 columns."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    console.print(render(report))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
+
+
+def render(report: Report) -> Group:
+    """The report for a rich console. Nothing in it is read as rich markup."""
+    parts: list[RenderableType] = [Text(headline(report), style="bold"), _figures(report)]
+    if report.latency is not None:
+        parts += [_latency(report), *_skipped(report)]
+    parts += [_agreement(report), _layers(report), *_kept(report), *_notes(report)]
+    parts.append(Text(_circumstances(report), style="dim"))
+    return Group(*parts)
+
+
+def _table(title: str, *columns: tuple[str, str]) -> Table:
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    for name, justify in columns:
+        right = justify == "right"
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=right or name in FIXED,
+            overflow="fold",
+        )
+    return table
+
+
+def _figures(report: Report) -> RenderableType:
+    table = _table(
+        "", ("", "left"), ("before", "right"), ("after", "right"), ("change", "left"), ("", "left")
+    )
+    for figure in key_figures(report):
+        table.add_row(
+            Text(figure.label),
+            Text(figure.before),
+            Text(figure.after),
+            Text(figure.change, style={True: "green", False: "red", None: ""}[figure.better]),
+            Text(figure.detail, style="dim"),
+        )
+    return table
+
+
+def _latency(report: Report) -> RenderableType:
+    assert report.latency is not None
+    batch = report.latency.batch
+    images = "1 image" if batch == 1 else f"{batch} images"
+    table = _table(
+        f"\nLatency in ms, {images} a run",
+        ("runtime", "left"),
+        ("threads", "right"),
+        ("network", "left"),
+        ("min", "right"),
+        ("median", "right"),
+        ("quartiles", "right"),
+        ("like\nfor like", "right"),
+        ("over\nfastest", "right"),
+    )
+    for row in report.latency.rows:
+        name, threads = Text(row.runtime), str(row.threads)
+        if row.before is not None:
+            table.add_row(name, threads, "before", *_times(row.before), "", "")
+            name, threads = Text(""), ""
+        if row.after is not None:
+            ratios = _ratio(row.like_for_like), _ratio(row.over_fastest)
+            table.add_row(name, threads, "after", *_times(row.after), *ratios)
+    table.caption = Text(
+        "like for like: before / after on the same runtime. over fastest: the fastest runtime on "
+        "the original / this one, same threads. Above 1\N{MULTIPLICATION SIGN} is faster.",
+        style="dim",
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _times(spread: Spread) -> tuple[str, str, str]:
+    quartiles = range_text(spread.q1, spread.q3)
+    return milliseconds(spread.min), milliseconds(spread.median), quartiles
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    return NONE if ratio is None else factor(ratio.value)
+
+
+def _skipped(report: Report) -> list[RenderableType]:
+    skipped = report.latency.skipped if report.latency else ()
+    return [Text(f"{missed.runtime} was not timed: {missed.reason}") for missed in skipped]
+
+
+def _agreement(report: Report) -> RenderableType:
+    lines = []
+    if report.accuracy is not None:
+        given = report.accuracy
+        lines += [
+            f"Top-1 on {given.images:,} labelled images (95 % intervals)",
+            f"  before      {percent(given.before.value)}  ({interval(given.before)})",
+            f"  after       {percent(given.after.value)}  ({interval(given.after)})",
+            f"  difference  {difference(given)}; lost {given.lost}, gained {given.gained}, "
+            f"McNemar {p_value(given.p)}",
+        ]
+    fidelity = report.fidelity
+    same, plural = "", "" if fidelity.inputs == 1 else "s"
+    if fidelity.agreement is not None:
+        share, range_ = percent(fidelity.agreement.value), interval(fidelity.agreement)
+        same = f"same top-1 answer {share} ({range_}), "
+    lines.append(
+        f"Fidelity on {fidelity.inputs:,} input{plural}: {same}mean cosine {fidelity.cosine:.4f}, "
+        f"SQNR {sqnr_text(report)}"
+    )
+    return Text("\n" + "\n".join(lines))
+
+
+def _layers(report: Report) -> RenderableType:
+    table = _table(
+        "\nLayers (MACs of one image)",
+        ("layer", "left"),
+        ("kernel", "left"),
+        ("done", "left"),
+        ("MACs", "right"),
+        ("after", "right"),
+        ("fewer", "right"),
+        ("error", "right"),
+    )
+    for layer in report.layers:
+        if not layer.macs_before and not layer.macs_after:
+            continue
+        error = layer.error if layer.heldout_error is None else layer.heldout_error
+        table.add_row(
+            Text(layer.name),
+            Text(kernel_text(layer.kernel)),
+            Text(decision_text(layer)),
+            quantity(layer.macs_before),
+            quantity(layer.macs_after),
+            _fewer(layer),
+            "" if error is None else percent(error, 1),
+        )
+    if any(layer.error is not None for layer in report.layers):
+        table.caption = Text(error_text(report), style="dim")
+        table.caption_justify = "left"
+    return table
+
+
+def _fewer(layer: LayerRow) -> str:
+    if layer.macs_before == layer.macs_after or not layer.macs_after:
+        return NONE
+    return factor(layer.macs_before / layer.macs_after)
+
+
+def error_text(report: Report) -> str:
+    """What the column of predicted errors means in this report."""
+    if any(layer.heldout_error is not None for layer in report.layers):
+        return "error: predicted, relative squared, of the layer's outputs on held-out inputs"
+    if report.method == "least-squares":
+        return "error: predicted, relative squared, of the layer's outputs on the fitted inputs"
+    return "error: predicted, relative squared, of the layer's weights"
+
+
+def _kept(report: Report) -> list[RenderableType]:
+    reasons: dict[str, list[str]] = {}
+    for layer in report.layers:
+        if layer.action == "keep":
+            reasons.setdefault(layer.reason, []).append(layer.name)
+    lines = [f"kept, {why or 'no reason given'}: {', '.join(of)}" for why, of in reasons.items()]
+    return [Text("\n" + "\n".join(lines))] if lines else []
+
+
+def _notes(report: Report) -> list[RenderableType]:
+    if not report.notes:
+        return []
+    grid = Table.grid(padding=(0, 1))
+    for note in report.notes:
+        grid.add_row(Text("!", style="yellow"), Text(note))
+    return [Padding(grid, (1, 0, 0, 0))]
+
+
+def _circumstances(report: Report) -> str:
+    machine = report.machine
+    names = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    cpus = f"{machine.cpus} CPU" + "s" * (machine.cpus != 1)
+    extensions = " ".join(machine.extensions)
+    others = report.latency.others if report.latency else None
+    busy = "" if others is None else f"; other processes used {others:.2f} CPUs meanwhile"
+    governor = "" if machine.governor is None else f", governor {machine.governor}"
+    return (
+        f"\n{machine.cpu}, {cpus} ({extensions}){governor}, {machine.system}{busy}\n{names}; "
+        f"seed {report.seed}; {report.created}"
+    )

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sepify.errors import FileError, UsageError
+from sepify.measuring import Report, load_report
+from sepify.measuring.accuracy import Accuracy, Interval
+from sepify.measuring.fidelity import Fidelity
+from sepify.measuring.latency import Latency, LatencyRow, Ratio, Skipped, Spread
+from sepify.measuring.machine import Machine
+from sepify.measuring.report import plots, words
+from sepify.measuring.report.model import LayerRow, Totals
+
+EVIL = "<script>alert('x')</script>.$\\frac$[bold]"
+
+
+def layer(name: str, macs: tuple[int, int], error: float | None = 0.25) -> LayerRow:
+    return LayerRow(
+        name=name,
+        kind="convolution",
+        kernel=(128, 64, 3, 3),
+        action="separate" if error is not None else "keep",
+        order="dw-pw" if error is not None else None,
+        rank=2 if error is not None else None,
+        reason="asked for" if error is not None else "first layer & <last>",
+        macs_before=macs[0],
+        macs_after=macs[1],
+        params_before=73_728,
+        params_after=8_768,
+        error=error,
+        heldout_error=None,
+    )
+
+
+def spread(median: float) -> Spread:
+    return Spread(0.9 * median, 0.95 * median, median, 1.1 * median, 96)
+
+
+def report(**changes: Any) -> Report:
+    """A report with every part in it, made by hand: nothing measured, so nothing that varies."""
+    made = Report(
+        network="Net<b>",
+        created="2026-01-02T03:04:05+00:00",
+        machine=Machine("A CPU", 2, ("avx2", "fma"), "Linux 6.1 x86_64", "performance"),
+        versions={"python": "3.11.7", "torch": "2.13.0"},
+        seed=0,
+        inputs=((1, 3, 224, 224),),
+        method="svd",
+        before=Totals(20_000_000, 700_000, 2_800_000, "TorchScript file"),
+        after=Totals(4_000_000, 100_000, 420_000, "TorchScript file"),
+        layers=(
+            layer("stem", (2_000_000, 2_000_000), None),
+            layer(EVIL, (12_000_000, 1_500_000)),
+            layer("a.very.long.name." + "block." * 12 + "conv", (6_000_000, 500_000), 0.5),
+        ),
+        latency=Latency(
+            rows=(
+                LatencyRow("torch", 1, spread(0.012), spread(0.006), Ratio(2, 1.9, 2.2), None),
+                LatencyRow("TVM", 1, None, spread(0.001), None, Ratio(8.0, 7.5, 8.5)),
+            ),
+            skipped=(Skipped("onnxruntime", "onnx not installed: pip install 'sepify[onnx]'"),),
+            batch=1,
+            rounds=24,
+            repeats=4,
+            restless=0,
+            others=0.25,
+            method="In turns.",
+        ),
+        accuracy=Accuracy(
+            images=10_000,
+            before=Interval(0.9276, 0.9224, 0.9325),
+            after=Interval(0.918, 0.9125, 0.9232),
+            difference=Interval(-0.0096, -0.0131, -0.0061),
+            lost=210,
+            gained=114,
+            p=1e-7,
+        ),
+        fidelity=Fidelity(10_000, Interval(0.96, 0.956, 0.964), 0.9912, 21.7, False),
+        notes=("Beware of <i>dogs</i>.",),
+    )
+    return replace(made, **changes)
+
+
+VARIANTS = {
+    "whole": report(),
+    "no labels": report(accuracy=None),
+    "no classes": report(accuracy=None, fidelity=Fidelity(1, None, 1.0, None, True)),
+    "nothing timed": report(latency=None, notes=()),
+    "nothing to do": report(
+        layers=(), before=Totals(0, 0, 9, "file"), after=Totals(0, 0, 9, "file")
+    ),
+}
+each_variant = pytest.mark.parametrize("made", VARIANTS.values(), ids=VARIANTS)
+
+
+class Page(HTMLParser):
+    """Tags opened and closed in order, every attribute, and the text."""
+
+    VOID = ("meta", "br", "link", "img", "hr")
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@each_variant
+def test_json_round_trip(made: Report, tmp_path: Path) -> None:
+    made.save(tmp_path / "x.json")
+    assert load_report(tmp_path / "x.json") == made
+    document = json.loads((tmp_path / "x.json").read_text())
+    assert (document["format"], document["version"]) == ("sepify-report", 1)
+    assert Report.from_dict(made.to_dict()) == made
+
+
+@each_variant
+def test_html_is_one_whole_page_that_asks_for_nothing(made: Report, tmp_path: Path) -> None:
+    made.save(tmp_path / "x.html")
+    source = (tmp_path / "x.html").read_text("utf-8")
+    page = Page(source)
+    assert page.open == []
+    assert not re.search(r"https?:", source)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "base"}
+    for _, attributes in page.tags:
+        assert not {"src", "srcset", "data"} & attributes.keys()
+        for name in ("href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert "@import" not in source
+    assert re.findall(r"url\((.)", source) == ["#"] * source.count("url(")
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    figures = [attributes for tag, attributes in page.tags if tag == "figure"]
+    assert [bool(attributes["aria-label"]) for attributes in figures] == [True, True]
+    assert [tag for tag, _ in page.tags].count("svg") == 2
+
+
+def test_html_says_what_the_report_says(tmp_path: Path) -> None:
+    report().save(tmp_path / "x.html")
+    source = (tmp_path / "x.html").read_text("utf-8")
+    text = " ".join(Page(source).text.split())
+    assert text.index(words.headline(report())) < text.index("Cost")
+    for figure in words.key_figures(report()):
+        assert f"{figure.before} → {figure.after} {figure.change}" in text
+    for part in (
+        "MACs 20.0 M",
+        "FLOPs 40.0 M",
+        "8.00\N{MULTIPLICATION SIGN}",
+        "onnx not installed",
+        "210",
+        "p < 0.001",
+    ):
+        assert part in text
+    # names and reasons stay text, in the table and in the plot
+    assert text.count(EVIL) == 1
+    assert "first layer & <last>" in text
+    assert "Beware of <i>dogs</i>." in text
+    assert "<script" not in source
+    assert "prefers-color-scheme: dark" in source
+
+
+def test_plots_take_their_colours_from_the_page_and_show_every_value() -> None:
+    frontier, by_layer = plots.frontier_plot(report()), plots.layer_plot(report())
+    for svg in (frontier, by_layer):
+        assert "var(--before)" in svg
+        assert "var(--after)" in svg
+        assert not any(stand_in in svg for stand_in in plots.COLOURS)
+    assert "92.76 %" in frontier
+    assert "91.80 %" in frontier
+    assert plots.frontier_plot(report()) == frontier  # the same report, the same file
+    assert "92.76 %" in plots.frontier_description(report())
+    assert "agreement" not in plots.frontier_plot(VARIANTS["no classes"])
+    assert "mean cosine" in plots.frontier_plot(VARIANTS["no classes"])
+    assert "same top-1" in plots.frontier_plot(VARIANTS["no labels"])
+
+
+def test_many_layers_are_drawn_as_the_costliest_and_the_rest() -> None:
+    many = report(layers=tuple(layer(f"conv{n}", (1_000 * n, n)) for n in range(300)))
+    shown, others = plots.shown_layers(many)
+    assert len(shown) == plots.SHOWN_LAYERS - 1
+    assert [row.name for row in shown][-1] == "conv299"
+    assert len(shown) + len(others) == 299  # conv0 costs nothing
+    assert f"{len(others)} others" in plots.layer_plot(many)
+
+
+@each_variant
+def test_text_fits_80_columns(made: Report) -> None:
+    text = str(made)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.startswith("Net<b> after conversion needs")
+    terminal = Console(width=80, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    terminal.print(made)
+    coloured = terminal.file.getvalue()
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in coloured.splitlines()]
+    assert "\n".join(plain).strip("\n") == text
+
+
+def test_text_says_what_the_report_says() -> None:
+    text = str(report())
+    squeezed = "".join(text.split())
+    for part in (
+        "5.00\N{MULTIPLICATION SIGN} fewer",
+        "20.0 M",
+        "40.0 M",
+        "7.00\N{MULTIPLICATION SIGN} fewer",
+        "12.0 ms",
+        "onnxruntime was not timed: onnx not installed",
+        "lost 210, gained 114",
+        "92.76 %",
+        "kept, first layer & <last>: stem",
+        "dw-pw, rank 2",
+        "Beware of",
+    ):
+        assert "".join(part.split()) in squeezed
+    alone = report(layers=(layer(EVIL, (12_000_000, 1_500_000)),))
+    first_column = [line.split(" ")[0] for line in str(alone).splitlines()]
+    assert EVIL in "".join(first_column)  # folded over lines, and not read as markup
+
+
+def test_headline_tells_slower_from_faster() -> None:
+    assert "5.00\N{MULTIPLICATION SIGN} fewer MACs" in words.headline(report())
+    assert (
+        "12.0\N{MULTIPLICATION SIGN} as fast as the fastest runtime on the original"
+        in words.headline(report())
+    )
+    rows = (LatencyRow("torch", 1, spread(0.001), spread(0.002), Ratio(0.5, 0.4, 0.6), None),)
+    latency = report().latency
+    assert latency is not None
+    slower = report(latency=replace(latency, rows=rows), after=report().before)
+    assert words.headline(slower).startswith("Net<b> after conversion needs as many MACs as before")
+    assert "takes 2.00\N{MULTIPLICATION SIGN} as long as the fastest runtime" in words.headline(
+        slower
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999_499, "999 kB"),
+        (999_500, "1.00 MB"),
+        (1_234_567, "1.23 MB"),
+        (4_866_269_184, "4.87 GB"),
+    ],
+)
+def test_quantities(value: float, text: str) -> None:
+    assert words.quantity(value, "B") == text
+
+
+def test_saving_elsewhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"saved as \.json or \.html"):
+        report().save(tmp_path / "x.pdf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot write"):
+        report().save(tmp_path / "file" / "x.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def damaged(*path: Any, value: Any) -> dict[str, Any]:
+    document = report().to_dict()
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([], 'not a report: "format" is not "sepify-report"'),
+        (damaged("format", value="sepify-plan"), "not a report"),
+        (damaged("version", value=2), "report version 2; sepify reads 1"),
+        (damaged("seed", value="0"), "report.seed is str, not int"),
+        (damaged("seed", value=True), "report.seed is bool, not int"),
+        (damaged("before", value={}), "report.before.macs is missing"),
+        (damaged("colour", value=1), "report.colour is not a field"),
+        (damaged("layers", 1, "kernel", value=3), r"report.layers\[1\].kernel is int, not list"),
+        (damaged("fidelity", "cosine", value=float("nan")), "cosine is not a finite number"),
+    ],
+)
+def test_a_damaged_report_says_where(document: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(FileError, match=message) as caught:
+        load_report(path)
+    assert str(caught.value).startswith(str(path))
+    with pytest.raises(FileError, match="no such file"):
+        load_report(tmp_path / "missing.json")
+
+
+def test_importing_measuring_loads_neither_tvm_nor_a_plotting_library() -> None:
+    code = (
+        "import sys, sepify.measuring; "
+        "print([m for m in ('tvm', 'matplotlib', 'jinja2', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
