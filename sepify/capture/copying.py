@@ -1,0 +1,146 @@
+"""A private copy of a model, made plain: computed weights folded, hooks taken off, both said."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+
+from sepify.errors import CaptureError
+
+M = TypeVar("M", bound=nn.Module)
+
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+
+
+@dataclass(frozen=True)
+class PlainCopy:
+    """The copy, and one sentence for each thing that was taken off it."""
+
+    module: nn.Module
+    notes: tuple[str, ...]
+
+
+def require_supported(model: nn.Module) -> None:
+    """Raise CaptureError, naming the parameter or layer, for a model without usable weights."""
+    for name, module in model.named_modules():
+        if any(map(is_lazy, module.parameters(recurse=False))):
+            raise CaptureError(
+                f"layer '{name}' is lazy and has no weights yet; "
+                "run the model once on an example input, then capture it"
+            )
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise CaptureError(
+                f"layer '{name}' is quantised ({type(module).__name__}); "
+                "give the floating-point model and quantise the converted one"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            continue  # of a lazy layer, reported above
+        if tensor.is_meta:
+            raise CaptureError(f"'{name}' is on the meta device and holds no values; load weights")
+        if tensor.is_complex():
+            raise CaptureError(f"'{name}' is complex; sepify converts real networks only")
+        if tensor.is_quantized:
+            raise CaptureError(f"'{name}' is quantised; give the floating-point model")
+
+
+def copy_module(model: M) -> M:
+    """A deep copy that shares no tensor with `model`; CaptureError if it cannot be copied."""
+    # weight_norm and spectral_norm leave a computed, non-leaf `weight` behind, which deepcopy
+    # refuses: hand it the copy of that tensor beforehand.
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # deepcopy runs whatever __deepcopy__ or __reduce__ a model has
+        raise CaptureError(
+            f"the model ({type(model).__name__}) cannot be deep-copied, and sepify never works on "
+            f"the one it was given: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def plain_copy(model: nn.Module) -> PlainCopy:
+    """A deep copy with parametrisations folded into stored weights and all hooks removed."""
+    copied = copy_module(model)
+    folded = [name for name, module in copied.named_modules() if _fold_weights(module)]
+    hooked = [name for name, module in copied.named_modules() if _remove_hooks(module)]
+    notes = []
+    if folded:
+        notes.append(f"computed weights (weight or spectral norm) were folded: {_list(folded)}")
+    if hooked:
+        notes.append(f"hooks are not part of the captured graph; dropped from {_list(hooked)}")
+    return PlainCopy(copied, tuple(notes))
+
+
+def is_training(module: nn.Module) -> bool:
+    """Whether `module` is in training mode; a frozen script, which has no mode left, is not."""
+    return bool(getattr(module, "training", False))
+
+
+def training_note(model: nn.Module) -> tuple[str, ...]:
+    """A sentence if any layer is in training mode; nothing otherwise."""
+    training = [name for name, module in model.named_modules() if is_training(module)]
+    if not training:
+        return ()
+    where = "the model is" if "" in training else f"{_list(training)} {_is_are(training)}"
+    return (f"{where} in training mode and was captured so; call model.eval() first for inference",)
+
+
+def _fold_weights(module: nn.Module) -> bool:
+    folded = False
+    if parametrize.is_parametrized(module):
+        parametrizations = module.parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        for name in list(parametrizations):
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            folded = True
+    for hook in list(module._forward_pre_hooks.values()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the old API, and files still use it
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+                folded = True
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+                folded = True
+    return folded
+
+
+def _remove_hooks(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return False  # its hooks are compiled into it
+    registries = [getattr(module, name, None) for name in HOOKS]
+    found = any(registries)
+    for registry in registries:
+        if registry is not None:
+            registry.clear()
+    return found
+
+
+def _list(names: list[str], most: int = 4) -> str:
+    shown = ", ".join(f"'{name}'" if name else "the model itself" for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _is_are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"

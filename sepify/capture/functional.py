@@ -1,0 +1,265 @@
+"""Recognises functional calls that a module could make, however they are spelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument
+
+CONSTANT_PREFIX = "_tensor_constant"  # torch.fx's name for a tensor that has none of its own
+
+_CONV2D = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_CONVOLUTION = {
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "transposed": False,
+    "output_padding": 0,
+    "groups": 1,
+}
+_BATCHNORM = {
+    "running_mean": None,
+    "running_var": None,
+    "training": False,
+    "momentum": 0.1,
+    "eps": 1e-5,
+    "cudnn_enabled": True,
+}
+
+_SIGNATURES: dict[str, dict[str, Any]] = {
+    "conv2d": {"input": None, "weight": None, "bias": None, **_CONV2D},
+    "_convolution_mode": {"input": None, "weight": None, "bias": None, **_CONV2D},
+    "convolution": {"input": None, "weight": None, "bias": None, **_CONVOLUTION},
+    "_convolution": {
+        **{"input": None, "weight": None, "bias": None, **_CONVOLUTION},
+        **dict.fromkeys(("benchmark", "deterministic", "cudnn_enabled", "allow_tf32")),
+    },
+    "batch_norm": {"input": None, "weight": None, "bias": None, **_BATCHNORM},
+    "F.batch_norm": {
+        "input": None,
+        **{"running_mean": None, "running_var": None, "weight": None, "bias": None},
+        **{"training": False, "momentum": 0.1, "eps": 1e-5},
+    },
+    "linear": {"input": None, "weight": None, "bias": None},
+    "dropout": {"input": None, "p": 0.5, "train": True},
+}
+
+_BUILTINS: dict[Any, str] = {
+    torch.conv2d: "conv2d",
+    torch.convolution: "convolution",
+    torch._convolution: "_convolution",
+    torch._convolution_mode: "_convolution_mode",
+    torch.batch_norm: "batch_norm",
+    nn.functional.batch_norm: "F.batch_norm",
+    torch._C._nn.linear: "linear",
+    torch.dropout: "dropout",
+}
+
+_BATCHNORMS: dict[int, type[nn.modules.batchnorm._BatchNorm]] = {
+    2: nn.BatchNorm1d,
+    3: nn.BatchNorm1d,
+    4: nn.BatchNorm2d,
+    5: nn.BatchNorm3d,
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A functional call, the stored tensors that it uses under the names that the module gives
+    them, and how to make the module."""
+
+    node: fx.Node
+    kind: str  # "conv", "bn", "linear" or "dropout": the stem of an invented name
+    tensors: dict[str, fx.Node]  # get_attr nodes
+    settings: Hashable
+    build: Callable[[Mapping[str, Tensor]], nn.Module]
+
+    @property
+    def input(self) -> Argument:
+        """What the module is called on; read when needed, as earlier calls may be replaced."""
+        return self.node.args[0] if self.node.args else self.node.kwargs["input"]
+
+    @property
+    def main(self) -> fx.Node | None:
+        """The tensor that decides where the module lives; a dropout has none."""
+        return next(iter(self.tensors.values()), None)
+
+
+def recognise(node: fx.Node, ranks: Mapping[fx.Node, int]) -> Call | None:
+    """The call that `node` makes; None if it is none of these, or its weights are computed.
+
+    `ranks` has the dimensions of what a BatchNorm computes.
+    """
+    return conv_call(node) or linear_call(node) or dropout_call(node) or batchnorm_call(node, ranks)
+
+
+def conv_call(node: fx.Node) -> Call | None:
+    """A 2-d convolution with a stored weight; None for any other node."""
+    found = _bind(node, ("conv2d", "_convolution_mode", "convolution", "_convolution"))
+    if found is None or found.get("transposed"):
+        return None
+    tensors = _stored(found, "weight", "bias")
+    geometry = [found[name] for name in ("stride", "padding", "dilation", "groups")]
+    if tensors is None or "weight" not in tensors or not _plain(geometry):
+        return None
+    weight = _value(tensors["weight"])
+    if weight is None or weight.dim() != 4:
+        return None
+    stride, dilation = _pair(found["stride"]), _pair(found["dilation"])
+    padding = found["padding"] if isinstance(found["padding"], str) else _pair(found["padding"])
+    groups = found["groups"]
+
+    def build(values: Mapping[str, Tensor]) -> nn.Module:
+        out_channels, in_channels, *kernel = values["weight"].shape
+        conv = nn.Conv2d(
+            in_channels * groups,
+            out_channels,
+            _pair(kernel),
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias="bias" in values,
+            device="meta",
+        )
+        _adopt(conv, values)
+        return conv
+
+    settings = (stride, padding, dilation, groups)
+    return Call(node, "conv", tensors, settings, build)
+
+
+def linear_call(node: fx.Node) -> Call | None:
+    """A linear layer with a stored weight; None for any other node."""
+    found = _bind(node, ("linear",))
+    if found is None:
+        return None
+    tensors = _stored(found, "weight", "bias")
+    if tensors is None or "weight" not in tensors:
+        return None
+    weight = _value(tensors["weight"])
+    if weight is None or weight.dim() != 2:
+        return None
+
+    def build(values: Mapping[str, Tensor]) -> nn.Module:
+        out_features, in_features = values["weight"].shape
+        linear = nn.Linear(in_features, out_features, bias="bias" in values, device="meta")
+        _adopt(linear, values)
+        return linear
+
+    return Call(node, "linear", tensors, (), build)
+
+
+def batchnorm_call(node: fx.Node, ranks: Mapping[fx.Node, int]) -> Call | None:
+    """A batch normalisation with stored statistics; None for any other node."""
+    found = _bind(node, ("batch_norm", "F.batch_norm"))
+    if found is None:
+        return None
+    names = ("running_mean", "running_var", "weight", "bias")
+    tensors = _stored(found, *names)
+    options = [found[name] for name in ("training", "momentum", "eps")]
+    kind = _BATCHNORMS.get(ranks.get(node, 0))
+    if tensors is None or kind is None or not _plain(options):
+        return None
+    if "running_mean" not in tensors or "running_var" not in tensors:
+        return None
+    if ("weight" in tensors) != ("bias" in tensors):
+        return None
+    training, momentum, eps = options
+
+    def build(values: Mapping[str, Tensor]) -> nn.Module:
+        norm = kind(
+            values["running_mean"].shape[0],
+            eps=eps,
+            # 0.0 is how a cumulative average (momentum=None) is written in inference mode
+            momentum=momentum if training or momentum else None,
+            affine="weight" in values,
+            device="meta",
+        )
+        norm.num_batches_tracked = torch.zeros(
+            (), dtype=torch.long, device=values["running_mean"].device
+        )
+        _adopt(norm, values)
+        return norm.train(training)
+
+    return Call(node, "bn", tensors, (training, momentum, eps), build)
+
+
+def dropout_call(node: fx.Node) -> Call | None:
+    """A dropout, which as a module follows train() and eval(); None for any other node."""
+    found = _bind(node, ("dropout",))
+    if found is None or not _plain([found["p"], found["train"]]):
+        return None
+    probability, training = found["p"], found["train"]
+
+    def build(_: Mapping[str, Tensor]) -> nn.Module:
+        return nn.Dropout(probability).train(training)
+
+    return Call(node, "dropout", {}, (probability, training), build)
+
+
+def _bind(node: fx.Node, names: Sequence[str]) -> dict[str, Any] | None:
+    """The node's arguments by name, defaults filled in, if it calls one of these functions."""
+    if node.op != "call_function":
+        return None
+    name = _BUILTINS.get(node.target) or _aten_name(node.target)
+    if name not in names:
+        return None
+    bound = dict(_SIGNATURES[name])
+    bound.update(zip(bound, node.args, strict=False))
+    bound.update(node.kwargs)
+    return bound if isinstance(bound["input"], fx.Node) else None
+
+
+def _aten_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        target = target.overloadpacket
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        qualified: str = target._qualified_op_name
+        return qualified.removeprefix("aten::")
+    return ""
+
+
+def _stored(bound: Mapping[str, Any], *names: str) -> dict[str, fx.Node] | None:
+    """The get_attr nodes among these arguments; None if any of them is computed."""
+    found = {name: bound[name] for name in names if bound[name] is not None}
+    if all(isinstance(node, fx.Node) and node.op == "get_attr" for node in found.values()):
+        return found
+    return None
+
+
+def _value(node: fx.Node) -> Tensor | None:
+    owner = node.graph.owning_module
+    assert owner is not None
+    value: Any = owner
+    for name in str(node.target).split("."):
+        value = getattr(value, name)
+    return value if isinstance(value, Tensor) else None
+
+
+def _plain(values: Sequence[Any]) -> bool:
+    """Whether no node is among the arguments: a module's settings cannot depend on the run."""
+    flat = [item for v in values for item in (v if isinstance(v, (list, tuple)) else [v])]
+    return all(isinstance(item, (int, float, str)) for item in flat)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    first, second = items * 2 if len(items) == 1 else items
+    return int(first), int(second)
+
+
+def _adopt(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give the module these very tensors; a buffer used as a weight becomes a parameter without
+    gradient."""
+    for name, tensor in values.items():
+        if name in module._buffers:
+            module._buffers[name] = tensor
+        elif isinstance(tensor, nn.Parameter):
+            module.register_parameter(name, tensor)
+        else:
+            module.register_parameter(name, nn.Parameter(tensor, requires_grad=False))

@@ -1,0 +1,118 @@
+"""Parameters, buffers and submodules of the TorchScript module, under their original names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sepify.capture.functional import CONSTANT_PREFIX
+from sepify.capture.torchscript.values import Dependence, ModuleRef, Traced
+
+
+class Attributes:
+    """Resolves attribute access during an import; afterwards, builds the modules that hold what
+    was used.
+
+    Evaluation reads (and may write) the tensors of `working`, a throw-away copy; what is built at
+    the end is cloned from `original`.
+    """
+
+    def __init__(
+        self, original: torch.jit.ScriptModule, working: torch.jit.ScriptModule, graph: fx.Graph
+    ) -> None:
+        self._graph = graph
+        self._state = state_of(original)
+        self._root = working._c
+        # a shared tensor has several paths; the first in registration order names it
+        self._names: dict[Any, str] = {}
+        for name, tensor in state_of(working).items():
+            self._names.setdefault(_identity(tensor), name)
+        self._traced: dict[str, Traced] = {}
+        self._constants: dict[int, tuple[Tensor, str]] = {}
+
+    @property
+    def root(self) -> ModuleRef:
+        """The module itself, the first input of its graph."""
+        return ModuleRef(self._root, "")
+
+    def get(self, owner: ModuleRef, name: str) -> Any:
+        """The value of `owner.name`: a submodule, a tensor with its get_attr node, a constant."""
+        value = owner.handle.getattr(name)
+        if isinstance(value, torch._C.ScriptObject):
+            return ModuleRef(value, owner.child(name))
+        if isinstance(value, Tensor):
+            return self._stored(self._names.get(_identity(value), owner.child(name)), value)
+        return value
+
+    def constant(self, tensor: Tensor) -> Traced:
+        """A tensor that the file holds without a name; the same tensor is the same buffer."""
+        known = self._constants.get(id(tensor))
+        if known is None:
+            known = (tensor, f"{CONSTANT_PREFIX}{len(self._constants)}")
+            self._constants[id(tensor)] = known
+        return self._stored(known[1], tensor)
+
+    def build(self) -> nn.Module:
+        """A module that holds a clone of every tensor that the graph reads, at its path."""
+        root = nn.Module()
+        constants = {name: tensor for tensor, name in self._constants.values()}
+        used = {str(node.target) for node in self._graph.nodes if node.op == "get_attr"}
+        for path, traced in self._traced.items():
+            if path not in used:
+                continue
+            stored = constants.get(path)
+            if stored is None:
+                stored = self._state.get(path, traced.concrete)
+            *parents, leaf = path.split(".")
+            owner = root
+            for parent in parents:
+                if parent not in owner._modules:
+                    owner.add_module(parent, nn.Module())
+                owner = owner.get_submodule(parent)
+            if isinstance(stored, nn.Parameter):
+                owner.register_parameter(leaf, _clone_parameter(stored))
+            else:
+                owner.register_buffer(leaf, stored.detach().clone())
+        return root
+
+    def _stored(self, path: str, value: Tensor) -> Traced:
+        if path not in self._traced:
+            node = self._graph.create_node("get_attr", path)
+            self._traced[path] = Traced(value, node, Dependence.FIXED)
+        return self._traced[path]
+
+
+def state_of(module: torch.jit.ScriptModule) -> dict[str, Tensor]:
+    """Every parameter (as nn.Parameter) and buffer under each of its paths.
+
+    A loaded file's parameters come as plain tensors; which list they are in tells them apart.
+    """
+    state: dict[str, Tensor] = {}
+    for name, tensor in module.named_parameters(remove_duplicate=False):
+        state[name] = tensor if isinstance(tensor, nn.Parameter) else _as_parameter(tensor)
+    for name, buffer in module.named_buffers(remove_duplicate=False):
+        state.setdefault(name, buffer)
+    return state
+
+
+def _as_parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+
+
+def _clone_parameter(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+
+
+def _identity(tensor: Tensor) -> Any:
+    """Two paths to one tensor have different Python objects after loading; compare the memory."""
+    if tensor.layout != torch.strided or tensor.numel() == 0:
+        return id(tensor)
+    return (
+        tensor.device,
+        tensor.data_ptr(),
+        tensor.dtype,
+        tuple(tensor.shape),
+        tuple(tensor.stride()),
+    )

@@ -1,0 +1,65 @@
+"""What the tests of capture share: TorchScript files in memory, runs, names of convolutions."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+
+def script(model: nn.Module, form: str, inputs: tuple[Tensor, ...]) -> torch.jit.ScriptModule:
+    """The model as the file that somebody would send: saved and loaded again.
+
+    `form` is "traced" or "scripted", with "-frozen" after it or not.
+    """
+    kind, _, frozen = form.partition("-")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations, and the tracer's remarks on sizes
+        if kind == "traced":
+            made = torch.jit.trace(model, inputs, strict=False, check_trace=False)
+        else:
+            made = torch.jit.script(model)
+        if frozen:
+            made = torch.jit.freeze(made)
+        return reload(made)
+
+
+def reload(scripted: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """Through a file and back, which drops Python's part of it."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(scripted, buffer)
+        buffer.seek(0)
+        return torch.jit.load(buffer)
+
+
+def conv_targets(graph_module: fx.GraphModule) -> list[str]:
+    """The names of the convolutions in the order in which they are called."""
+    modules = dict(graph_module.named_modules())
+    return [
+        str(node.target)
+        for node in graph_module.graph.nodes
+        if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d)
+    ]
+
+
+def run(model: Any, inputs: tuple[Tensor, ...]) -> Any:
+    """The output on copies of the inputs (some networks overwrite theirs)."""
+    with torch.no_grad():
+        return model(*copy.deepcopy(inputs))
+
+
+def state_copy(model: nn.Module) -> dict[str, Tensor]:
+    """The state_dict as it is now."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_state(model: nn.Module, before: dict[str, Tensor]) -> bool:
+    """Whether every tensor has its old value."""
+    now = model.state_dict()
+    return now.keys() == before.keys() and all(torch.equal(now[k], before[k]) for k in before)
