@@ -123,6 +123,10 @@ def test_the_result_is_an_ordinary_graph_module():
     small(images()).sum().backward()
     loaded = pickle.loads(pickle.dumps(small.eval()))
     assert torch.equal(loaded(images()), small(images()))
+    given_as_graph = sepify.convert(fx.symbolic_trace(seeded(Residual())))
+    assert torch.equal(
+        pickle.loads(pickle.dumps(given_as_graph))(images()), given_as_graph(images())
+    )
     copied = copy.deepcopy(small)
     assert copied.meta["sepify"].plan == small.meta["sepify"].plan
 

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.capture.comparing import difference
-from sepify.capture.copying import plain_copy, require_supported, training_note
+from sepify.capture.copying import (
+    drop_unresolved_annotations,
+    plain_copy,
+    require_supported,
+    training_note,
+)
 from sepify.capture.functional import CONSTANT_PREFIX
 from sepify.capture.inputs import Inputs, describe, reference_output, require_tensors, run
 from sepify.capture.raising import Raised, raise_modules
@@ -74,6 +79,8 @@ def capture(
 def _from_graph_module(model: fx.GraphModule) -> Captured:
     plain = plain_copy(model)
     assert isinstance(plain.module, fx.GraphModule)
+    drop_unresolved_annotations(plain.module.graph)
+    plain.module.recompile()
     raised = raise_modules(plain.module)
     notes = (*plain.notes, *_renamed(raised), *training_note(model))
     return Captured(plain.module, "graph-module", "it was given as a graph already", notes)
@@ -110,16 +117,6 @@ def _from_torchscript(model: torch.jit.ScriptModule, inputs: Inputs | None) -> C
     notes = (*imported.notes, *_renamed(raised), *training_note(model))
     reason = "it is TorchScript, which torch.fx cannot trace"
     return Captured(imported.graph_module, "torchscript", reason, notes)
-
-
-def _drop_unresolved_annotations(graph_module: fx.GraphModule) -> None:
-    """Under `from __future__ import annotations` a type is a string, which torch.fx writes into
-    the graph's code as a name that exists nowhere: such a graph can be neither pickled nor
-    scripted."""
-    for node in graph_module.graph.nodes:
-        if isinstance(node.type, str):
-            node.type = None
-    graph_module.recompile()
 
 
 def _checked(captured: Captured, expected: object, inputs: Inputs | None) -> Captured:

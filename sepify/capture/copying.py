@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
@@ -144,3 +144,11 @@ def _list(names: list[str], most: int = 4) -> str:
 
 def _is_are(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
+
+
+def drop_unresolved_annotations(graph: fx.Graph) -> None:
+    """Under `from __future__ import annotations` a type is a string, which torch.fx writes into
+    the graph's code as a name that exists nowhere: it could be neither pickled nor scripted."""
+    for node in graph.nodes:
+        if isinstance(node.type, str):
+            node.type = None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from sepify.capture.copying import drop_unresolved_annotations
 from sepify.errors import CaptureError
 
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
@@ -148,9 +149,7 @@ def _without_tracer(graph: fx.Graph) -> fx.Graph:
     """A graph remembers its tracer's class, which its pickle needs: a copy does not."""
     plain = fx.Graph()
     plain.output(plain.graph_copy(graph, {}))
-    for node in plain.nodes:
-        if isinstance(node.type, str):  # an annotation that was never evaluated: no pickle takes it
-            node.type = None
+    drop_unresolved_annotations(plain)
     return plain
 
 
