@@ -13,7 +13,7 @@ import sepify
 from sepify.errors import ConversionError, InputError, UsageError
 from sepify.factorize.factors import ORDERS
 
-QUICK = sepify.Refinement(steps=20, batch=16)
+QUICK = sepify.Refinement(steps=10, batch=16)
 
 
 def as_module(network):
@@ -97,7 +97,7 @@ def test_each_solver_is_closer_than_the_one_before():
         return relative_error(sepify.convert(model, **options, **more)(unseen), model(unseen))
 
     svd, solved = error(method="svd"), error(refine=False)
-    refined = error(refine=sepify.Refinement(steps=150, batch=32, rate=1e-2))
+    refined = error(refine=sepify.Refinement(steps=75, batch=32))
     assert refined < solved < svd
 
 

@@ -27,7 +27,7 @@ HELDOUT = 8  # as in the solver: one image in eight judges, the others teach
 class Refinement:
     """Adam (Kingma and Ba 2015) with a cosine rate on mini-batches of the calibration images."""
 
-    steps: int = 300
+    steps: int = 150  # for each convolution in the block
     batch: int = 128
     rate: float = 1e-2  # relative to the root mean square of each factor
     seed: int = 0
@@ -137,10 +137,11 @@ def _descend(
 ) -> dict[str, Factors]:
     """Run the optimiser on scaled copies, so that one rate suits tensors of every size."""
     scaled = _Scaled(factors)
+    steps = options.steps * len(factors)
     optimiser = torch.optim.Adam(scaled.parameters, options.rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(options.seed)
-    for _ in range(options.steps):
+    for _ in range(steps):
         order = torch.randperm(len(taught), generator=generator)
         loss = loss_of(taught[order[: options.batch]], scaled.factors())
         optimiser.zero_grad()

@@ -1,0 +1,128 @@
+"""A compiled model on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from sepify.compiling import compile, load_compiled
+from sepify.errors import CompileError, FileError, InputError
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1))
+    return compile(model, torch.randn(1, 3, 24, 24))
+
+
+@pytest.fixture
+def folder(compiled, tmp_path):
+    return compiled.save(tmp_path / "bundle")
+
+
+def test_a_fresh_process_computes_the_same(compiled, folder, tmp_path):
+    x = torch.randn(1, 3, 24, 24)
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import sys, torch; from sepify.compiling import load_compiled; "
+        "folder, x, y = sys.argv[1:]; "
+        "torch.save(load_compiled(folder)(torch.load(x)).clone(), y)"
+    )
+    paths = [str(folder), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *paths], check=True, capture_output=True, text=True
+    )
+    assert "Scope" not in done.stderr
+    assert torch.equal(torch.load(tmp_path / "y.pt"), compiled(x))
+
+
+def test_metadata_comes_back_whole_and_saving_again_replaces(compiled, folder):
+    assert load_compiled(folder).metadata == compiled.metadata
+    compiled.save(folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["metadata.json", "module.so"]
+    assert [p.name for p in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_missing_and_damaged_folders(folder, tmp_path):
+    with pytest.raises(FileError, match="not a folder"):
+        load_compiled(tmp_path / "nowhere")
+    library = (folder / "module.so").read_bytes()
+    (folder / "module.so").write_bytes(library[:1000])
+    with pytest.raises(FileError, match="damaged"):
+        load_compiled(folder)
+    (folder / "module.so").unlink()
+    with pytest.raises(FileError, match="module.so is missing"):
+        load_compiled(folder)
+    (folder / "metadata.json").write_text("{")
+    with pytest.raises(FileError, match="not valid JSON"):
+        load_compiled(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "words"),
+    [
+        ("format", 0, FileError, "format 0"),
+        ("versions", {"tvm": "0.1"}, FileError, "compiled with tvm 0.1"),
+        ("features", ["avx2", "sse99"], CompileError, "lacks sse99"),
+        ("input_shapes", 3, FileError, "damaged"),
+    ],
+)
+def test_another_version_or_cpu_is_refused_before_it_runs(folder, key, value, error, words):
+    metadata = json.loads((folder / "metadata.json").read_text())
+    metadata[key] = value
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(error, match=words):
+        load_compiled(folder)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_threads_can_be_changed_while_running(compiled, folder):
+    """In a fresh process: how much of the work TVM's worker does, by its processor time."""
+    code = """
+import os, sys, time, torch
+from sepify.compiling import load_compiled
+model, x = load_compiled(sys.argv[1]), torch.zeros(1, 3, 24, 24)
+def ticks():
+    main = workers = 0
+    for task in os.listdir("/proc/self/task"):
+        fields = open(f"/proc/self/task/{task}/stat").read().rsplit(")", 1)[1].split()
+        if int(task) == os.getpid():
+            main += int(fields[11]) + int(fields[12])
+        else:
+            workers += int(fields[11]) + int(fields[12])
+    return main, workers
+def share(threads):
+    model.set_threads(threads)
+    for _ in range(20): model(x)
+    time.sleep(0.5)  # a worker with nothing to do spins for a while before it sleeps
+    before = ticks()
+    for _ in range(1000): model(x)
+    main, workers = (now - then for now, then in zip(ticks(), before))
+    return workers / (main + workers)
+print(share(2), share(1), share(2))
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    two, one, again = (float(n) for n in done.stdout.split())
+    assert one < 0.1
+    assert min(two, again) > 0.2
+
+
+def test_thread_counts_that_cannot_be(compiled):
+    with pytest.raises(InputError, match="at least one"):
+        compiled.set_threads(0)
+    with pytest.raises(InputError, match="TVM_NUM_THREADS"):
+        compiled.set_threads(4096)
