@@ -1,0 +1,156 @@
+"""Depthwise rows: every channel filtered on its own, a vector of channels at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
+from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.tiles import Run, even_runs, task_count
+
+_TILE = {16: 8, 32: 14}  # pixels of one row kept in registers
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What a window does with the inputs under it: `start`, then `step` for each, then `finish`."""
+
+    start: str
+    step: Callable[[str, str, str], str]  # (accumulator, input, flat window position) -> text
+    finish: Callable[[str, str], str]  # (accumulator, column) -> text
+
+
+def depthwise_kernel(conv: Conv, epilogue: Epilogue, machine: Machine) -> Kernel:
+    """Multiplier 1. Inputs X `(N, C/v, H, W, v)`, W `(C/v, kh*kw, v)`, B `(C/v, v)`, R if any."""
+    v = machine.lanes
+    blocks = machine.blocks(conv.channels)
+    y_shape = (conv.batch, blocks, conv.out_height, conv.out_width, v)
+    inputs = [
+        Buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
+        Buffer("W", (blocks, conv.window.area, v)),
+        Buffer("B", (blocks, v)),
+    ]
+    if epilogue.residual:
+        inputs.append(Buffer("R", y_shape))
+    fold = Fold(
+        "B[cb, q]",
+        lambda acc, x, position: f"{acc} + {x} * W[cb, {position}, q]",
+        lambda acc, column: epilogue.apply(acc, f"R[image, cb, row, {column}, q]"),
+    )
+    return plane_kernel("depthwise", conv, fold, inputs, machine)
+
+
+def plane_kernel(
+    kind: str, conv: Conv, fold: Fold, inputs: list[Buffer], machine: Machine
+) -> Kernel:
+    """A kernel that works on each block of channels by itself: depthwise convolution, pooling."""
+    v = machine.lanes
+    blocks = machine.blocks(conv.channels)
+    work = conv.pixels * blocks * v * conv.window.area  # of one image, in multiply-adds
+    wanted = min(task_count(work, machine), blocks)
+    chunks = max(n for n in range(1, wanted + 1) if blocks % n == 0)
+
+    def target(column: str) -> str:
+        return f"Y[image, cb, row, {column}, q]"
+
+    source = Source()
+    with source.loop("task", conv.batch * chunks, "parallel"):
+        source.line(f"image = T.meta_var(task // {chunks})")
+        with source.loop("co", blocks // chunks):
+            source.line(f"cb = T.meta_var(task % {chunks} * {blocks // chunks} + co)")
+            with source.loop("row", conv.out_height):
+                row_of_windows(source, conv, machine, fold, "row", target)
+    return source.kernel(kind, inputs, (conv.batch, blocks, conv.out_height, conv.out_width, v))
+
+
+def row_of_windows(
+    source: Source,
+    conv: Conv,
+    machine: Machine,
+    fold: Fold,
+    row: str,
+    target: Callable[[str], str],
+) -> None:
+    """One output row of the block `cb` of `image`, columns that leave the map resolved here."""
+    for run in _column_runs(conv, _TILE[machine.registers]):
+        with source.loop("po", run.count):
+            _tile(source, conv, machine.lanes, fold, row, run, target)
+
+
+def _tile(
+    source: Source,
+    conv: Conv,
+    lanes: int,
+    fold: Fold,
+    row: str,
+    run: Run,
+    target: Callable[[str], str],
+) -> None:
+    window = conv.window
+    top, left = window.padding[0], window.padding[1]
+    column = f"po*{run.size} + {run.start}"
+    acc = f"acc[m*{lanes} + q]"
+    source.local("acc", (run.size * lanes,))
+    with source.loop("m", run.size, "unroll"):
+        source.vector(lanes, acc, fold.start)
+    y = f"({row})*{window.stride[0]} + ky*{window.dilation[0]} - {top}"
+    heads = [f"for ky in range({window.kernel[0]})"]
+    if top or window.padding[2]:
+        heads.append(f"if {y} >= 0 and {y} < {conv.height}")
+
+    def taps() -> None:
+        for kx in range(window.kernel[1]):
+            shift = kx * window.dilation[1] - left
+            first, last = _valid(conv, run, shift)
+            if first >= last:
+                continue
+            x = f"({column} + m)*{window.stride[1]} + {shift}"
+            with source.block(f"for m in T.unroll({first}, {last})"):
+                value = fold.step(
+                    acc, f"X[image, cb, {y}, {x}, q]", f"ky*{window.kernel[1]} + {kx}"
+                )
+                source.vector(lanes, acc, value)
+
+    with source.block(heads[0]):
+        if len(heads) > 1:
+            with source.block(heads[1]):
+                taps()
+                source.line("T.evaluate(0)")  # all taps may lie outside
+        else:
+            taps()
+    with source.loop("m", run.size, "unroll"):
+        source.vector(lanes, target(f"{column} + m"), fold.finish(acc, f"{column} + m"))
+
+
+def _valid(conv: Conv, run: Run, shift: int) -> tuple[int, int]:
+    """The pixels of a tile whose input column, moved by `shift`, lies on the map. A run of several
+    tiles never leaves it."""
+    if run.count > 1:
+        return 0, run.size
+    stride = conv.window.stride[1]
+    inside = [m for m in range(run.size) if 0 <= (run.start + m) * stride + shift < conv.width]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _column_runs(conv: Conv, largest: int) -> list[Run]:
+    """Tiles of a row; only tiles that stay on the map are joined into a loop."""
+    window = conv.window
+    reach = (window.kernel[1] - 1) * window.dilation[1]
+    tiles = [
+        Run(run.start + i * run.size, run.size, 1)
+        for run in even_runs(conv.out_width, largest)
+        for i in range(run.count)
+    ]
+    joined: list[Run] = []
+    was_inside = False
+    for tile in tiles:
+        low = tile.start * window.stride[1] - window.padding[1]
+        high = (tile.start + tile.size - 1) * window.stride[1] - window.padding[1] + reach
+        inside = low >= 0 and high < conv.width
+        if inside and was_inside and joined[-1].size == tile.size:
+            joined[-1] = Run(joined[-1].start, tile.size, joined[-1].count + 1)
+        else:
+            joined.append(tile)
+        was_inside = inside
+    return joined

@@ -1,0 +1,72 @@
+"""Depthwise and pointwise in one kernel: a strip of depthwise rows stays in cache until the
+pointwise convolution has read it."""
+
+from __future__ import annotations
+
+from sepify.compiling.kernels.contract import Contraction, contract
+from sepify.compiling.kernels.dense import locate
+from sepify.compiling.kernels.depthwise import Fold, row_of_windows
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
+from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.tiles import choose_tasks, choose_tiling
+
+
+def separable_kernel(
+    conv: Conv, rank: int, outputs: int, middle: Epilogue, epilogue: Epilogue, machine: Machine
+) -> Kernel:
+    """`conv` is the depthwise part with depth multiplier `rank`, `outputs` the pointwise part's.
+
+    Inputs X `(N, C/v, H, W, v)`; F `(rank, C/v, kh*kw, v)` and G `(rank, C/v, v)`, the depthwise
+    weight and bias; W `(O/v, rank*C, v)` with K over (term, channel), and B `(O/v, v)`; R if any.
+    """
+    v = machine.lanes
+    blocks, out_blocks = machine.blocks(conv.channels), machine.blocks(outputs)
+    depth = rank * blocks * v
+    width = conv.out_width
+    y_shape = (conv.batch, out_blocks, conv.out_height, width, v)
+    inputs = [
+        Buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
+        Buffer("F", (rank, blocks, conv.window.area, v)),
+        Buffer("G", (rank, blocks, v)),
+        Buffer("W", (out_blocks, depth, v)),
+        Buffer("B", (out_blocks, v)),
+    ]
+    if epilogue.residual:
+        inputs.append(Buffer("R", y_shape))
+
+    macs = conv.pixels * rank * conv.channels * (conv.window.area + outputs)  # of one image
+    shared = conv.window.area / (conv.window.area + outputs)
+    tasks = choose_tasks(conv, out_blocks, macs, 4 * depth * width, shared, machine)
+    pixels, per_task = tasks.rows * width, out_blocks // tasks.splits
+    tiling = choose_tiling(pixels, per_task, machine)
+
+    source = Source()
+    with source.loop("task", conv.batch * tasks.count, "parallel"):
+        locate(source, tasks, conv.out_height)
+        source.scratch("S", (rank * blocks, pixels, v))
+        with source.loop("cb", blocks), source.loop("term", rank), source.loop("r", tasks.rows):
+            fold = Fold(
+                "G[term, cb, q]",
+                lambda acc, x, position: f"{acc} + {x} * F[term, cb, {position}, q]",
+                lambda acc, _column: middle.apply(acc),
+            )
+            row_of_windows(
+                source,
+                conv,
+                machine,
+                fold,
+                "row0 + r",
+                lambda column: f"S[term*{blocks} + cb, r*{width} + {column}, q]",
+            )
+        work = Contraction(
+            [("cb", rank * blocks)],
+            ("ci", v),
+            f"cb*{v} + ci",
+            lambda _row, column: f"S[cb, {column}, ci]",
+            lambda vector, _row, column: (
+                f"image, {vector}, row0 + ({column})//{width}, ({column})%{width}, q"
+            ),
+            epilogue,
+        )
+        contract(source, v, tiling, 1, f"split*{per_task}", work)
+    return source.kernel("separable", inputs, y_shape)

@@ -1,0 +1,103 @@
+"""TVMScript as text: an indenting writer, and the kernel that it becomes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A float32 parameter of a kernel."""
+
+    name: str
+    shape: Shape
+
+    def __str__(self) -> str:
+        return f"{self.name}: T.Buffer({self.shape!r}, 'float32')"
+
+    @property
+    def region(self) -> str:
+        """The whole buffer, as a TVMScript region."""
+        return f"{self.name}[{', '.join(f'0:{extent}' for extent in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One PrimFunc: its inputs, its output `Y`, and its body as TVMScript lines."""
+
+    kind: str
+    inputs: tuple[Buffer, ...]
+    output: Buffer
+    body: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Unique among kernels that differ."""
+        text = "\n".join([*map(str, self.inputs), str(self.output), *self.body])
+        return f"sepify_{self.kind}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    @property
+    def script(self) -> str:
+        """The TVMScript function. Its body stands in one root block, with all that it reads and
+        writes declared: Relax passes insist on one."""
+        buffers = (*self.inputs, self.output)
+        reads = ", ".join(buffer.region for buffer in self.inputs)
+        lines = [
+            "@T.prim_func(s_tir=True)",
+            f"def {self.name}({', '.join(map(str, buffers))}):",
+            # 8 is opaque: nothing may be fused into it
+            "  T.func_attr({'tirx.noalias': True, 'op_pattern': 8, 'sepify.kernel': True})",
+            "  with T.sblock('root'):",
+            f"    T.reads({reads})",
+            f"    T.writes({self.output.region})",
+            *("    " + line for line in self.body),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+class Source:
+    """Lines of TVMScript with indentation by nested `with` blocks."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._depth = 0
+
+    def line(self, text: str) -> None:
+        """Append one statement."""
+        self.lines.append("  " * self._depth + text)
+
+    @contextmanager
+    def block(self, head: str) -> Iterator[None]:
+        """`head:` with what follows indented under it."""
+        self.line(head + ":")
+        self._depth += 1
+        yield
+        self._depth -= 1
+
+    @contextmanager
+    def loop(self, variable: str, extent: int, kind: str = "") -> Iterator[None]:
+        """A loop; `kind` is "", "parallel", "unroll" or "vectorized"."""
+        function = f"T.{kind}" if kind else "range"
+        with self.block(f"for {variable} in {function}({extent})"):
+            yield
+
+    def local(self, name: str, shape: Sequence[int]) -> None:
+        """A buffer meant for registers: every index into it must become a constant."""
+        self.line(f"{name} = T.alloc_buffer({tuple(shape)!r}, 'float32', scope='local')")
+
+    def scratch(self, name: str, shape: Sequence[int]) -> None:
+        """A buffer in memory, private to the task that allocates it."""
+        self.line(f"{name} = T.alloc_buffer({tuple(shape)!r}, 'float32')")
+
+    def vector(self, lanes: int, target: str, value: str) -> None:
+        """`target = value` over one vector; both texts use the lane `q`."""
+        self.line(f"for q in T.vectorized({lanes}): {target} = {value}")
+
+    def kernel(self, kind: str, inputs: Sequence[Buffer], output: Shape) -> Kernel:
+        """What has been written, as a kernel that writes `Y`."""
+        return Kernel(kind, tuple(inputs), Buffer("Y", tuple(output)), tuple(self.lines))

@@ -1,0 +1,70 @@
+"""Private copies of a strip of the input, zeros where the window leaves the map: after that, no
+kernel has to ask where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sepify.compiling.kernels.shapes import Conv
+from sepify.compiling.kernels.source import Source
+
+
+def copy_strip(
+    source: Source,
+    conv: Conv,
+    rows: int,
+    planes: tuple[str, int],
+    lanes: int,
+    target: Callable[[str, str], str],
+    value: Callable[[str, str], str],
+) -> None:
+    """Fill the columns and rows that `rows` output rows from `row0` on need, for all `planes`
+    (a loop variable and its extent).
+
+    `target(row, column)` is the place in the strip, `value(y, x)` the input there; both use the
+    lane `q` if `lanes` is above 1.
+    """
+    window = conv.window
+    top, left = window.padding[0], window.padding[1]
+    height, width = window.span(0, rows), window.span(1, conv.out_width)
+    inside = min(width, conv.width + left) - left  # columns of the input that are needed
+    with source.loop(*planes), source.loop("r", height):
+        y = f"row0*{window.stride[0]} + r - {top}"
+        if top or window.padding[2]:
+            with source.block(f"if {y} >= 0 and {y} < {conv.height}"):
+                _columns(source, left, inside, width, y, lanes, target, value)
+            with source.block("else"):
+                _fill(source, 0, width, lanes, target)
+        else:
+            _columns(source, left, inside, width, y, lanes, target, value)
+
+
+def _columns(
+    source: Source,
+    left: int,
+    inside: int,
+    width: int,
+    y: str,
+    lanes: int,
+    target: Callable[[str, str], str],
+    value: Callable[[str, str], str],
+) -> None:
+    _fill(source, 0, left, lanes, target)
+    with source.loop("c", inside):
+        _store(source, lanes, target("r", f"c + {left}"), value(y, "c"))
+    _fill(source, left + inside, width - left - inside, lanes, target)
+
+
+def _fill(
+    source: Source, start: int, count: int, lanes: int, target: Callable[[str, str], str]
+) -> None:
+    if count > 0:
+        with source.loop("c", count):
+            _store(source, lanes, target("r", f"c + {start}"), "T.float32(0)")
+
+
+def _store(source: Source, lanes: int, target: str, value: str) -> None:
+    if lanes > 1:
+        source.vector(lanes, target, value)
+    else:
+        source.line(f"{target} = {value}")

@@ -1,0 +1,153 @@
+"""How the work of a kernel is cut: register tiles, strips of rows for a task, tasks for threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sepify.compiling.kernels.shapes import Conv, Machine
+
+# Throughput of a register tile (pixels, vectors) relative to the best, measured with AVX2: with
+# ten accumulators and more LLVM may spill, below eight an FMA waits for the one before it.
+_MEASURED_16 = {
+    (1, 2): 0.25,
+    (1, 4): 0.5,
+    (1, 8): 0.65,
+    (2, 2): 0.5,
+    (2, 3): 0.65,
+    (2, 4): 0.98,
+    (3, 2): 0.72,
+    (3, 3): 0.75,
+    (4, 1): 0.48,
+    (4, 2): 1.0,
+    (4, 3): 0.85,
+    (7, 1): 0.76,
+    (8, 1): 0.8,
+}
+_SPARE_REGISTERS = 4  # of 32, for weights and a broadcast pixel
+_FMA_LATENCY = 4.0  # cycles, at two FMAs a cycle
+
+_STRIP_PIXELS = 48  # of a task, or the weights' way from the second level cache shows
+_SPLIT_VECTORS = 4  # of a task, or its register tiles are too small
+_WASTE = 0.15  # of the rows of a map, computed twice because strips overlap
+
+
+@dataclass(frozen=True)
+class Run:
+    """`count` neighbouring tiles of `size`, from `start` on."""
+
+    start: int
+    size: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Register tiles over a row of pixels and over output vectors."""
+
+    pixels: tuple[Run, ...]
+    vectors: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks of one image: `strips` of `rows` rows each, times `splits` of the output vectors.
+
+    The last strip starts at `height - rows`: it may overlap the one before it, which then computes
+    the same values twice and spares every kernel a tail.
+    """
+
+    rows: int
+    strips: int
+    splits: int
+
+    @property
+    def count(self) -> int:
+        """Tasks of one image."""
+        return self.strips * self.splits
+
+
+def even_runs(extent: int, largest: int) -> tuple[Run, ...]:
+    """Cut `extent` into the fewest tiles of at most `largest`, sizes differing by one at most."""
+    tiles = -(-extent // largest)
+    small, big = extent // tiles, extent % tiles
+    runs = [Run(0, small + 1, big)] if big else []
+    return (*runs, Run(big * (small + 1), small, tiles - big))
+
+
+def greedy_runs(extent: int, size: int) -> tuple[Run, ...]:
+    """Cut `extent` into tiles of `size`, and one smaller one for the rest."""
+    full, rest = divmod(extent, size)
+    runs = [Run(0, size, full)] if full else []
+    return (*runs, Run(full * size, rest, 1)) if rest else tuple(runs)
+
+
+def choose_tiling(pixels: int, vectors: int, machine: Machine) -> Tiling:
+    """The register tiling expected to be fastest, for a row of `pixels` and output `vectors`."""
+    best: tuple[float, Tiling] | None = None
+    for across, largest in _candidates(vectors, machine.registers):
+        tiling = Tiling(even_runs(pixels, largest), greedy_runs(vectors, across))
+        cost = sum(
+            p.count * v.count * p.size * v.size / _speed(p.size, v.size, machine.registers)
+            for p in tiling.pixels
+            for v in tiling.vectors
+        )
+        if best is None or cost < best[0]:
+            best = (cost, tiling)
+    assert best is not None  # a tile of one vector always fits
+    return best[1]
+
+
+def _candidates(vectors: int, registers: int) -> list[tuple[int, int]]:
+    """(vectors, most pixels) of the tiles to consider."""
+    if registers < 32:
+        return [(across, size) for size, across in _MEASURED_16 if across <= vectors]
+    room = registers - _SPARE_REGISTERS
+    return [
+        (across, size)
+        for across in range(1, min(vectors, 8) + 1)
+        for size in range(1, min(room // across, 14) + 1)
+    ]
+
+
+def _speed(pixels: int, vectors: int, registers: int) -> float:
+    """Throughput of a tile, 1 for the best: measured, or bound by FMA latency and loads."""
+    if registers < 32 and (pixels, vectors) in _MEASURED_16:
+        return _MEASURED_16[pixels, vectors]
+    work = pixels * vectors / 2
+    return min(0.9, work / max(work, _FMA_LATENCY, (pixels + vectors) / 2))
+
+
+def task_count(macs: int, machine: Machine) -> int:
+    """Tasks that `macs` multiply-adds are worth."""
+    return max(1, min(machine.max_tasks, macs // machine.task_macs))
+
+
+def choose_tasks(
+    conv: Conv, vectors: int, macs: int, row_bytes: int, shared: float, machine: Machine
+) -> Tasks:
+    """Cut one image of `conv`, which costs `macs` multiply-adds, into tasks.
+
+    `row_bytes` is the scratch that a task needs for each of its output rows; `shared` the part of
+    its work that tasks for other output vectors of the same strip would do again.
+    """
+    height = conv.out_height
+    wanted = task_count(macs, machine)
+    halo = (conv.window.kernel[0] - 1) * conv.window.dilation[0] if conv.window.padded else 0
+    lowest = max(-(-_STRIP_PIXELS // conv.out_width), -(-2 * halo // conv.window.stride[0]))
+    most = max(1, height // min(lowest, height))
+    least = -(-height // max(1, machine.scratch_bytes // max(row_bytes, 1)))
+    # a power of two feeds any number of threads evenly that is one
+    strips = 1
+    while strips < least or (2 * strips <= min(wanted, most) and _fits(height, 2 * strips)):
+        strips *= 2
+    rows = -(-height // min(strips, height))
+    strips = -(-height // rows)
+    affordable = 1 + int(0.1 / shared) if shared else wanted
+    room = min(wanted // strips, vectors // _SPLIT_VECTORS, affordable)
+    splits = max(n for n in range(1, max(1, room) + 1) if vectors % n == 0)
+    return Tasks(rows, strips, splits)
+
+
+def _fits(height: int, strips: int) -> bool:
+    """Whether `strips` equal strips of `height` rows overlap little enough."""
+    return -(-height // strips) * strips <= height * (1 + _WASTE)

@@ -1,0 +1,198 @@
+"""What may stay in the blocked layout between own kernels: pooling, elementwise, joins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sepify.compiling import tvm_api
+from sepify.compiling.kernels.pooling import (
+    average_pool_kernel,
+    global_average_kernel,
+    max_pool_kernel,
+)
+from sepify.compiling.kernels.shapes import Conv, Window, pair
+from sepify.compiling.kernels.source import Shape
+from sepify.compiling.kernels.weights import pack_bias
+from sepify.compiling.steps import Network, Step
+from sepify.compiling.values import Values
+
+# finite at zero, which is what the padding lanes of a blocked value hold or may be turned into
+_UNARY = {
+    "abs",
+    "clip",
+    "negative",
+    "nn.gelu",
+    "nn.gelu_tanh",
+    "nn.leakyrelu",
+    "nn.relu",
+    "nn.relu6",
+    "nn.silu",
+    "nn.softplus",
+    "sigmoid",
+    "tanh",
+}
+_BINARY = {"add", "subtract", "multiply", "maximum", "minimum"}
+
+
+def lower_other(network: Network, values: Values, step: Step) -> bool:
+    """Write `step` in the blocked layout; False if it cannot be, or nothing of it is blocked."""
+    if step.operator in _UNARY:
+        return _unary(values, step)
+    if step.operator in _BINARY or step.operator == "divide":
+        return _binary(network, values, step)
+    if step.operator in ("nn.max_pool2d", "nn.avg_pool2d"):
+        return _pool(values, step)
+    if step.operator in ("mean", "nn.adaptive_avg_pool2d"):
+        return _global_average(values, step)
+    if step.operator == "concat":
+        return _concat(values, step)
+    if step.operator == "reshape":
+        return _flatten(values, step)
+    return False
+
+
+def _is_map(variable: Any) -> bool:
+    shape = tvm_api.shape(variable)
+    return tvm_api.is_variable(variable) and shape is not None and len(shape) == 4
+
+
+def _unary(values: Values, step: Step) -> bool:
+    source = step.arguments[0]
+    if not _is_map(source) or not values.is_blocked(source):
+        return False
+    value = tvm_api.substitute(step.value, lambda _: values.blocked(source))
+    values.set_blocked(step.variable, values.builder.emit(value))
+    return True
+
+
+def _binary(network: Network, values: Values, step: Step) -> bool:
+    extents = tvm_api.shape(step.variable)
+    if extents is None or len(extents) != 4:
+        return False
+    maps = [argument for argument in step.arguments if _is_map(argument)]
+    if not any(values.is_blocked(argument) for argument in maps):
+        return False
+    operands = [_operand(network, values, argument, extents) for argument in step.arguments]
+    if any(operand is None for operand in operands):
+        return False
+    if step.operator == "divide":
+        divisor = network.constant(step.arguments[1])
+        if divisor is None or divisor.size != 1 or not divisor.all():
+            return False  # padding lanes would become 0/0
+    value = tvm_api.with_arguments(step.value, operands)
+    values.set_blocked(step.variable, values.builder.emit(value))
+    return True
+
+
+def _operand(network: Network, values: Values, argument: Any, extents: Shape) -> Any | None:
+    """`argument` in a form that broadcasts against blocked `extents`; None if there is none."""
+    constant = network.constant(argument)
+    channels = extents[1]
+    if constant is not None:
+        if constant.size == 1:
+            return tvm_api.literal(constant.reshape(()))
+        if constant.ndim < 3 or constant.shape[-3:] != (channels, 1, 1) or constant.size > channels:
+            return None
+        packed = pack_bias(constant.reshape(-1), values.machine.lanes)
+        return tvm_api.literal(packed.reshape(1, -1, 1, 1, values.machine.lanes))
+    shape = tvm_api.shape(argument)
+    if not _is_map(argument) or shape is None:
+        return None
+    if shape[1] == channels:
+        return values.blocked(argument)
+    if shape[1] == 1:  # one value for all channels of a pixel
+        return values.builder.emit(tvm_api.reshape(values.plain(argument), (*shape, 1)))
+    return None
+
+
+def _window(values: Values, step: Step) -> Conv | None:
+    """The geometry of a pooling step whose input is blocked."""
+    source, attributes = step.arguments[0], step.value.attrs
+    before, after = tvm_api.shape(source), tvm_api.shape(step.variable)
+    if not _is_map(source) or not values.is_blocked(source) or before is None or after is None:
+        return None
+    top, left, bottom, right = (int(n) for n in attributes.padding)
+    window = Window(
+        pair(attributes.pool_size),
+        pair(attributes.strides),
+        (top, left, bottom, right),
+        pair(attributes.dilation),
+    )
+    # rounding up lets the last window hang over the edge: that is padding too
+    over = [
+        window.span(axis, after[2 + axis]) - before[2 + axis] - window.padding[axis]
+        for axis in (0, 1)
+    ]
+    bottom, right = max(bottom, over[0]), max(right, over[1])
+    window = Window(window.kernel, window.stride, (top, left, bottom, right), window.dilation)
+    batch, channels, height, width = before
+    return Conv(batch, channels, height, width, channels, window, after[2], after[3], channels)
+
+
+def _pool(values: Values, step: Step) -> bool:
+    conv = _window(values, step)
+    if conv is None:
+        return False
+    if step.operator == "nn.max_pool2d":
+        kernel = max_pool_kernel(conv, values.machine)
+    else:
+        attributes = step.value.attrs
+        whole = bool(attributes.count_include_pad) and not bool(attributes.ceil_mode)
+        if conv.window.padded and not whole:
+            return False  # windows at the edge would count fewer elements
+        kernel = average_pool_kernel(conv, values.machine)
+    result = values.builder.call(kernel, [values.blocked(step.arguments[0])])
+    values.set_blocked(step.variable, result)
+    return True
+
+
+def _global_average(values: Values, step: Step) -> bool:
+    source = step.arguments[0]
+    if not _is_map(source) or not values.is_blocked(source):
+        return False
+    shape, attributes = tvm_api.shape(source), step.value.attrs
+    assert shape is not None  # a map has one
+    keep = True
+    if step.operator == "mean":
+        if attributes.axis is None or sorted(int(axis) % 4 for axis in attributes.axis) != [2, 3]:
+            return False
+        keep = bool(attributes.keepdims)
+    elif [int(n) for n in attributes.output_size] != [1, 1]:
+        return False
+    batch, channels, height, width = shape
+    conv = Conv(batch, channels, height, width, channels, Window((height, width)), 1, 1, channels)
+    kernel = global_average_kernel(conv, values.machine)
+    result = values.builder.call(kernel, [values.blocked(source)])
+    if keep:
+        values.set_blocked(step.variable, result)
+    else:
+        values.set_plain(step.variable, values.columns(result, batch, channels))
+    return True
+
+
+def _concat(values: Values, step: Step) -> bool:
+    parts = tvm_api.fields(step.arguments[0])
+    if parts is None or step.value.attrs.axis is None or not all(_is_map(part) for part in parts):
+        return False
+    shapes = [tvm_api.shape(part) for part in parts]
+    whole = all(shape is not None and shape[1] % values.machine.lanes == 0 for shape in shapes)
+    if int(step.value.attrs.axis) % 4 != 1 or not whole:
+        return False
+    if not any(values.is_blocked(part) for part in parts):
+        return False
+    joined = tvm_api.concatenate([values.blocked(part) for part in parts])
+    values.set_blocked(step.variable, values.builder.emit(joined))
+    return True
+
+
+def _flatten(values: Values, step: Step) -> bool:
+    """`(N, C, 1, 1)` -> `(N, C)`: no need to unpack first."""
+    source = step.arguments[0]
+    before, after = tvm_api.shape(source), tvm_api.shape(step.variable)
+    if not _is_map(source) or not values.is_blocked(source) or before is None:
+        return False
+    if before[2:] != (1, 1) or after != before[:2]:
+        return False
+    result = values.columns(values.blocked(source), before[0], before[1])
+    values.set_plain(step.variable, result)
+    return True

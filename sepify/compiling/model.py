@@ -1,0 +1,220 @@
+"""A compiled network: callable like the model it came from, and a folder on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepify.compiling.dependencies import require_tvm
+from sepify.errors import CompileError, FileError, InputError
+from sepify.storage import atomic_path, read_json, write_json
+
+FORMAT = 1
+_LIBRARY = "module.so"
+_METADATA = "metadata.json"
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CompiledMetadata:
+    """What was compiled, for which CPU, and how good it is.
+
+    `kernels` counts the calls of one inference by who made the code: `own`, `metaschedule`
+    (tuned), `default` (TVM's plain lowering); `own_kernels` counts the first by kind.
+    """
+
+    target: str  # the preset's name
+    tvm_target: dict[str, Any]
+    features: tuple[str, ...]  # instruction set extensions that the code may use
+    input_shapes: tuple[Shape, ...]  # batch included: they are fixed
+    input_dtypes: tuple[str, ...]
+    output: str  # "tensor" or "tuple"
+    max_relative_error: float  # max |ours - torch's| / max |torch's|, on the example input
+    seconds: float  # to compile
+    versions: dict[str, str]  # of tvm, tvm_ffi, torch
+    kernels: dict[str, int]
+    own_kernels: dict[str, int]
+    trials: int  # new measurements by MetaSchedule
+    failed_trials: int
+    records_reused: int  # operators whose tuning records were there already
+
+
+class CompiledModel:
+    """A network compiled for one CPU and one set of input shapes.
+
+    Call it with torch tensors `(N, C, H, W)`: contiguous ones are read where they are, and the
+    result lies in memory that TVM allocated, without a copy. One instance is not to be called from
+    two threads at once.
+    """
+
+    def __init__(self, executable: Any, metadata: CompiledMetadata) -> None:
+        from sepify.compiling import tvm_api
+
+        self.metadata = metadata
+        self._executable = executable
+        self._entry: Callable[..., Any] = tvm_api.start(executable)
+        self._borrow = tvm_api.borrow
+        self._lend = tvm_api.lend
+
+    def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The model's output for `inputs`: a tensor, or a tuple of tensors if the model gave one.
+
+        Raises InputError if number, shapes, dtypes or device are not those it was compiled for.
+        """
+        self._require_fitting(inputs)
+        borrowed = [self._borrow(tensor.detach().contiguous()) for tensor in inputs]
+        return self._lend(self._entry(*borrowed))
+
+    def set_threads(self, n: int) -> None:
+        """Run on `n` threads from now on. TVM has one thread pool in a process: this holds for
+        every compiled model in it.
+
+        Raises InputError if `n` is below 1, or above the size of the pool: the number of cores,
+        or TVM_NUM_THREADS if that is set before the first use.
+        """
+        from sepify.compiling import tvm_api
+
+        if n < 1:
+            raise InputError(f"{n} threads: at least one is needed")
+        used = tvm_api.set_thread_count(n)
+        if used != n:
+            raise InputError(
+                f"{n} threads, but TVM's pool has {used}; set the environment variable "
+                "TVM_NUM_THREADS before TVM is loaded to make it larger"
+            )
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the folder: code and weights in one shared library, and the metadata as JSON.
+
+        Whole or not at all; an old folder of that name is replaced. Linking needs a C++ compiler.
+        Raises FileError if the folder cannot be written, CompileError if the linker fails.
+        """
+        from sepify.compiling import tvm_api
+
+        folder = Path(folder)
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            tvm_api.export(self._executable, temporary / _LIBRARY)
+            digest = _digest(temporary / _LIBRARY)
+            value = {"format": FORMAT, "library_sha256": digest, **asdict(self.metadata)}
+            write_json(temporary / _METADATA, value)
+        return folder
+
+    def _require_fitting(self, inputs: tuple[Tensor, ...]) -> None:
+        expected = self.metadata
+        if len(inputs) != len(expected.input_shapes):
+            raise InputError(f"{len(inputs)} inputs; compiled for {len(expected.input_shapes)}")
+        for index, tensor in enumerate(inputs):
+            if not isinstance(tensor, Tensor):
+                raise InputError(f"input {index} is a {type(tensor).__name__}, not a tensor")
+            shape, dtype = expected.input_shapes[index], expected.input_dtypes[index]
+            have = str(tensor.dtype).removeprefix("torch.")
+            if tuple(tensor.shape) != shape or have != dtype or tensor.device.type != "cpu":
+                raise InputError(
+                    f"input {index} is {have} {tuple(tensor.shape)} on {tensor.device.type}; "
+                    f"compiled for {dtype} {shape} on cpu (compile again for other shapes)"
+                )
+
+
+def load_compiled(folder: Path | str) -> CompiledModel:
+    """A compiled model from the folder that `save` wrote.
+
+    Raises FileError if it is missing, damaged or made by another version; CompileError if this CPU
+    lacks instructions that the code uses; DependencyError without TVM.
+    """
+    require_tvm()
+    from sepify.compiling import tvm_api
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileError(f"no compiled model: {folder} is not a folder")
+    metadata, digest = _read_metadata(folder / _METADATA)
+    for name in ("tvm", "tvm_ffi"):
+        if metadata.versions.get(name) != tvm_api.VERSIONS[name]:
+            raise FileError(
+                f"{folder} was compiled with {name} {metadata.versions.get(name)}, "
+                f"this is {tvm_api.VERSIONS[name]}: compile it again"
+            )
+    require_runnable(metadata.target, metadata.features)
+    library = folder / _LIBRARY
+    if not library.is_file():
+        raise FileError(f"{folder} is incomplete: {_LIBRARY} is missing")
+    if _digest(library) != digest:
+        # the dynamic linker would take the whole process down
+        raise FileError(f"{library} is damaged: it is not the file that was saved")
+    try:
+        return CompiledModel(tvm_api.load(library), metadata)
+    except Exception as error:  # the dynamic linker's and TVM's own, of several types
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileError(f"{library} is damaged: {first}") from error
+
+
+def require_runnable(target: str, features: tuple[str, ...]) -> None:
+    """Raise CompileError if this CPU lacks some of the instruction set `features`."""
+    from sepify.compiling import tvm_api
+
+    missing = sorted(set(features) - tvm_api.host_features())
+    if missing:
+        raise CompileError(
+            f"this CPU cannot run code for {target}: it lacks {', '.join(missing)}; "
+            "compile for native or a smaller target"
+        )
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_metadata(path: Path) -> tuple[CompiledMetadata, str]:
+    """The metadata, and the digest of the library that belongs to it."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        found = value.get("format") if isinstance(value, dict) else None
+        raise FileError(f"{path} has format {found}, this reads {FORMAT}: compile it again")
+    try:
+        known = {field.name: value[field.name] for field in fields(CompiledMetadata)}
+        known["input_shapes"] = tuple(tuple(int(n) for n in s) for s in known["input_shapes"])
+        known["input_dtypes"] = tuple(str(name) for name in known["input_dtypes"])
+        known["features"] = tuple(str(name) for name in known["features"])
+        return CompiledMetadata(**known), str(value["library_sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path} is damaged: {error}; compile it again") from error
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """`float32` and the like."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def as_tuple(value: Any) -> tuple[Tensor, ...]:
+    """One tensor or several, as a tuple. Raises CompileError for any other structure."""
+    parts = (value,) if isinstance(value, Tensor) else value
+    if not isinstance(parts, (tuple, list)) or not all(isinstance(p, Tensor) for p in parts):
+        raise CompileError(
+            f"the model returns a {type(value).__name__}; only a tensor or a tuple of tensors "
+            "can be compiled: wrap the model so that it returns one"
+        )
+    return tuple(parts)
+
+
+def largest_relative_error(ours: Any, theirs: Any) -> float:
+    """max |ours - theirs| / max |theirs| over all outputs; infinite where ours is not finite."""
+    worst = 0.0
+    for have, want in zip(as_tuple(ours), as_tuple(theirs), strict=True):
+        if have.shape != want.shape or not bool(torch.isfinite(have).all()):
+            return float("inf")
+        scale = float(want.abs().max()) if want.numel() else 0.0
+        difference = float((have - want).abs().max()) if want.numel() else 0.0
+        worst = max(worst, difference / scale if scale else difference)
+    return worst

@@ -1,0 +1,187 @@
+"""MetaSchedule for the convolutions and matrix products that no own kernel computes.
+
+Records live in a folder named after target and versions, so that those of another CPU or release
+are never looked at. A record that is there is reused: tuning the same network again measures
+nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sepify.compiling.budget import Budget
+from sepify.errors import CompileError, FileError
+from sepify.storage import require_writable, write_text
+
+Progress = Callable[[str, int, int], None]
+
+_WORTH_TUNING = ("conv", "matmul")
+_RECORDS = "database_tuning_record.json"
+_WORKLOADS = "database_workload.json"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning did: the operators that have a tuned schedule now, new trials, failed trials,
+    and operators whose records were there already."""
+
+    operators: tuple[str, ...]
+    trials: int
+    failed: int
+    reused: int
+
+
+def tune_operators(
+    module: Any,
+    description: dict[str, Any],
+    budget: Budget,
+    database: Path | str | None,
+    progress: Progress,
+) -> Tuned:
+    """Replace, in the fused `module`, every PrimFunc worth tuning by its best schedule.
+
+    Raises CompileError if every candidate of an operator failed, FileError if the database's
+    folder cannot be written.
+    """
+    from sepify.compiling import tvm_api
+
+    names = [
+        name
+        for name, function in tvm_api.functions(module).items()
+        if not tvm_api.is_own(function) and any(word in name for word in _WORTH_TUNING)
+    ]
+    if not names:
+        return Tuned((), 0, 0, 0)
+    folder = database_folder(database, description, tvm_api.VERSIONS)
+    with _exclusive(folder):
+        _repair(folder)
+        # MetaSchedule sizes parallel loops by it
+        tuned_for = tvm_api.make_target({**description, "num-cores": os.cpu_count() or 1})
+        return _tune_all(module, tuned_for, names, budget, folder, progress)
+
+
+def database_folder(
+    database: Path | str | None, description: dict[str, Any], versions: dict[str, str]
+) -> Path:
+    """Where the records for a target and these versions are kept: below `database`, or below the
+    user's cache folder."""
+    if database is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        database = Path(cache) / "sepify"
+    identity = json.dumps([description, versions], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return Path(database) / f"{description['mcpu']}-tvm{versions['tvm']}-{digest}"
+
+
+def _tune_all(
+    module: Any,
+    target: Any,
+    names: list[str],
+    budget: Budget,
+    folder: Path,
+    progress: Progress,
+) -> Tuned:
+    from sepify.compiling import tvm_api
+    from sepify.compiling.metaschedule import Database
+
+    records = Database(folder)
+    functions = tvm_api.functions(module)
+    started = time.monotonic()
+    counts = _Counts()
+    for index, name in enumerate(names):
+        progress(f"tuning {name}", index, len(names))
+        function = functions[name]
+        left = len(names) - index
+        wanted = budget.share(left, counts.trials)
+        measured, valid = records.measured(function)
+        if valid and (budget.is_default or measured >= wanted):
+            counts.reused += 1
+        else:
+            limit = budget.deadline(started, left, time.monotonic())
+            errors = _measure(records, function, target, wanted, limit, counts)
+            if records.measured(function)[1] == 0:
+                cause = errors[0].strip().splitlines()[-1] if errors else "no candidate was found"
+                raise CompileError(f"tuning {name}: every candidate failed; the first: {cause}")
+        best = records.best(function, target, name)
+        tvm_api.replace_function(module, name, best)
+    progress("tuning", len(names), len(names))
+    return Tuned(tuple(names), counts.trials, counts.failed, counts.reused)
+
+
+@dataclass
+class _Counts:
+    trials: int = 0
+    failed: int = 0
+    reused: int = 0
+
+
+def _measure(
+    records: Any, function: Any, target: Any, trials: int, deadline: float | None, counts: _Counts
+) -> list[str]:
+    """Measure candidates of one operator; what went wrong with those that failed."""
+    from sepify.compiling.metaschedule import Stop
+
+    failures: list[str] = []
+
+    def report(measured: int, errors: list[str]) -> None:
+        counts.trials += measured
+        counts.failed += len(errors)
+        failures.extend(errors)
+        if deadline is not None and time.monotonic() > deadline:
+            raise Stop
+
+    records.tune(function, target, trials, report)
+    return failures
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """One tuner at a time: two would mix their records up."""
+    require_writable(folder)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _repair(folder: Path) -> None:
+    """Drop what a killed tuner left half-written: at most the last line of each file."""
+    workloads = _whole_lines(folder / _WORKLOADS)
+    records = _whole_lines(folder / _RECORDS)
+    if workloads is None or records is None:
+        return
+    # a record names its workload by its number
+    _rewrite(folder / _WORKLOADS, workloads)
+    _rewrite(folder / _RECORDS, [r for r in records if json.loads(r)[0] < len(workloads)])
+
+
+def _whole_lines(path: Path) -> list[str] | None:
+    """The lines that are valid JSON, up to the first that is not; None if there is no file."""
+    if not path.exists():
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error}") from error
+    whole = []
+    for line in lines:
+        try:
+            json.loads(line)
+        except json.JSONDecodeError:
+            break
+        whole.append(line)
+    return whole
+
+
+def _rewrite(path: Path, lines: list[str]) -> None:
+    text = "".join(line + "\n" for line in lines)
+    if path.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(path, text)
