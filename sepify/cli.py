@@ -11,7 +11,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from sepify.errors import SepifyError
 
@@ -176,11 +183,10 @@ def report(
             data=data,
             plan=plan,
             target=None if target == "none" else target,
+            outputs=output or (),
             progress=progress,
         )
     out.print(result)
-    for path in output or ():
-        result.save(path)
     _list_written(output or ())
 
 
@@ -217,18 +223,19 @@ def _shapes(texts: list[str] | None) -> tuple[tuple[int, ...], ...]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr: progress(what, done, total), a fresh bar whenever the total starts over."""
+    """A bar on stderr, moved by progress(what, done, total); total 0 where it is unknown."""
     columns = (
-        TextColumn("{task.description}", table_column=None),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("starting", total=1)
 
         def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=escape(what), completed=done, total=max(total, 1))
+            bar.update(task, description=escape(what), completed=done, total=total or None)
 
         try:
             yield show

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -105,9 +105,15 @@ def compare_files(
     data: Path | None = None,
     plan: Path | None = None,
     target: str | None = "native",
+    outputs: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> Report:
-    """The report on two models; the plan beside `after` is used where none is named."""
+    """The report on two models, saved as each of `outputs` (.html or .json, checked beforehand);
+    the plan beside `after` is used where none is named."""
+    for path in outputs:
+        if path.suffix not in (".html", ".json"):
+            raise UsageError(f"{path}: a report is saved as .html or .json")
+        require_writable(path.parent)
     original = load_model(before, input_shapes)
     converted = load_model(after, input_shapes or tuple(tuple(x.shape) for x in original.inputs))
     beside = Path(after).with_suffix(".plan.json")
@@ -115,7 +121,7 @@ def compare_files(
     sizes = None
     if original.size is not None and converted.size is not None:
         sizes = (original.size, converted.size)
-    return compare(
+    report = compare(
         original.module,
         converted.module,
         original.inputs,
@@ -125,6 +131,9 @@ def compare_files(
         sizes=sizes,
         progress=progress,
     )
+    for path in outputs:
+        report.save(path)
+    return report
 
 
 def read_images(path: Path) -> Tensor:

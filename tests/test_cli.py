@@ -12,6 +12,8 @@ from nets import Plain, images, seeded
 from torch import nn
 
 from sepify.cli import main
+from sepify.compiling import load_compiled
+from sepify.measuring import load_report
 from sepify.storage import load_torchscript, save_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -158,6 +160,56 @@ def test_bad_input_is_one_line_the_right_code_and_nothing_half_written(shell, ar
         assert len(shell.err.strip().splitlines()) == 1
     assert shell.out == ""
     assert files() == before
+
+
+def test_compile_then_load(shell):
+    done = shell("compile", "model.pt", "-o", "bundle")
+    assert done.code == 0, done.err
+    assert "compiled for native; largest relative error" in done.out
+    assert "wrote bundle" in done.err
+    compiled = load_compiled("bundle")
+    wanted = load_torchscript("model.pt").module(torch.ones(1, 3, 12, 12))
+    torch.testing.assert_close(compiled(torch.ones(1, 3, 12, 12)), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_are_listed_and_near_names_offered(shell):
+    listed = shell("compile", "--target", "list")
+    assert listed.code == 0
+    assert {"native", "x86-64-v3"} <= set(listed.out.split())
+    wrong = shell("compile", "model.pt", "-o", "bundle", "--target", "x86-64-v33")
+    assert wrong.code == 2
+    assert "x86-64-v3" in wrong.err
+    missing = shell("compile", "model.pt")
+    assert missing.code == 2
+    assert "needs a MODEL and an output folder" in missing.err
+    assert files() == {"model.pt"}
+
+
+def test_report_on_files(shell):
+    assert shell("convert", "model.pt", "-o", "small.pt", "--no-report").code == 0
+    labels = torch.arange(40) % 5
+    np.savez("test.npz", images=images(40).numpy(), labels=labels.numpy())
+    done = shell(
+        *("report", "model.pt", "small.pt", "--data", "test.npz", "--target", "none"),
+        *("-o", "report.html", "-o", "report.json"),
+    )
+    assert done.code == 0, done.err
+    assert "top-1" in done.out
+    assert "conv1" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+    report = load_report("report.json")
+    assert report.accuracy is not None
+    assert report.accuracy.images == 40
+    refused = shell("report", "model.pt", "small.pt", "--target", "none", "-o", "report.pdf")
+    assert refused.code == 2
+    assert "report.pdf" in refused.err
+    assert not files() & {"report.pdf"}
+
+
+def test_demo_refuses_a_folder_that_cannot_be_written_before_it_works(shell):
+    refused = shell("demo", "-o", "model.pt/demo")
+    assert refused.code == 1
+    assert "cannot write" in refused.err
 
 
 def test_ctrl_c_leaves_nothing_behind(shell, monkeypatch):
