@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt pins torch: a looser request takes gigabytes of GPU packages
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench-factorize bench-latency clean
+.PHONY: demo test lint bench-factorize bench-scale bench-latency clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sepify demo
@@ -18,10 +18,13 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-factorize: $(VENV)/.test
+bench-factorize: $(VENV)/.bench
 	$(BIN)/python benchmarks/factorize.py
 
-bench-latency: $(VENV)/.test
+bench-scale: $(VENV)/.bench
+	$(BIN)/python benchmarks/factorize_scale.py
+
+bench-latency: $(VENV)/.bench
 	$(BIN)/python benchmarks/latency_x86.py
 
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -34,6 +37,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) -e '.[tvm,onnx,test]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) -e '.[tvm,onnx,test,bench]'
 	touch $@
 
 clean:

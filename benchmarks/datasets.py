@@ -1,0 +1,135 @@
+"""The images that the benchmarks run on: calibration images, test images, and labels if any."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from sepify.demo.data import load_demo_data
+from sepify.errors import FileError
+from sepify.storage import atomic_path, read_arrays
+
+HERE = Path(__file__).resolve().parent
+OUT = HERE / "out"
+SHARED = HERE.parent.parent / "shared" / "data"  # beside the checkout, never copied into it
+CIFAR_ARCHIVE = SHARED / "cifar10-jpeg.tar.xz"
+CIFAR_CACHE = OUT / "cifar10.npz"
+CIFAR_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+CALIBRATION_IMAGES = 1_024
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Images:
+    """Unlabelled calibration images from the training set, (n, C, H, W), as the network takes
+    them; the test images, and their labels where there are any."""
+
+    calibration: Tensor
+    test: Tensor
+    labels: Tensor | None
+
+    def limited(self, limit: int | None) -> Images:
+        """The same with at most `limit` test images, drawn at random."""
+        if limit is None or limit >= len(self.test):
+            return self
+        drawn = torch.randperm(len(self.test), generator=torch.Generator().manual_seed(SEED))
+        drawn = drawn[:limit].sort().values
+        labels = None if self.labels is None else self.labels[drawn]
+        return Images(self.calibration, self.test[drawn], labels)
+
+
+def fashion_mnist() -> Images:
+    """Fashion-MNIST as it ships with the package, 0 to 255: 1,024 training, 10,000 test images."""
+    data = load_demo_data()
+    return Images(data.calibration[:CALIBRATION_IMAGES], data.images, data.labels)
+
+
+def cifar10() -> Images:
+    """CIFAR-10 from its JPEG files, with ImageNet's mean and deviation: 1,024 of the training
+    images drawn at random, all 10,000 test images. Raises FileError where the archive is absent."""
+    pixels, shown, labels = _cifar_pixels()
+    return Images(_normalised(pixels), _normalised(shown), torch.from_numpy(labels).long())
+
+
+def cifar10_enlarged(calibration: int, test: int, size: int = 224) -> Images:
+    """CIFAR-10's photographs enlarged bilinearly, BGR around Caffe's mean, without labels:
+    natural images, if soft ones, for a network from elsewhere."""
+    pixels, shown, _ = _cifar_pixels()
+
+    def prepared(array: np.ndarray) -> Tensor:
+        images = torch.from_numpy(array).permute(0, 3, 1, 2).float()
+        images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+        return images.flip(1) - torch.tensor([104.0, 117.0, 123.0])[:, None, None]
+
+    chosen = np.random.default_rng(SEED).permutation(len(shown))[:test]
+    return Images(prepared(pixels[:calibration]), prepared(shown[chosen]), None)
+
+
+def smooth_noise(images: int, size: int, channels: int = 3, seed: int = SEED) -> Tensor:
+    """Random images whose power falls with frequency as in photographs, (n, C, size, size), mean 0
+    and variance about 1: noise at several scales, each enlarged bilinearly and added."""
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(images, channels, size, size)
+    scales = [cells for cells in (4, 8, 16, 32, 64, 128) if cells < size]
+    for cells in scales:
+        noise = torch.randn(images, channels, cells, cells, generator=generator)
+        total += F.interpolate(noise, (size, size), mode="bilinear") * (4 / cells)
+    return total / total.std()
+
+
+def _normalised(pixels: np.ndarray) -> Tensor:
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def _cifar_pixels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Calibration and test images (n, 32, 32, 3) uint8, test labels; decoded once, then cached."""
+    names = ("calibration", "test", "labels")
+    if not CIFAR_CACHE.is_file():
+        arrays = dict(zip(names, _decode_cifar(), strict=True))
+        with atomic_path(CIFAR_CACHE) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+    arrays = read_arrays(CIFAR_CACHE, names)
+    return arrays["calibration"], arrays["test"], arrays["labels"]
+
+
+def _decode_cifar() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if not CIFAR_ARCHIVE.is_file():
+        raise FileError(f"no CIFAR-10 archive: it belongs at {CIFAR_ARCHIVE}")
+    files: dict[str, bytes] = {}
+    with tarfile.open(CIFAR_ARCHIVE) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.name.endswith(".jpg") else None
+            if content is not None:
+                files[member.name] = content.read()
+    train = sorted(name for name in files if "/train/" in name)
+    test = sorted(name for name in files if "/test/" in name)
+    drawn = np.random.default_rng(SEED).permutation(len(train))[:CALIBRATION_IMAGES]
+    labels = np.array([CIFAR_CLASSES.index(name.split("/")[-2]) for name in test], np.uint8)
+    return _decoded(files, [train[i] for i in drawn]), _decoded(files, test), labels
+
+
+def _decoded(files: dict[str, bytes], names: list[str]) -> np.ndarray:
+    return np.stack(
+        [np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB")) for name in names]
+    )

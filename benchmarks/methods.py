@@ -1,0 +1,101 @@
+"""Every way that the benchmark makes a network cheaper, under the names of its rows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from pruning import conv_macs, prune_channels
+from rivals import Rival, cp, spatial, tucker2
+from subjects import Subject
+from torch import Tensor, fx, nn
+
+import sepify
+from sepify.calibration.batches import calibration_batches
+from sepify.factorize.factors import Order
+from sepify.passes.graph import set_module
+from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
+from sepify.planning.costs import measure_maps
+
+Made = Callable[[Subject, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Method:
+    """`make(subject, rank)` gives the cheaper network; `ours` marks this package's solvers."""
+
+    name: str
+    make: Made
+    ours: bool = False
+
+
+def _by_svd(order: Order, batchnorm: bool, subject: Subject, rank: int) -> nn.Module:
+    return sepify.convert(
+        subject.network,
+        rank=rank,
+        order=order,
+        keep=(subject.stem,),
+        example_inputs=_example(subject),
+        calibration=subject.images.calibration if batchnorm else None,
+        method="svd",
+    )
+
+
+def _by_least_squares(order: Order, refine: bool, subject: Subject, rank: int) -> nn.Module:
+    return sepify.convert(
+        subject.network,
+        rank=rank,
+        order=order,
+        keep=(subject.stem,),
+        example_inputs=_example(subject),
+        calibration=subject.images.calibration,
+        refine=refine,
+    )
+
+
+def _by_rival(rival: Rival, subject: Subject, rank: int) -> nn.Module:
+    """Each layer that we would separate, by `rival` at what ours would cost as dw-pw there."""
+    example = _example(subject)
+    plan = sepify.plan(subject.network, example, rank=rank, keep=(subject.stem,))
+    rewritten = fx.GraphModule(copy.deepcopy(subject.network), fx.Tracer().trace(subject.network))
+    maps = measure_maps(rewritten, (example,))
+    for decision in plan.separated:
+        conv = rewritten.get_submodule(decision.name)
+        assert isinstance(conv, nn.Conv2d)
+        assert decision.after.macs is not None
+        at = maps[decision.name]
+        replacement = rival(conv, int(at.read), int(at.written), decision.after.macs)
+        set_module(rewritten, decision.name, replacement.eval())
+    return reestimate_batchnorm(rewritten, calibration_batches(subject.images.calibration))
+
+
+def _by_pruning(subject: Subject, rank: int) -> nn.Module:
+    """Pruned to the multiply-adds of our dw-pw network."""
+    example = _example(subject)
+    ours = _by_svd("dw-pw", False, subject, rank)
+    pruned = prune_channels(subject.network, example, conv_macs(ours, example), subject.unprunable)
+    graph = fx.GraphModule(pruned, fx.Tracer().trace(pruned))
+    return reestimate_batchnorm(graph, calibration_batches(subject.images.calibration))
+
+
+def _example(subject: Subject) -> Tensor:
+    return torch.clone(subject.images.test[:1])
+
+
+METHODS: tuple[Method, ...] = (
+    Method("SVD dw-pw", partial(_by_svd, "dw-pw", False)),
+    Method("SVD dw-pw, BN", partial(_by_svd, "dw-pw", True)),
+    Method("SVD pw-dw", partial(_by_svd, "pw-dw", False)),
+    Method("SVD pw-dw, BN", partial(_by_svd, "pw-dw", True)),
+    Method("CP, BN", partial(_by_rival, cp)),
+    Method("Tucker-2, BN", partial(_by_rival, tucker2)),
+    Method("spatial kx1-1xk, BN", partial(_by_rival, spatial)),
+    Method("channel pruning, BN", _by_pruning),
+    Method("ours dw-pw, solved", partial(_by_least_squares, "dw-pw", False), ours=True),
+    Method("ours pw-dw, solved", partial(_by_least_squares, "pw-dw", False), ours=True),
+    Method("ours dw-pw, refined", partial(_by_least_squares, "dw-pw", True), ours=True),
+    Method("ours pw-dw, refined", partial(_by_least_squares, "pw-dw", True), ours=True),
+)
