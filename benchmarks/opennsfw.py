@@ -10,6 +10,8 @@ from onnx import numpy_helper
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from sepify.errors import CaptureError
+
 
 def load_features(path: Path) -> fx.GraphModule:
     """The convolutions of the network, up to the pooled features: (B, 3, 224, 224) BGR around
@@ -45,7 +47,7 @@ def load_features(path: Path) -> fx.GraphModule:
             graph.output(graph.call_function(torch.mean, (source, (2, 3))))
             break
         else:
-            raise NotImplementedError(f"'{node.name}' is a {node.op_type}")
+            raise CaptureError(f"open_nsfw: '{node.name}' is a {node.op_type}")
         values[node.output[0]] = last
     return fx.GraphModule(root, graph).eval().requires_grad_(False)
 
