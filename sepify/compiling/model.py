@@ -93,7 +93,7 @@ class CompiledModel:
     def save(self, folder: Path | str) -> Path:
         """Write the folder: code and weights in one shared library, and the metadata as JSON.
 
-        Whole or not at all; an old folder of that name is replaced. Linking needs a C++ compiler.
+        Whole or not at all; an old folder of that name is replaced. Linking needs a C compiler.
         Raises FileError if the folder cannot be written, CompileError if the linker fails.
         """
         from sepify.compiling import tvm_api

@@ -302,7 +302,7 @@ def build(module: Module, target: Any) -> Any:
 
 
 def export(executable: Any, path: Path) -> None:
-    """Write the executable, weights inside, as a shared library. Needs a C++ compiler to link."""
+    """Write the executable, weights inside, as a shared library. Needs a C compiler to link."""
     with _quiet():
         executable.export_library(str(path))
 

@@ -77,7 +77,11 @@ def compare(
         plan = getattr((getattr(after, "meta", None) or {}).get("sepify"), "plan", None)
     with evaluating(before, after):
         _require_comparable(before, after, inputs)
-        models: Models = {"before": _graph(before, inputs), "after": _graph(after, inputs)}
+        notes: list[str] = []
+        models: Models = {
+            "before": _graph(before, inputs, BEFORE, notes),
+            "after": _graph(after, inputs, AFTER, notes),
+        }
         _tell(progress, "counting MACs")
         costs = {which: measure_cost(model, inputs) for which, model in models.items()}
         kinds = ("file", "file")
@@ -85,7 +89,6 @@ def compare(
             stored = stored_size(before, inputs), stored_size(after, inputs)
             sizes, kinds = (stored[0][0], stored[1][0]), (stored[0][1], stored[1][1])
 
-        notes: list[str] = []
         accuracy = None
         if data is not None:
             accuracy, fidelity, classes = score(before, after, data, progress)
@@ -174,17 +177,18 @@ def _compile(model: nn.Module, inputs: Inputs, target: str, progress: Progress |
     return cast(Compiled, compile_model(model, inputs, target, progress=progress))
 
 
-def _graph(model: nn.Module, inputs: Inputs) -> nn.Module:
+def _graph(model: nn.Module, inputs: Inputs, who: str, notes: list[str]) -> nn.Module:
     """TorchScript as a graph module, whose layers can be told apart and which every runtime takes;
-    as it is where it cannot be captured, and any other module as it is."""
+    as it is where it cannot be captured (said in `notes`), and any other module as it is."""
     if not isinstance(model, ScriptModule):
         return model
     from sepify.capture import capture
 
     try:
         return capture(model, inputs).graph_module
-    except CaptureError:
-        return model  # its totals can still be counted and timed, only not by layer
+    except CaptureError as error:  # its totals can still be counted and timed
+        notes.append(f"The layers of {who} could not be told apart: {error}.")
+        return model
 
 
 def _threads(threads: Sequence[int] | None) -> tuple[int, ...]:
