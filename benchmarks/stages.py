@@ -15,7 +15,7 @@ from sepify.factorize import statistics
 
 # (holder, name, stage): the name is looked up in the holder each time that it is called
 TIMED: tuple[tuple[Any, str, str], ...] = (
-    (lockstep, "run_block", "running both networks"),
+    (lockstep, "run_node", "running both networks"),
     (statistics, "extract_patches", "patches"),
     (statistics.MomentSums, "add", "moments"),
     (statistics.MomentSums, "moments", "moments"),

@@ -14,6 +14,7 @@ Batch = tuple[Tensor, ...]
 Calibration = Tensor | Iterable[Tensor | Sequence[Tensor]]
 
 BATCH_SIZE = 64
+BATCH_VALUES = 2**21  # of all inputs in a batch, about: 14 images of 3 x 224 x 224
 
 
 def calibration_batches(
@@ -22,7 +23,8 @@ def calibration_batches(
     """Batches of `inputs` tensors each, from a tensor (n, ...) or an iterable of batches.
 
     A loader that yields labels as well is fine: what follows the inputs is dropped. At most
-    `limit` images are taken. Raises InputError if there are none, if one is not a tensor, or if
+    `limit` images are taken. Batches of large images are split, for what is computed from them
+    should fit into the caches, let alone the memory. Raises InputError if there are none, if one is not a tensor, or if
     it holds NaN or infinity.
     """
     source: Iterable[Tensor | Sequence[Tensor]] = data
@@ -40,7 +42,7 @@ def calibration_batches(
             continue
         if len(tensors[0]) > left:
             tensors = tuple(tensor[: int(left)] for tensor in tensors)
-        batches.append(tensors)
+        batches += _split(tensors)
         left -= len(tensors[0])
     if not batches:
         raise InputError("the calibration data is empty")
@@ -50,6 +52,15 @@ def calibration_batches(
 def image_count(batches: Sequence[Batch]) -> int:
     """Images in all batches."""
     return sum(len(batch[0]) for batch in batches)
+
+
+def _split(batch: Batch) -> list[Batch]:
+    images = len(batch[0])
+    if any(tensor.dim() == 0 or len(tensor) != images for tensor in batch):
+        return [batch]  # an input that is not one row an image
+    values = sum(tensor.numel() for tensor in batch)
+    size = max(1, min(BATCH_SIZE, BATCH_VALUES * images // max(1, values)))
+    return list(zip(*(tensor.split(size) for tensor in batch), strict=True))
 
 
 def _checked(batch: Tensor | Sequence[Tensor], inputs: int, number: int) -> Batch:

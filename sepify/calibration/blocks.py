@@ -19,12 +19,20 @@ MOST_CONVOLUTIONS = 4
 @dataclass(frozen=True)
 class Block:
     """`nodes` compute `exits` from `entries` and stored tensors alone; `names` are the separated
-    convolutions that are first called inside."""
+    convolutions that are first called inside. The block is the graph's nodes start to stop,
+    placeholders and output not counted."""
 
     entries: tuple[fx.Node, ...]
     nodes: tuple[fx.Node, ...]
     exits: tuple[fx.Node, ...]
     names: tuple[str, ...]
+    start: int
+    stop: int
+
+
+def computing_nodes(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that blocks are made of: all but placeholders and output."""
+    return [node for node in graph.nodes if node.op not in ("placeholder", "output")]
 
 
 def find_blocks(graph_module: fx.GraphModule, names: Collection[str]) -> tuple[Block, ...]:
@@ -35,14 +43,14 @@ def find_blocks(graph_module: fx.GraphModule, names: Collection[str]) -> tuple[B
     BatchNorm and activation, as make four separated convolutions at most. Where no cut comes for
     more than four (a U-Net's skips), it ends where the fewest values are live.
     """
-    nodes = [n for n in graph_module.graph.nodes if n.op not in ("placeholder", "output")]
+    nodes = computing_nodes(graph_module.graph)
     live = _live_counts(graph_module, nodes)
     first_calls = _first_calls(nodes, names)
     starts = _packed(_starts(nodes, live, sorted(first_calls)), sorted(first_calls))
     blocks = []
     for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
         inside = tuple(first_calls[i] for i in range(start, end) if i in first_calls)
-        blocks.append(_block(nodes[start:end], inside))
+        blocks.append(_block(nodes, start, end, inside))
     while blocks and not blocks[-1].names:
         blocks.pop()
     return tuple(blocks)
@@ -89,13 +97,14 @@ def _packed(starts: Sequence[int], convs: Sequence[int]) -> list[int]:
     return packed
 
 
-def _block(nodes: Sequence[fx.Node], names: tuple[str, ...]) -> Block:
+def _block(every: Sequence[fx.Node], start: int, stop: int, names: tuple[str, ...]) -> Block:
+    nodes = every[start:stop]
     inside = set(nodes)
     read = dict.fromkeys(source for node in nodes for source in node.all_input_nodes)
     entries = [n for n in read if n not in inside and n.op != "get_attr"]
     stored = [n for n in read if n not in inside and n.op == "get_attr"]
     exits = [n for n in nodes if n.op != "get_attr" and set(n.users) - inside]
-    return Block(tuple(entries), (*stored, *nodes), tuple(exits), names)
+    return Block(tuple(entries), (*stored, *nodes), tuple(exits), names, start, stop)
 
 
 def _live_counts(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> list[int]:

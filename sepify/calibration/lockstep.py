@@ -1,10 +1,9 @@
-"""Run the original and the converted network side by side, block by block, over all batches.
+"""Run the original and the converted network side by side over all batches, pausing where they meet.
 
 The converted network does not exist yet: it is made as the walk goes. At each convolution that is
 to be separated, what the original puts out and what the converted one takes in are both at hand; a
-solver looks at them, and its answer runs on. Only the values between blocks are kept for all
-batches; inside a block one batch at a time is run, again for each convolution. That is cheap beside
-the statistics, and bounds the memory by what lives at the cuts.
+solver looks at them, and its answer runs on. Every node runs once for each batch and network (the
+converted one's twice where blocks are refined), and a value is dropped once its last user has run.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from sepify.calibration.batches import Batch
-from sepify.calibration.blocks import Block, find_blocks
-from sepify.factorize.factors import Factors
+from sepify.calibration.blocks import Block, computing_nodes, find_blocks
+from sepify.factorize.factors import Factors, run_factors
 from sepify.passes.graph import called_module
 
 Values = dict[fx.Node, Any]
@@ -47,29 +45,82 @@ def solve_in_step(
     several places is solved at its first. With a `refiner`, the factors of each block are improved
     together once all of them are solved.
     """
-    interpreter = fx.Interpreter(original)
-    blocks = find_blocks(original, names)
-    needed = _needed_after(blocks)
-    wanted = [_given(original, batch) for batch in batches]  # values of the original, a batch each
-    actual = [dict(values) for values in wanted]  # values of the converted network
+    walk = _Walk(original)
+    wanted = _Paused(walk, [_given(original, batch) for batch in batches])  # in the original
+    actual = wanted  # in the converted network; one and the same until something is separated
     solved: dict[str, Factors] = {}
-    for block, later in zip(blocks, needed, strict=True):
+    for block in find_blocks(original, names):
+        inside: dict[str, Factors] = {}
+        entered: _Paused | None = None
         for name in block.names:
+            at = walk.position(name, block)
+            if actual is wanted:
+                wanted.advance(block.start if refiner is not None else at, {})
+                actual = wanted.copy()
+            if entered is None and refiner is not None:
+                actual.advance(block.start, solved)
+                entered = actual.copy()
+            wanted.advance(at + 1, {})
+            actual.advance(at, solved)
             conv = original.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)
-            feeding = _feeding(interpreter, block, name, wanted, actual, solved)
-            solved[name] = solver(name, conv, feeding)
-        exits = [_advance(interpreter, block, values, {}, later) for values in wanted]
-        if refiner is not None and block.names:
-            inside = {name: solved[name] for name in block.names}
-            solved.update(refiner(block, actual, exits, inside))
-        for number, left in enumerate(exits):
-            converted = left  # until the first separated convolution the networks are one
-            if solved:
-                converted = _advance(interpreter, block, actual[number], solved, later)
-            wanted[number] = _kept({**wanted[number], **left}, later)
-            actual[number] = _kept({**actual[number], **converted}, later)
+            inside[name] = solver(name, conv, _feeding(walk.nodes[at], wanted, actual))
+            solved[name] = inside[name]
+        if refiner is not None and entered is not None:
+            wanted.advance(block.stop, {})
+            exits = [_only(block.exits, values) for values in wanted.values]
+            entries = [_only(block.entries, values) for values in entered.values]
+            solved.update(refiner(block, entries, exits, inside))
+            actual = entered
     return solved
+
+
+class _Walk:
+    """The nodes of a graph in order, and how long the value of each is needed."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self.interpreter = fx.Interpreter(graph_module)
+        self.nodes = computing_nodes(graph_module.graph)
+        order = {node: index for index, node in enumerate(self.nodes)}
+        self.last_use = {
+            node: max((order.get(user, len(self.nodes)) for user in node.users), default=-1)
+            for node in graph_module.graph.nodes
+        }
+
+    def position(self, name: str, block: Block) -> int:
+        """Of the first call of the module at path `name`, which is inside `block`."""
+        for index in range(block.start, block.stop):
+            if self.nodes[index].op == "call_module" and self.nodes[index].target == name:
+                return index
+        raise LookupError(f"'{name}' is not called in its block")
+
+    def run(self, values: Values, start: int, stop: int, factors: Mapping[str, Factors]) -> Values:
+        """What is needed after nodes start to stop, from what is needed before them."""
+        values = dict(values)
+        for index in range(start, stop):
+            node = self.nodes[index]
+            values[node] = run_node(self.interpreter, node, values, factors)
+            for used in (node, *node.all_input_nodes):
+                if self.last_use[used] <= index:
+                    values.pop(used, None)
+        return values
+
+
+class _Paused:
+    """A network that stands before the node numbered `at`, with its values for every batch."""
+
+    def __init__(self, walk: _Walk, values: list[Values], at: int = 0) -> None:
+        self.walk, self.values, self.at = walk, values, at
+
+    def advance(self, to: int, factors: Mapping[str, Factors]) -> None:
+        """Run to before node `to`, with `factors` in place of what they stand for."""
+        for number, values in enumerate(self.values):
+            self.values[number] = self.walk.run(values, self.at, to, factors)
+        self.at = max(self.at, to)
+
+    def copy(self) -> _Paused:
+        """Another one at the same place; the tensors are shared, nobody writes into them."""
+        return _Paused(self.walk, list(self.values), self.at)
 
 
 def run_block(
@@ -77,75 +128,39 @@ def run_block(
     block: Block,
     entered: Mapping[fx.Node, Any],
     factors: Mapping[str, Factors],
-    until: fx.Node | None = None,
 ) -> Values:
     """The values inside `block` for one batch of values at its entries, with `factors` in place of
-    the convolutions that they stand for; up to and with node `until`. Differentiable in factors."""
+    the convolutions that they stand for. Differentiable in the factors."""
     values = dict(entered)
     for node in block.nodes:
-        args = fx.map_arg(node.args, values.__getitem__)
-        kwargs = fx.map_arg(node.kwargs, values.__getitem__)
-        if node.op == "call_module" and str(node.target) in factors:
-            conv = called_module(interpreter.module, node)
-            assert isinstance(conv, nn.Conv2d)
-            value: Any = args[0] if args else kwargs["input"]
-            values[node] = run_factors(factors[str(node.target)], conv, value)
-        else:
-            values[node] = getattr(interpreter, node.op)(node.target, args, kwargs)
-        if node is until:
-            break
+        values[node] = run_node(interpreter, node, values, factors)
     return values
 
 
-def run_factors(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """What the separable convolution gives for (B, M, H, W), as it will in the rewritten graph."""
-    if factors.order == "dw-pw":
-        return F.conv2d(_run_depthwise(factors, conv, x, None), factors.pointwise, factors.bias)
-    return _run_depthwise(factors, conv, F.conv2d(x, factors.pointwise), factors.bias)
-
-
-def _run_depthwise(factors: Factors, conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
-    groups = conv.in_channels if factors.order == "dw-pw" else conv.out_channels
-    padding: str | tuple[int, ...] | int = conv.padding
-    if conv.padding_mode != "zeros":
-        x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
-        padding = 0
-    return F.conv2d(x, factors.depthwise, bias, conv.stride, padding, conv.dilation, groups)
-
-
-def _feeding(
+def run_node(
     interpreter: fx.Interpreter,
-    block: Block,
-    name: str,
-    wanted: Sequence[Values],
-    actual: Sequence[Values],
-    solved: Mapping[str, Factors],
-) -> Callable[[Feed], None]:
-    node = next(n for n in block.nodes if n.op == "call_module" and n.target == name)
+    node: fx.Node,
+    values: Mapping[fx.Node, Any],
+    factors: Mapping[str, Factors],
+) -> Any:
+    """The value of one node, given those before it."""
+    args = fx.map_arg(node.args, values.__getitem__)
+    kwargs = fx.map_arg(node.kwargs, values.__getitem__)
+    if node.op == "call_module" and str(node.target) in factors:
+        conv = called_module(interpreter.module, node)
+        assert isinstance(conv, nn.Conv2d)
+        return run_factors(factors[str(node.target)], conv, args[0] if args else kwargs["input"])
+    return getattr(interpreter, node.op)(node.target, args, kwargs)
+
+
+def _feeding(node: fx.Node, wanted: _Paused, actual: _Paused) -> Callable[[Feed], None]:
     source = node.all_input_nodes[0]
 
     def for_each_batch(feed: Feed) -> None:
-        for original, converted in zip(wanted, actual, strict=True):
-            outputs = run_block(interpreter, block, original, {}, until=node)
-            inputs = outputs
-            if solved:
-                before = block.nodes[block.nodes.index(node) - 1]
-                inputs = run_block(interpreter, block, converted, solved, until=before)
-            feed(inputs[source], outputs[node])
+        for original, converted in zip(wanted.values, actual.values, strict=True):
+            feed(converted[source], original[node])
 
     return for_each_batch
-
-
-def _advance(
-    interpreter: fx.Interpreter,
-    block: Block,
-    entered: Values,
-    factors: Mapping[str, Factors],
-    later: set[fx.Node],
-) -> Values:
-    """The exits of `block`, for one batch."""
-    values = run_block(interpreter, block, entered, factors)
-    return {node: values[node] for node in block.exits if node in later}
 
 
 def _given(original: fx.GraphModule, batch: Batch) -> Values:
@@ -155,15 +170,5 @@ def _given(original: fx.GraphModule, batch: Batch) -> Values:
     return dict(zip(inputs, [*batch, *defaults[len(batch) :]], strict=True))
 
 
-def _kept(values: Values, later: set[fx.Node]) -> Values:
-    return {node: value for node, value in values.items() if node in later}
-
-
-def _needed_after(blocks: Sequence[Block]) -> list[set[fx.Node]]:
-    """For each block, the values that a later one enters with, and its own exits if it is last."""
-    needed: list[set[fx.Node]] = []
-    later = set(blocks[-1].exits) if blocks else set()
-    for block in reversed(blocks):
-        needed.append(set(later))
-        later |= set(block.entries)
-    return needed[::-1]
+def _only(nodes: Sequence[fx.Node], values: Values) -> Values:
+    return {node: values[node] for node in nodes}

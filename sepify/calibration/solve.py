@@ -17,10 +17,17 @@ from sepify.factorize.factors import Factors
 from sepify.factorize.least_squares import Solution, apply_factors, solve_least_squares
 from sepify.factorize.statistics import Moments, MomentSums
 from sepify.factorize.svd import factorize_svd
+from sepify.passes.fold_batchnorm import fold_batchnorm
 from sepify.passes.out_of_place import make_out_of_place
 from sepify.planning.plan import Decision, Plan
 
 HELDOUT = 8  # one image in eight is held out, for the damping and for the errors in the plan
+# Output positions that are counted at least: so many for each element of a patch, and never fewer
+# than so many. Counting all of them instead changes the demo network's top-1 by less than its
+# confidence interval (see benchmarks/README.md).
+POSITIONS = 100
+FEWEST_POSITIONS = 65_536
+NEARLY_ALL = 0.75  # choosing costs time too
 
 
 def solve_on_data(
@@ -48,7 +55,7 @@ def solve_on_data(
         if progress is not None:
             progress(f"solving {name}", len(solutions), len(decisions))
         start = _svd_start(conv, decisions[name])
-        sums = SplitMomentSums(conv)
+        sums = SplitMomentSums(conv, image_count(batches))
         for_each_batch(sums.add)
         fit, heldout = sums.moments()
         solution = solve_least_squares(start, fit, heldout)
@@ -59,6 +66,7 @@ def solve_on_data(
         return solution.factors
 
     network = make_out_of_place(original).eval().requires_grad_(False)
+    network = fold_batchnorm(network, untouched=decisions)
     block_errors: dict[str, float] = {}
 
     def refine(
@@ -102,20 +110,37 @@ def _svd_start(conv: nn.Conv2d, decision: Decision) -> Factors:
 
 
 class SplitMomentSums:
-    """Moments of the images to fit and of those held out, one in eight, over all batches."""
+    """Moments of the images to fit and of those held out, one in eight, over all batches.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    Of each batch's output positions a random choice is counted, the same in each of its images,
+    where all images together would give many more than are needed. Same data, same choice.
+    """
+
+    def __init__(self, conv: nn.Conv2d, images: int) -> None:
         self.fit, self.heldout = MomentSums(conv), MomentSums(conv)
         self.seen = 0
+        unknowns = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
+        self.per_image = -(-max(FEWEST_POSITIONS, POSITIONS * unknowns) // images)
+        self.generator = torch.Generator().manual_seed(unknowns)
 
     def add(self, inputs: Tensor, outputs: Tensor) -> None:
         """Count in (B, M, H, W) inputs and the (B, N, H', W') outputs wanted for them."""
         number = torch.arange(self.seen, self.seen + len(inputs))
         out = number % HELDOUT == HELDOUT - 1
         self.seen += len(inputs)
+        at = self._positions(outputs)
         for sums, chosen in ((self.fit, ~out), (self.heldout, out)):
             if chosen.any():
-                sums.add(inputs[chosen], outputs[chosen])
+                chosen = chosen.to(inputs.device)
+                sums.add(inputs[chosen], outputs[chosen], at)
+
+    def _positions(self, outputs: Tensor) -> Tensor | None:
+        """Of the output positions in each image those that count, None: all."""
+        there = outputs.shape[2] * outputs.shape[3]
+        if self.per_image >= NEARLY_ALL * there:
+            return None
+        chosen = torch.randperm(there, generator=self.generator)[: self.per_image]
+        return chosen.sort().values.to(outputs.device)
 
     def moments(self) -> tuple[Moments, Moments]:
         """Of the fitted, of the held-out images."""

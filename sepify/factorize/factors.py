@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 Order = Literal["dw-pw", "pw-dw"]
 ORDERS: tuple[Order, ...] = ("dw-pw", "pw-dw")
@@ -50,3 +51,19 @@ def full_rank(kernel: tuple[int, ...], order: Order) -> int:
     out_channels, in_channels, kh, kw = kernel
     channels = out_channels if order == "dw-pw" else in_channels
     return min(channels, kh * kw)
+
+
+def run_factors(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """What the separable convolution that stands in for `conv` gives for (B, M, H, W)."""
+    if factors.order == "dw-pw":
+        return F.conv2d(_run_depthwise(factors, conv, x, None), factors.pointwise, factors.bias)
+    return _run_depthwise(factors, conv, F.conv2d(x, factors.pointwise), factors.bias)
+
+
+def _run_depthwise(factors: Factors, conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
+    groups = conv.in_channels if factors.order == "dw-pw" else conv.out_channels
+    padding: str | tuple[int, ...] | int = conv.padding
+    if conv.padding_mode != "zeros":
+        x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+        padding = 0
+    return F.conv2d(x, factors.depthwise, bias, conv.stride, padding, conv.dilation, groups)

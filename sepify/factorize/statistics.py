@@ -8,31 +8,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ROWS = 4_096  # patches that are multiplied at a time, in the data's own precision
+
 
 @dataclass(frozen=True)
 class Moments:
-    """Centred second moments over all images and output positions, float64.
+    """Centred second moments over images and output positions, float64.
 
     With u the input patch of one position (M*kh*kw values, channel-major) and y the wanted output
     there (N values): covariance E[u u'] - E[u]E[u]' (Mk, Mk), cross E[y u'] - E[y]E[u]' (N, Mk),
-    power E|y|^2 - |E[y]|^2, and the two means.
+    powers E[y^2] - E[y]^2 (N,), and the two means.
     """
 
     covariance: Tensor
     cross: Tensor
-    power: float
+    powers: Tensor
     patch_mean: Tensor
     output_mean: Tensor
     positions: int
+
+    @property
+    def power(self) -> float:
+        """E|y - E[y]|^2, over all outputs."""
+        return float(self.powers.sum())
 
     def error(self, kernel: Tensor) -> float:
         """E|y - (W u + b)|^2 / power for the best bias b and W = `kernel`, (N, M, kh, kw) or
         (N, Mk): 0 is exact, 1 is no better than the mean. 0 where there is no power to explain."""
         flat = kernel.reshape(len(self.cross), -1).double()
-        residual = (
-            self.power - 2 * (flat * self.cross).sum() + ((flat @ self.covariance) * flat).sum()
+        return self.relative(
+            float(((flat @ self.covariance) * flat).sum() - 2 * (flat * self.cross).sum())
         )
-        return max(0.0, float(residual)) / self.power if self.power > 0 else 0.0
+
+    def relative(self, explained: float) -> float:
+        """The error for <W C, W> - 2 <W, Y> = `explained`."""
+        return max(0.0, self.power + explained) / self.power if self.power > 0 else 0.0
 
     def bias(self, kernel: Tensor) -> Tensor:
         """The best bias (N,) for a kernel: E[y] - W E[u]."""
@@ -42,74 +52,123 @@ class Moments:
 class MomentSums:
     """Running sums for `Moments`, batch by batch.
 
-    Products are taken in the data's own precision, around the first batch's mean so that little
-    is lost to cancellation, and added up in float64.
+    Products are taken in float32 (float64 data: in float64), a few thousand patches at a time and
+    around the first patches' mean so that little is lost to cancellation, and added up in float64.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self.conv = conv
         self.positions = 0
+        self.pending: list[tuple[Tensor, Tensor]] = []
         self.shift_u: Tensor | None = None
         self.shift_y: Tensor | None = None
 
-    def add(self, inputs: Tensor, outputs: Tensor) -> None:
-        """Count in (B, M, H, W) inputs and the (B, N, H', W') outputs wanted for them."""
-        patches = extract_patches(inputs, self.conv)
-        wanted = outputs.permute(0, 2, 3, 1).reshape(len(patches), -1)
-        if self.shift_u is None or self.shift_y is None:
-            self.shift_u, self.shift_y = patches.mean(0), wanted.mean(0)
-            wide, out = patches.shape[1], wanted.shape[1]
-            zeros = patches.new_zeros
-            self.sum_u = zeros(wide, dtype=torch.float64)
-            self.sum_y = zeros(out, dtype=torch.float64)
-            self.sum_uu = zeros(wide, wide, dtype=torch.float64)
-            self.sum_yu = zeros(out, wide, dtype=torch.float64)
-            self.sum_yy = 0.0
-        patches = patches - self.shift_u
-        wanted = wanted - self.shift_y
-        _add_gram(self.sum_uu, patches)
-        self.sum_yu += wanted.T @ patches
-        self.sum_yy += float(wanted.square().sum(dtype=torch.float64))
-        self.sum_u += patches.sum(0, dtype=torch.float64)
-        self.sum_y += wanted.sum(0, dtype=torch.float64)
-        self.positions += len(patches)
+    def add(self, inputs: Tensor, outputs: Tensor, at: Tensor | None = None) -> None:
+        """Count in (B, M, H, W) inputs and the (B, N, H', W') outputs wanted for them; of the
+        output positions, numbered row by row, only those in `at` if it is given."""
+        patches = extract_patches(_wide(inputs), self.conv, at)
+        wanted = _wide(outputs).flatten(2)
+        wanted = wanted if at is None else wanted[:, :, at]
+        self.pending.append((patches, wanted.transpose(1, 2).reshape(len(patches), -1)))
+        if sum(len(rows) for rows, _ in self.pending) >= ROWS:
+            self._multiply()
 
     def moments(self) -> Moments:
         """The centred moments of everything counted in."""
+        self._multiply()
         assert self.shift_u is not None, "no batch was added"
         assert self.shift_y is not None
         n = self.positions
+        _mirror(self.sum_uu)
         mean_u, mean_y = self.sum_u / n, self.sum_y / n
         return Moments(
-            self.sum_uu / n - mean_u[:, None] * mean_u,
-            self.sum_yu / n - mean_y[:, None] * mean_u,
-            self.sum_yy / n - float(mean_y.square().sum()),
+            (self.sum_uu / n).addr_(mean_u, mean_u, alpha=-1),
+            (self.sum_yu / n).addr_(mean_y, mean_u, alpha=-1),
+            self.sum_yy / n - mean_y.square(),
             mean_u + self.shift_u.double(),
             mean_y + self.shift_y.double(),
             n,
         )
 
+    def _multiply(self) -> None:
+        if not self.pending:
+            return
+        parts = zip(*self.pending, strict=True)
+        patches, wanted = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
+        self.pending.clear()
+        if self.shift_u is None or self.shift_y is None:
+            self._start(patches, wanted)
+        patches -= self.shift_u  # a copy of ours; `wanted` may be a view of the layer's output
+        wanted = wanted - self.shift_y
+        _add_gram(self.sum_uu, patches)
+        self.sum_yu += wanted.T @ patches
+        self.sum_yy += wanted.square().sum(0, dtype=torch.float64)
+        self.sum_u += patches.sum(0, dtype=torch.float64)
+        self.sum_y += wanted.sum(0, dtype=torch.float64)
+        self.positions += len(patches)
 
-def _add_gram(total: Tensor, rows: Tensor, panels: int = 4) -> None:
-    """total += rows' rows; it is symmetric, so of 16 blocks only the 10 on and above the diagonal
-    are multiplied."""
-    width = -(-len(total) // panels)
-    for start in range(0, len(total), width):
-        panel = slice(start, start + width)
-        block = rows[:, panel].T @ rows[:, start:]
-        total[panel, start:] += block
-        total[start + width :, panel] += block[:, width:].T
+    def _start(self, patches: Tensor, wanted: Tensor) -> None:
+        self.shift_u, self.shift_y = patches.mean(0), wanted.mean(0)
+        wide, out = patches.shape[1], wanted.shape[1]
+        like = {"dtype": torch.float64, "device": patches.device}
+        self.sum_u, self.sum_y = torch.zeros(wide, **like), torch.zeros(out, **like)
+        self.sum_uu = torch.zeros(wide, wide, **like)
+        self.sum_yu = torch.zeros(out, wide, **like)
+        self.sum_yy = torch.zeros(out, **like)
 
 
-def extract_patches(inputs: Tensor, conv: nn.Conv2d) -> Tensor:
-    """The patches that `conv` meets in (B, M, H, W): (B * positions, M*kh*kw), padding exact."""
-    top_left, bottom_right = _paddings(conv)
+def covariance_bytes(conv: nn.Conv2d) -> int:
+    """Of one (Mk, Mk) covariance in float64."""
+    return 8 * (conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]) ** 2
+
+
+def _wide(values: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32: sums of squares need the digits and the range."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _add_gram(total: Tensor, rows: Tensor) -> None:
+    """total += rows' rows on and above the block diagonal; the rest of it is symmetric."""
+    for start, stop in _panels(len(total)):
+        total[start:stop, start:] += rows[:, start:stop].T @ rows[:, start:]
+
+
+def _mirror(total: Tensor) -> None:
+    """Fill in what `_add_gram` left out."""
+    for start, stop in _panels(len(total)):
+        total[stop:, start:stop] = total[start:stop, stop:].T
+
+
+def _panels(size: int, number: int = 8) -> list[tuple[int, int]]:
+    width = -(-size // number)
+    return [(start, min(start + width, size)) for start in range(0, size, width)]
+
+
+def extract_patches(inputs: Tensor, conv: nn.Conv2d, at: Tensor | None = None) -> Tensor:
+    """The patches that `conv` meets in (B, M, H, W): (B * positions, M*kh*kw), padding exact.
+
+    `at` chooses output positions by number, row by row; all of them otherwise.
+    """
+    (top, left), (bottom, right) = _paddings(conv)
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    pad = (top_left[1], bottom_right[1], top_left[0], bottom_right[0])
-    if any(pad):
-        inputs = F.pad(inputs, pad, mode=mode)
-    columns = F.unfold(inputs, conv.kernel_size, conv.dilation, stride=conv.stride)
-    return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+    if top or left or bottom or right:
+        inputs = F.pad(inputs, (left, right, top, bottom), mode=mode)
+    batch, channels, height, width = inputs.shape
+    down, across = _offsets(conv, 0), _offsets(conv, 1)
+    rows = torch.arange(0, height - down[-1], conv.stride[0])
+    columns = torch.arange(0, width - across[-1], conv.stride[1])
+    corners = (rows[:, None] * width + columns).flatten()
+    corners = corners if at is None else corners[at.cpu()]
+    taps = (torch.tensor(down)[:, None] * width + torch.tensor(across)).flatten()
+    pixels = (corners[:, None] + taps).flatten().to(inputs.device)
+    patches = inputs.flatten(2).index_select(2, pixels)
+    patches = patches.reshape(batch, channels, len(corners), len(taps))
+    return patches.transpose(1, 2).reshape(batch * len(corners), -1)
+
+
+def _offsets(conv: nn.Conv2d, axis: int) -> list[int]:
+    """Where a kernel's taps fall, from the first, along one axis."""
+    return [tap * conv.dilation[axis] for tap in range(conv.kernel_size[axis])]
 
 
 def _paddings(conv: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:

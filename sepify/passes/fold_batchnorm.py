@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -10,11 +11,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sepify.passes.graph import call_counts, called_module, is_plain_conv, set_module
 
 
-def fold_batchnorm(graph_module: fx.GraphModule) -> fx.GraphModule:
+def fold_batchnorm(
+    graph_module: fx.GraphModule, untouched: Collection[str] = ()
+) -> fx.GraphModule:
     """A copy of `graph_module` where each convolution absorbs the BatchNorm that follows it:
     weight * gamma / sqrt(var + eps), and the bias accordingly (Jacob et al. 2018, eq. 14).
 
-    Left as it is: BatchNorm in training mode or without running statistics, a convolution whose
+    Left as it is: what follows a convolution named in `untouched`, BatchNorm in training mode or without running statistics, a convolution whose
     output has another user, and modules that are called in more than one place.
     """
     folded = copy.deepcopy(graph_module)
@@ -28,6 +31,8 @@ def fold_batchnorm(graph_module: fx.GraphModule) -> fx.GraphModule:
             continue
         conv = called_module(folded, before)
         if not isinstance(conv, nn.Conv2d) or not is_plain_conv(conv):
+            continue
+        if str(before.target) in untouched:
             continue
         if calls[str(before.target)] > 1 or calls[str(node.target)] > 1:
             continue

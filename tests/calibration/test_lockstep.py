@@ -4,10 +4,10 @@ from nets import Plain, Residual, images, relative_error, seeded
 from torch import fx, nn
 
 from sepify.calibration.batches import calibration_batches
-from sepify.calibration.lockstep import run_factors, solve_in_step
+from sepify.calibration.lockstep import solve_in_step
 from sepify.calibration.solve import solve_on_data
 from sepify.errors import InputError
-from sepify.factorize.factors import ORDERS, full_rank
+from sepify.factorize.factors import ORDERS, full_rank, run_factors
 from sepify.factorize.svd import factorize_svd
 from sepify.passes.out_of_place import make_out_of_place
 from sepify.passes.separate import separate_convolutions
