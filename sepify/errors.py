@@ -45,3 +45,7 @@ class CompileError(SepifyError):
 
 class DependencyError(SepifyError):
     """An optional package is missing; the message says which extra installs it."""
+
+
+class CalibrationWarning(UserWarning):
+    """The calibration data will do, but not as well as the user may think."""

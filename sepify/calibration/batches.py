@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from sepify.errors import InputError
+from sepify.errors import CalibrationWarning, InputError
 
 Batch = tuple[Tensor, ...]
 Calibration = Tensor | Iterable[Tensor | Sequence[Tensor]]
@@ -24,8 +25,8 @@ def calibration_batches(
 
     A loader that yields labels as well is fine: what follows the inputs is dropped. At most
     `limit` images are taken. Batches of large images are split, for what is computed from them
-    should fit into the caches, let alone the memory. Raises InputError if there are none, if one is not a tensor, or if
-    it holds NaN or infinity.
+    should fit into the caches, let alone the memory. Raises InputError if there are none, if one is
+    not a tensor, or if it holds NaN or infinity; warns (CalibrationWarning) of what is dropped.
     """
     source: Iterable[Tensor | Sequence[Tensor]] = data
     if isinstance(data, Tensor):
@@ -64,6 +65,9 @@ def _split(batch: Batch) -> list[Batch]:
 
 
 def _checked(batch: Tensor | Sequence[Tensor], inputs: int, number: int) -> Batch:
+    if number == 1 and isinstance(batch, (tuple, list)) and len(batch) > inputs:
+        dropped = f"{len(batch) - inputs} more value(s) in each batch (labels?) are not used"
+        warnings.warn(f"calibration: {dropped}", CalibrationWarning, stacklevel=4)
     tensors = (batch,) if isinstance(batch, Tensor) else tuple(islice(batch, inputs))
     if len(tensors) < inputs or not all(isinstance(tensor, Tensor) for tensor in tensors):
         kinds = ", ".join(type(tensor).__name__ for tensor in tensors)

@@ -16,8 +16,9 @@ from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch
 from sepify.calibration.blocks import Block, computing_nodes, find_blocks
-from sepify.factorize.factors import Factors, run_factors
+from sepify.factorize.factors import Factors, run_factors, run_factors_to_learn
 from sepify.passes.graph import called_module
+from sepify.storage import is_on_disk, on_disk
 
 Values = dict[fx.Node, Any]
 
@@ -38,14 +39,16 @@ def solve_in_step(
     batches: Sequence[Batch],
     solver: Solver,
     refiner: Refiner | None = None,
+    memory: int | None = None,
 ) -> dict[str, Factors]:
     """Factors for each convolution in `names`, found in execution order.
 
     `original` must be in inference mode and free of in-place operations. A convolution called in
     several places is solved at its first. With a `refiner`, the factors of each block are improved
-    together once all of them are solved.
+    together once all of them are solved. Of the values that are kept between layers, those beyond
+    `memory` bytes go to temporary files.
     """
-    walk = _Walk(original)
+    walk = _Walk(original, None if memory is None else memory // (2 * len(batches)))
     wanted = _Paused(walk, [_given(original, batch) for batch in batches])  # in the original
     actual = wanted  # in the converted network; one and the same until something is separated
     solved: dict[str, Factors] = {}
@@ -78,7 +81,8 @@ def solve_in_step(
 class _Walk:
     """The nodes of a graph in order, and how long the value of each is needed."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, room: int | None) -> None:
+        self.room = room  # bytes for the values of one batch in one network
         self.interpreter = fx.Interpreter(graph_module)
         self.nodes = computing_nodes(graph_module.graph)
         order = {node: index for index, node in enumerate(self.nodes)}
@@ -103,7 +107,7 @@ class _Walk:
             for used in (node, *node.all_input_nodes):
                 if self.last_use[used] <= index:
                     values.pop(used, None)
-        return values
+        return values if self.room is None else _within(self.room, values)
 
 
 class _Paused:
@@ -133,7 +137,7 @@ def run_block(
     the convolutions that they stand for. Differentiable in the factors."""
     values = dict(entered)
     for node in block.nodes:
-        values[node] = run_node(interpreter, node, values, factors)
+        values[node] = run_node(interpreter, node, values, factors, run_factors_to_learn)
     return values
 
 
@@ -142,6 +146,7 @@ def run_node(
     node: fx.Node,
     values: Mapping[fx.Node, Any],
     factors: Mapping[str, Factors],
+    run: Callable[[Factors, nn.Conv2d, Tensor], Tensor] = run_factors,
 ) -> Any:
     """The value of one node, given those before it."""
     args = fx.map_arg(node.args, values.__getitem__)
@@ -149,7 +154,7 @@ def run_node(
     if node.op == "call_module" and str(node.target) in factors:
         conv = called_module(interpreter.module, node)
         assert isinstance(conv, nn.Conv2d)
-        return run_factors(factors[str(node.target)], conv, args[0] if args else kwargs["input"])
+        return run(factors[str(node.target)], conv, args[0] if args else kwargs["input"])
     return getattr(interpreter, node.op)(node.target, args, kwargs)
 
 
@@ -161,6 +166,16 @@ def _feeding(node: fx.Node, wanted: _Paused, actual: _Paused) -> Callable[[Feed]
             feed(converted[source], original[node])
 
     return for_each_batch
+
+
+def _within(room: int, values: Values) -> Values:
+    """`values` with the tensors that do not fit into `room` bytes moved to temporary files."""
+    kept = dict(values)
+    for node, value in values.items():
+        if isinstance(value, Tensor) and not is_on_disk(value):
+            room -= value.numel() * value.element_size()
+            kept[node] = value if room >= 0 else on_disk(value)
+    return kept
 
 
 def _given(original: fx.GraphModule, batch: Batch) -> Values:

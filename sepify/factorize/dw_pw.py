@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sepify.factorize.linear import Operator, conjugate_gradients, solve_damped
+from sepify.factorize.linear import Operator, block_jacobi, conjugate_gradients, solve_damped
 from sepify.factorize.statistics import Moments
 
 # Of the depthwise step; the pointwise one that follows moves the optimum anyway
@@ -78,9 +78,8 @@ def solve_filters(old: DepthwiseFirst, fit: Moments, damping: float, weights: Te
         return mixed + added * filters
 
     blocks.diagonal(dim1=1, dim2=2).add_(added)
-    return conjugate_gradients(
-        Operator(apply, blocks), wanted, old.filters, TOLERANCE, MOST_STEPS
-    )
+    operator = Operator(apply, block_jacobi(blocks))
+    return conjugate_gradients(operator, wanted, old.filters, TOLERANCE, MOST_STEPS)
 
 
 def _maps(filters: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:

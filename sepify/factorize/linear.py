@@ -29,11 +29,21 @@ def solve_damped(system: Tensor, target: Tensor, damping: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """x -> A x for a positive definite A on tensors (b, ...), and A's own block for each of the b
-    rows, (b, n, n), by which it is preconditioned (block Jacobi)."""
+    """x -> A x for a symmetric positive definite A, and x -> B x with B near the inverse of A."""
 
     apply: Callable[[Tensor], Tensor]
-    blocks: Tensor
+    precondition: Callable[[Tensor], Tensor]
+
+
+def block_jacobi(blocks: Tensor) -> Callable[[Tensor], Tensor]:
+    """The inverse of the positive definite (n, n) blocks on a diagonal, (b, n, n), for (b, ...)."""
+    factor = torch.linalg.cholesky(blocks)
+
+    def precondition(residual: Tensor) -> Tensor:
+        flat = residual.reshape(len(factor), -1, 1)
+        return torch.cholesky_solve(flat, factor).reshape(residual.shape)
+
+    return precondition
 
 
 def conjugate_gradients(
@@ -43,16 +53,10 @@ def conjugate_gradients(
     algorithm 9.1) from `start`, until the residual is `tolerance` of the target or for `most_steps`.
     Each step brings x closer in the norm of A, so that stopping early is safe.
     """
-    factor = torch.linalg.cholesky(operator.blocks)
-
-    def preconditioned(residual: Tensor) -> Tensor:
-        flat = residual.reshape(len(factor), -1, 1)
-        return torch.cholesky_solve(flat, factor).reshape(residual.shape)
-
     x = start
     residual = target - operator.apply(x)
     enough = tolerance * float(target.norm())
-    step = preconditioned(residual)
+    step = operator.precondition(residual)
     square = float((residual * step).sum())
     for _ in range(most_steps):
         if float(residual.norm()) <= enough:
@@ -61,7 +65,7 @@ def conjugate_gradients(
         length = square / float((step * image).sum())
         x = x + length * step
         residual = residual - length * image
-        toward = preconditioned(residual)
+        toward = operator.precondition(residual)
         square, before = float((residual * toward).sum()), square
         step = toward + (square / before) * step
     return x

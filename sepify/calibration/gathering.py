@@ -1,0 +1,134 @@
+"""What a solver is told of one convolution, gathered batch by batch, a part of it held out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sepify.factorize.factors import Factors
+from sepify.factorize.least_squares import Solution, apply_factors, solve_least_squares
+from sepify.factorize.on_maps import Maps, judge_on_maps, solve_on_maps
+from sepify.factorize.statistics import Moments, MomentSums, covariance_bytes
+
+HELDOUT = 8  # one image in eight is held out, for the damping and for the errors in the plan
+# Output positions that are counted at least: so many for each element of a patch, and never fewer
+# than so many. Counting all of them instead changes the demo network's top-1 by less than its
+# confidence interval (see benchmarks/README.md).
+POSITIONS = 100
+FEWEST_POSITIONS = 65_536
+NEARLY_ALL = 0.75  # choosing costs time too
+WORKING_COPIES = 6  # of the maps, while they are solved on
+MEMORY = 4 * 2**30  # bytes
+STATISTICS_SHARE = 1 / 2  # of the memory, for the two covariances of a layer or for its maps
+
+
+def gather(conv: nn.Conv2d, images: int, memory: int) -> SplitMomentSums | SplitMaps:
+    """Moments of `conv` where they fit into their share of `memory` bytes, its maps otherwise."""
+    room = int(STATISTICS_SHARE * memory)
+    if 2 * covariance_bytes(conv) <= room:
+        return SplitMomentSums(conv, images)
+    return SplitMaps(conv, room)
+
+
+class SplitMomentSums:
+    """Moments of the images to fit and of those held out, one in eight, over all batches.
+
+    Of each batch's output positions a random choice is counted, the same in each of its images,
+    where all images together would give many more than are needed. Same data, same choice.
+    """
+
+    told = ""  # of how the layer was solved, where it is not the usual way
+
+    def __init__(self, conv: nn.Conv2d, images: int) -> None:
+        self.fit, self.heldout = MomentSums(conv), MomentSums(conv)
+        self.seen = 0
+        unknowns = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
+        self.per_image = -(-max(FEWEST_POSITIONS, POSITIONS * unknowns) // images)
+        self.generator = torch.Generator().manual_seed(unknowns)
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Count in (B, M, H, W) inputs and the (B, N, H', W') outputs wanted for them."""
+        number = torch.arange(self.seen, self.seen + len(inputs))
+        out = number % HELDOUT == HELDOUT - 1
+        self.seen += len(inputs)
+        at = self._positions(outputs)
+        for sums, chosen in ((self.fit, ~out), (self.heldout, out)):
+            if chosen.any():
+                chosen = chosen.to(inputs.device)
+                sums.add(inputs[chosen], outputs[chosen], at)
+
+    def _positions(self, outputs: Tensor) -> Tensor | None:
+        """Of the output positions in each image those that count, None: all."""
+        there = outputs.shape[2] * outputs.shape[3]
+        if self.per_image >= NEARLY_ALL * there:
+            return None
+        chosen = torch.randperm(there, generator=self.generator)[: self.per_image]
+        return chosen.sort().values.to(outputs.device)
+
+    @property
+    def positions(self) -> int:
+        """Counted for the fit."""
+        return self.fit.positions + sum(len(rows) for rows, _ in self.fit.pending)
+
+    def solve(self, start: Factors) -> Solution:
+        """`start` improved."""
+        return solve_least_squares(start, *self.moments())
+
+    def judge(self, factors: Factors) -> Solution:
+        """`factors` with the best bias, and their errors."""
+        return apply_factors(factors, *self.moments())
+
+    def moments(self) -> tuple[Moments, Moments]:
+        """Of the fitted, of the held-out images."""
+        return self.fit.moments(), self.heldout.moments()
+
+
+class SplitMaps:
+    """The maps of as many images as fit into `room` bytes with what solving on them takes."""
+
+    def __init__(self, conv: nn.Conv2d, room: int) -> None:
+        self.conv = conv
+        self.room = room // WORKING_COPIES
+        self.taken: list[Maps] = []
+        self.images = self.seen = 0
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Keep (B, M, H, W) inputs and the (B, N, H', W') outputs wanted for them, if they fit."""
+        self.seen += len(inputs)
+        each = (inputs[0].numel() + outputs[0].numel()) * max(4, inputs.element_size())
+        fitting = max(0, self.room // each - self.images)
+        if self.images < 2 * HELDOUT:
+            fitting = max(fitting, 2 * HELDOUT - self.images)  # fewer could not be split
+        if fitting:
+            self.taken.append(Maps(inputs[:fitting], outputs[:fitting]))
+            self.images += len(self.taken[-1].inputs)
+
+    @property
+    def positions(self) -> int:
+        """Counted for the fit."""
+        rows = self.images - self.images // HELDOUT
+        return rows * self.taken[0].outputs[0, 0].numel()
+
+    @property
+    def told(self) -> str:
+        """How the layer was solved, and on how much."""
+        needed = 2 * covariance_bytes(self.conv) / 2**30
+        return (
+            f"solved by conjugate gradients on the maps of {self.images} of {self.seen} images, "
+            f"its covariances would take {needed:.1f} GiB"
+        )
+
+    def solve(self, start: Factors) -> Solution:
+        """`start` improved."""
+        return solve_on_maps(start, self.conv, *self._split())
+
+    def judge(self, factors: Factors) -> Solution:
+        """`factors` with the best bias, and their errors."""
+        return judge_on_maps(factors, self.conv, *self._split())
+
+    def _split(self) -> tuple[Maps, Maps]:
+        """Of the fitted, of the held-out images."""
+        inputs = torch.cat([each.inputs for each in self.taken])
+        outputs = torch.cat([each.outputs for each in self.taken])
+        out = torch.arange(len(inputs), device=inputs.device) % HELDOUT == HELDOUT - 1
+        return Maps(inputs[~out], outputs[~out]), Maps(inputs[out], outputs[out])
