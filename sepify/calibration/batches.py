@@ -39,6 +39,9 @@ def calibration_batches(
         if left <= 0:
             break
         tensors = _checked(batch, inputs, number)
+        if batches and [t.shape[1:2] for t in tensors] != [t.shape[1:2] for t in batches[0]]:
+            shapes = [tuple(batches[0][0].shape), tuple(tensors[0].shape)]
+            raise InputError(f"calibration batch {number} is {shapes[1]}, the first {shapes[0]}")
         if len(tensors[0]) == 0:
             continue
         if len(tensors[0]) > left:

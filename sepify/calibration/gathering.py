@@ -68,7 +68,7 @@ class SplitMomentSums:
     @property
     def positions(self) -> int:
         """Counted for the fit."""
-        return self.fit.positions + sum(len(rows) for rows, _ in self.fit.pending)
+        return self.fit.positions
 
     def solve(self, start: Factors) -> Solution:
         """`start` improved."""

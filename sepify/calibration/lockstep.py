@@ -1,4 +1,4 @@
-"""Run the original and the converted network side by side over all batches, pausing where they meet.
+"""Run the original and the converted network side by side, pausing where they meet.
 
 The converted network does not exist yet: it is made as the walk goes. At each convolution that is
 to be separated, what the original puts out and what the converted one takes in are both at hand; a
@@ -154,7 +154,8 @@ def run_node(
     if node.op == "call_module" and str(node.target) in factors:
         conv = called_module(interpreter.module, node)
         assert isinstance(conv, nn.Conv2d)
-        return run(factors[str(node.target)], conv, args[0] if args else kwargs["input"])
+        value: Any = args[0] if args else kwargs["input"]
+        return run(factors[str(node.target)], conv, value)
     return getattr(interpreter, node.op)(node.target, args, kwargs)
 
 

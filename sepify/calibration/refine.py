@@ -18,8 +18,10 @@ from sepify.calibration.blocks import Block
 from sepify.calibration.lockstep import Values, run_block
 from sepify.factorize.factors import Factors
 
+Tell = Callable[[int, int], None]  # steps done, steps in all
 LossOf = Callable[[Tensor, dict[str, Factors]], Tensor]
 
+TELL_EVERY = 10  # steps
 HELDOUT = 8  # as in the solver: one image in eight judges, the others teach
 
 
@@ -49,6 +51,7 @@ def refine_block(
     wanted: Sequence[Values],
     factors: dict[str, Factors],
     options: Refinement,
+    tell: Tell,
 ) -> Refined:
     """Factors that bring the exits of `block` nearer to `wanted`, or those given if the held-out
     images say that it did not. `entered` holds the values at the block's entries in the converted
@@ -78,7 +81,7 @@ def refine_block(
         return total / int(judged.sum())
 
     with torch.enable_grad():
-        refined = _descend(factors, (~judged).nonzero().flatten(), loss_of, options)
+        refined = _descend(factors, (~judged).nonzero().flatten(), loss_of, options, tell)
     before, after = heldout_error(factors), heldout_error(refined)
     return Refined(refined, after) if after < before else Refined(factors, before)
 
@@ -134,6 +137,7 @@ def _descend(
     taught: Tensor,
     loss_of: LossOf,
     options: Refinement,
+    tell: Tell,
 ) -> dict[str, Factors]:
     """Run the optimiser on scaled copies, so that one rate suits tensors of every size."""
     scaled = _Scaled(factors)
@@ -141,7 +145,9 @@ def _descend(
     optimiser = torch.optim.Adam(scaled.parameters, options.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(options.seed)
-    for _ in range(steps):
+    for step in range(steps):
+        if step % TELL_EVERY == 0:
+            tell(step, steps)
         order = torch.randperm(len(taught), generator=generator)
         loss = loss_of(taught[order[: options.batch]], scaled.factors())
         optimiser.zero_grad()

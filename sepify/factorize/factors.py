@@ -65,7 +65,8 @@ def run_factors_to_learn(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor
     ten times slower on a CPU, and the kernel that the factors multiply out to has none."""
     if factors.order == "dw-pw" and factors.rank == 1:
         return run_factors(factors, conv, x)
-    return conv._conv_forward(x, factors.kernel(), factors.bias)
+    output: Tensor = conv._conv_forward(x, factors.kernel(), factors.bias)
+    return output
 
 
 def _run_depthwise(factors: Factors, conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Positive semi-definite linear systems: solved directly with damping, or by conjugate gradients."""
+"""Positive semi-definite linear systems: solved directly, damped, or by conjugate gradients."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def conjugate_gradients(
     operator: Operator, target: Tensor, start: Tensor, tolerance: float, most_steps: int
 ) -> Tensor:
     """A x = target by preconditioned conjugate gradients (Hestenes and Stiefel 1952; Saad 2003,
-    algorithm 9.1) from `start`, until the residual is `tolerance` of the target or for `most_steps`.
+    algorithm 9.1) from `start`, until the residual is `tolerance` of the target, or `most_steps`.
     Each step brings x closer in the norm of A, so that stopping early is safe.
     """
     x = start

@@ -81,10 +81,15 @@ def _improve_depthwise(factors: Factors, conv: nn.Conv2d, fit: Maps) -> Factors:
     else:
         energy = _pointwise(factors, fit.inputs).square().mean((0, 2, 3))
     diagonal = energy.reshape(factors.depthwise.shape[:2])[:, :, None, None]
-    return _with(factors, depthwise=_least_squares(
-        lambda depthwise: _run(_with(factors, depthwise=depthwise), conv, fit.inputs),
-        fit.outputs, factors.depthwise, diagonal,
-    ))
+    return _with(
+        factors,
+        depthwise=_least_squares(
+            lambda depthwise: _run(_with(factors, depthwise=depthwise), conv, fit.inputs),
+            fit.outputs,
+            factors.depthwise,
+            diagonal,
+        ),
+    )
 
 
 def _improve_pointwise(factors: Factors, conv: nn.Conv2d, fit: Maps) -> Factors:
@@ -95,10 +100,15 @@ def _improve_pointwise(factors: Factors, conv: nn.Conv2d, fit: Maps) -> Factors:
     else:
         energy = fit.inputs.square().mean((0, 2, 3)).reshape(1, -1, 1, 1)
         diagonal = factors.depthwise.square().sum((2, 3)).reshape(-1, 1, 1, 1) * energy
-    return _with(factors, pointwise=_least_squares(
-        lambda pointwise: _run(_with(factors, pointwise=pointwise), conv, fit.inputs),
-        fit.outputs, factors.pointwise, diagonal,
-    ))
+    return _with(
+        factors,
+        pointwise=_least_squares(
+            lambda pointwise: _run(_with(factors, pointwise=pointwise), conv, fit.inputs),
+            fit.outputs,
+            factors.pointwise,
+            diagonal,
+        ),
+    )
 
 
 def _least_squares(
@@ -142,9 +152,7 @@ def _balanced(factors: Factors) -> Factors:
     """Filters scaled to norm 1, and the pointwise weights so that the product stays."""
     norms = factors.depthwise.flatten(2).norm(dim=2).clamp_min(1e-30)  # (M*r, 1) or (N, r)
     scales = norms.reshape(1, -1, 1, 1) if factors.order == "dw-pw" else norms.reshape(-1, 1, 1, 1)
-    return _with(
-        factors, factors.depthwise / norms[:, :, None, None], factors.pointwise * scales
-    )
+    return _with(factors, factors.depthwise / norms[:, :, None, None], factors.pointwise * scales)
 
 
 def _with(

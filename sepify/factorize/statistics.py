@@ -58,10 +58,14 @@ class MomentSums:
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self.conv = conv
-        self.positions = 0
         self.pending: list[tuple[Tensor, Tensor]] = []
-        self.shift_u: Tensor | None = None
-        self.shift_y: Tensor | None = None
+        self.totals: _Totals | None = None
+
+    @property
+    def positions(self) -> int:
+        """Counted in so far."""
+        counted = 0 if self.totals is None else self.totals.positions
+        return counted + sum(len(patches) for patches, _ in self.pending)
 
     def add(self, inputs: Tensor, outputs: Tensor, at: Tensor | None = None) -> None:
         """Count in (B, M, H, W) inputs and the (B, N, H', W') outputs wanted for them; of the
@@ -74,47 +78,76 @@ class MomentSums:
             self._multiply()
 
     def moments(self) -> Moments:
-        """The centred moments of everything counted in."""
-        self._multiply()
-        assert self.shift_u is not None, "no batch was added"
-        assert self.shift_y is not None
+        """The centred moments of everything counted in, which must be something."""
+        return self._multiply().moments()
+
+    def _multiply(self) -> _Totals:
+        if self.pending:
+            parts = zip(*self.pending, strict=True)
+            patches, wanted = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
+            self.pending.clear()
+            self.totals = self.totals or _Totals.around(patches, wanted)
+            self.totals.add(patches, wanted)
+        assert self.totals is not None, "nothing was counted in"
+        return self.totals
+
+
+@dataclass
+class _Totals:
+    """Sums over patches u and outputs y less a shift near their means, in float64."""
+
+    shift_u: Tensor
+    shift_y: Tensor
+    u: Tensor
+    y: Tensor
+    uu: Tensor  # on and above the block diagonal
+    yu: Tensor
+    yy: Tensor
+    positions: int = 0
+
+    @staticmethod
+    def around(patches: Tensor, wanted: Tensor) -> _Totals:
+        wide, out = patches.shape[1], wanted.shape[1]
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=patches.device)
+
+        return _Totals(
+            patches.mean(0),
+            wanted.mean(0),
+            zeros(wide),
+            zeros(out),
+            zeros(wide, wide),
+            zeros(out, wide),
+            zeros(out),
+        )
+
+    def add(self, patches: Tensor, wanted: Tensor) -> None:
+        """Count in rows; `patches` are overwritten."""
+        patches -= self.shift_u
+        wanted = wanted - self.shift_y  # it may be a view of what the network computed
+        for start, stop in _panels(len(self.uu)):
+            self.uu[start:stop, start:] += patches[:, start:stop].T @ patches[:, start:]
+        self.yu += wanted.T @ patches
+        self.yy += wanted.square().sum(0, dtype=torch.float64)
+        self.u += patches.sum(0, dtype=torch.float64)
+        self.y += wanted.sum(0, dtype=torch.float64)
+        self.positions += len(patches)
+
+    def moments(self) -> Moments:
+        """Centred, and the covariance whole."""
+        for start, stop in _panels(len(self.uu)):
+            self.uu[stop:, start:stop] = self.uu[start:stop, stop:].T
         n = self.positions
-        _mirror(self.sum_uu)
-        mean_u, mean_y = self.sum_u / n, self.sum_y / n
+        mean_u, mean_y = self.u / n, self.y / n
         return Moments(
-            (self.sum_uu / n).addr_(mean_u, mean_u, alpha=-1),
-            (self.sum_yu / n).addr_(mean_y, mean_u, alpha=-1),
-            self.sum_yy / n - mean_y.square(),
+            (self.uu / n).addr_(mean_u, mean_u, alpha=-1),
+            (self.yu / n).addr_(mean_y, mean_u, alpha=-1),
+            self.yy / n - mean_y.square(),
             mean_u + self.shift_u.double(),
             mean_y + self.shift_y.double(),
             n,
         )
-
-    def _multiply(self) -> None:
-        if not self.pending:
-            return
-        parts = zip(*self.pending, strict=True)
-        patches, wanted = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
-        self.pending.clear()
-        if self.shift_u is None or self.shift_y is None:
-            self._start(patches, wanted)
-        patches -= self.shift_u  # a copy of ours; `wanted` may be a view of the layer's output
-        wanted = wanted - self.shift_y
-        _add_gram(self.sum_uu, patches)
-        self.sum_yu += wanted.T @ patches
-        self.sum_yy += wanted.square().sum(0, dtype=torch.float64)
-        self.sum_u += patches.sum(0, dtype=torch.float64)
-        self.sum_y += wanted.sum(0, dtype=torch.float64)
-        self.positions += len(patches)
-
-    def _start(self, patches: Tensor, wanted: Tensor) -> None:
-        self.shift_u, self.shift_y = patches.mean(0), wanted.mean(0)
-        wide, out = patches.shape[1], wanted.shape[1]
-        like = {"dtype": torch.float64, "device": patches.device}
-        self.sum_u, self.sum_y = torch.zeros(wide, **like), torch.zeros(out, **like)
-        self.sum_uu = torch.zeros(wide, wide, **like)
-        self.sum_yu = torch.zeros(out, wide, **like)
-        self.sum_yy = torch.zeros(out, **like)
 
 
 def covariance_bytes(conv: nn.Conv2d) -> int:
@@ -127,19 +160,8 @@ def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def _add_gram(total: Tensor, rows: Tensor) -> None:
-    """total += rows' rows on and above the block diagonal; the rest of it is symmetric."""
-    for start, stop in _panels(len(total)):
-        total[start:stop, start:] += rows[:, start:stop].T @ rows[:, start:]
-
-
-def _mirror(total: Tensor) -> None:
-    """Fill in what `_add_gram` left out."""
-    for start, stop in _panels(len(total)):
-        total[stop:, start:stop] = total[start:stop, stop:].T
-
-
 def _panels(size: int, number: int = 8) -> list[tuple[int, int]]:
+    """Row ranges of a symmetric matrix: of each, only what is right of its start is multiplied."""
     width = -(-size // number)
     return [(start, min(start + width, size)) for start in range(0, size, width)]
 

@@ -3,7 +3,7 @@ import torch
 from nets import images
 
 from sepify.calibration.batches import BATCH_SIZE, calibration_batches, image_count
-from sepify.errors import InputError
+from sepify.errors import CalibrationWarning, InputError
 
 
 def test_a_tensor_is_split_and_nothing_is_lost():
@@ -28,8 +28,14 @@ def test_limit_stops_an_endless_loader():
     assert image_count(calibration_batches(endless(), limit=7)) == 7
 
 
+def test_large_images_are_split_into_small_batches():
+    batches = calibration_batches(torch.zeros(40, 3, 224, 224))
+    assert [len(batch[0]) for batch in batches] == [13, 13, 13, 1]
+
+
 def test_several_inputs():
-    assert len(calibration_batches([(images(2), images(2), 7)], inputs=2)[0]) == 2
+    with pytest.warns(CalibrationWarning, match="1 more value"):
+        assert len(calibration_batches([(images(2), images(2), 7)], inputs=2)[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,7 @@ def test_several_inputs():
         (torch.zeros(0, 3, 4, 4), "empty"),
         (torch.zeros(5), "no batch of images"),
         ([images(2), images(2) / 0], "batch 2 holds NaN or infinity"),
+        ([images(2), images(2, channels=1)], r"batch 2 is \(2, 1, 12, 12\), the first \(2, 3"),
         ([("a.png", 3)], r"batch 1 holds \(str\); 1 tensor"),
     ],
 )

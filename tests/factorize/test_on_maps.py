@@ -1,8 +1,8 @@
 import pytest
 import torch
+from factorize.test_least_squares import correlated, moments_of, seeded_conv
 from torch import nn
 
-from factorize.test_least_squares import correlated, moments_of, seeded_conv
 from sepify.factorize.factors import ORDERS
 from sepify.factorize.least_squares import solve_least_squares
 from sepify.factorize.on_maps import Maps, solve_on_maps
@@ -31,7 +31,10 @@ def test_it_finds_what_the_moments_find(order, rank):
 @torch.no_grad()
 def test_dead_channels_and_no_variance_give_finite_factors(order):
     conv = nn.Conv2d(6, 8, 3)
-    for x in (torch.zeros(8, 6, 14, 14), correlated(8) * torch.arange(6).clamp_max(1)[:, None, None]):
+    for x in (
+        torch.zeros(8, 6, 14, 14),
+        correlated(8) * torch.arange(6).clamp_max(1)[:, None, None],
+    ):
         maps = Maps(x, conv(x))
         start = factorize_svd(conv.weight, conv.bias, order, 1)
         given = solve_on_maps(start, conv, maps, maps).factors
