@@ -32,11 +32,9 @@ class DepthwiseFirst:
         gram, cross = _maps(self.filters, moments)
         return _errors(self.mix, gram, cross, moments)
 
-    def improved(
-        self, fit: Moments, damping: float, weights: Tensor
-    ) -> tuple[DepthwiseFirst, Tensor]:
+    def improved(self, fit: Moments, damping: float) -> tuple[DepthwiseFirst, Tensor]:
         """After one step for the filters and one for the mix; and the errors (N,) then."""
-        return solve_mix(solve_filters(self, fit, damping, weights), fit, damping)
+        return solve_mix(solve_filters(self, fit, damping), fit, damping)
 
 
 def solve_mix(filters: Tensor, fit: Moments, damping: float) -> tuple[DepthwiseFirst, Tensor]:
@@ -47,21 +45,20 @@ def solve_mix(filters: Tensor, fit: Moments, damping: float) -> tuple[DepthwiseF
     return DepthwiseFirst(filters, mix), _errors(mix, gram, cross, fit)
 
 
-def solve_filters(old: DepthwiseFirst, fit: Moments, damping: float, weights: Tensor) -> Tensor:
-    """Filters (M, r, k) for the given mix, the squared errors of the outputs weighted (N,):
+def solve_filters(old: DepthwiseFirst, fit: Moments, damping: float) -> Tensor:
+    """Filters (M, r, k) for the given mix:
 
-    H d = b,  H[(m,t,k), (l,s,j)] = Q[(m,t), (l,s)] C[(m,k), (l,j)],  Q = P' diag(weights) P,
-    b[m,t,k] = sum over n of weights[n] P[n,(m,t)] Y[n,(m,k)].
+    H d = b,  H[(m,t,k), (l,s,j)] = (P'P)[(m,t), (l,s)] C[(m,k), (l,j)],
+    b[m,t,k] = sum over n of P[n,(m,t)] Y[n,(m,k)].
 
     H is never formed: conjugate gradients from the old filters, preconditioned by each channel's
     own (r*k, r*k) block.
     """
     channels, rank, area = old.filters.shape
-    weighted = old.mix * weights[:, None]
-    gram = old.mix.T @ weighted  # Q
+    gram = old.mix.T @ old.mix
     covariance = fit.covariance.reshape(channels, area, channels * area)
     wanted = torch.bmm(
-        weighted.reshape(-1, channels, rank).permute(1, 2, 0),
+        old.mix.reshape(-1, channels, rank).permute(1, 2, 0),
         fit.cross.reshape(-1, channels, area).permute(1, 0, 2),
     )
     own_gram = _own_blocks(gram, rank)

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from sepify.factorize.dw_pw import DepthwiseFirst
 from sepify.factorize.dw_pw import solve_mix as solve_mix_of_dw_pw
 from sepify.factorize.factors import Factors
@@ -40,26 +37,19 @@ class Solution:
 
 
 def solve_least_squares(
-    start: Factors,
-    fit: Moments,
-    heldout: Moments,
-    iterations: int = 30,
-    weights: Tensor | None = None,
+    start: Factors, fit: Moments, heldout: Moments, iterations: int = 30
 ) -> Solution:
     """Improve `start` on the moments `fit`, for `iterations` at most.
 
     With few positions, the damping that does best on the moments `heldout` is taken. Never worse
-    than `start` on `heldout`. Float64 inside; dtype and device of `start` are kept. `weights` (N,)
-    weigh the squared errors of the outputs.
+    than `start` on `heldout`. Float64 inside; dtype and device of `start` are kept.
     """
-    if weights is None:
-        weights = torch.ones_like(fit.powers)
     damping = DAMPING
     if fit.positions < MANY * len(fit.covariance):
-        trials = {each: _alternate(start, fit, each, 1, weights) for each in DAMPINGS_WHERE_FEW}
-        damping = min(trials, key=lambda each: _total(trials[each], heldout, weights))
-    solved = _alternate(start, fit, damping, iterations, weights)
-    if _total(solved, heldout, weights) > _total(_split(start), heldout, weights):
+        trials = {each: _alternate(start, fit, each, 1) for each in DAMPINGS_WHERE_FEW}
+        damping = min(trials, key=lambda each: _relative(trials[each], heldout))
+    solved = _alternate(start, fit, damping, iterations)
+    if _relative(solved, heldout) > _relative(_split(start), heldout):
         solved = _split(start)
     return apply_factors(_joined(solved, start), fit, heldout, damping)
 
@@ -76,21 +66,17 @@ def apply_factors(
 
 
 def _alternate(
-    start: Factors, fit: Moments, damping: float, iterations: int, weights: Tensor
+    start: Factors, fit: Moments, damping: float, iterations: int
 ) -> DepthwiseFirst | PointwiseFirst:
     solve_mix = solve_mix_of_dw_pw if start.order == "dw-pw" else solve_mix_of_pw_dw
     solved: DepthwiseFirst | PointwiseFirst
     solved, errors = solve_mix(_split(start).filters, fit, damping)
     for _ in range(iterations):
-        before = float(errors @ weights)
-        solved, errors = solved.improved(fit, damping, weights)
-        if before - float(errors @ weights) < ENOUGH * before:
+        before = float(errors.sum())
+        solved, errors = solved.improved(fit, damping)
+        if before - float(errors.sum()) < ENOUGH * before:
             break
     return solved
-
-
-def _total(halves: DepthwiseFirst | PointwiseFirst, moments: Moments, weights: Tensor) -> float:
-    return float(halves.errors(moments) @ weights)
 
 
 def _relative(halves: DepthwiseFirst | PointwiseFirst, moments: Moments) -> float:

@@ -28,11 +28,8 @@ class PointwiseFirst:
         kernel = torch.einsum("nrm,nrk->nmk", self.mix, self.filters).flatten(1)
         return moments.powers + ((kernel @ moments.covariance - 2 * moments.cross) * kernel).sum(1)
 
-    def improved(
-        self, fit: Moments, damping: float, weights: Tensor
-    ) -> tuple[PointwiseFirst, Tensor]:
-        """After one step for the filters and one for the mix; and the errors (N,) then. Weights
-        of the outputs change nothing here."""
+    def improved(self, fit: Moments, damping: float) -> tuple[PointwiseFirst, Tensor]:
+        """After one step for the filters and one for the mix; and the errors (N,) then."""
         return solve_mix(solve_filters(self, fit, damping), fit, damping)
 
 

@@ -36,13 +36,9 @@ class Moments:
         """E|y - (W u + b)|^2 / power for the best bias b and W = `kernel`, (N, M, kh, kw) or
         (N, Mk): 0 is exact, 1 is no better than the mean. 0 where there is no power to explain."""
         flat = kernel.reshape(len(self.cross), -1).double()
-        return self.relative(
-            float(((flat @ self.covariance) * flat).sum() - 2 * (flat * self.cross).sum())
-        )
-
-    def relative(self, explained: float) -> float:
-        """The error for <W C, W> - 2 <W, Y> = `explained`."""
-        return max(0.0, self.power + explained) / self.power if self.power > 0 else 0.0
+        explained = 2 * (flat * self.cross).sum() - ((flat @ self.covariance) * flat).sum()
+        left = max(0.0, self.power - float(explained))
+        return left / self.power if self.power > 0 else 0.0
 
     def bias(self, kernel: Tensor) -> Tensor:
         """The best bias (N,) for a kernel: E[y] - W E[u]."""
