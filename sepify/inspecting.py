@@ -39,7 +39,7 @@ def inspection_table(model: LoadedModel) -> Group:
             others.setdefault(convolution.obstacle or "", []).append(convolution.name)
             continue
         macs = costs[convolution.name].macs or 0
-        cells = [_cell(convolution, maps[convolution.name], macs, rank) for rank in SHOWN_RANKS]
+        cells = [_cell(convolution, maps.get(convolution.name), macs, rank) for rank in SHOWN_RANKS]
         kernel = "x".join(map(str, convolution.kernel))
         table.add_row(convolution.name, kernel, f"{macs:,}", f"{macs / total:.0%}", *cells)
     head = (
@@ -50,9 +50,9 @@ def inspection_table(model: LoadedModel) -> Group:
     return Group(Text(head), *([table] if table.row_count else []), *kept)
 
 
-def _cell(convolution: Convolution, at: Maps, macs: int, rank: int) -> str:
+def _cell(convolution: Convolution, at: Maps | None, macs: int, rank: int) -> str:
     assert convolution.module is not None
-    if rank > full_rank(convolution.kernel, "dw-pw"):
+    if at is None or rank > full_rank(convolution.kernel, "dw-pw"):  # None: not run at all
         return "-"
     after = separable_cost(convolution, at, "dw-pw", rank, bias=False).macs or 0
     kept = 1 - svd_error(convolution.module.weight, "dw-pw", rank)

@@ -1,33 +1,36 @@
 """Every file that sepify reads or writes: formats, versions, and writes that are whole or absent.
 
-TorchScript archives are read by torch's C++ loader, arrays with pickles refused, plans and reports
-as JSON: none of them can run code of their own while being read. (A TorchScript *model*, once
-called, runs TorchScript operators, never Python.)
+TorchScript archives are read by torch's C++ loader, exported programs after a look at what torch's
+loader would unpickle or evaluate, arrays with pickles refused, plans and reports as JSON: none of
+them can run code of their own while being read. (A TorchScript *model*, once called, runs
+TorchScript operators, never Python.)
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from sepify.errors import FileError
+from sepify.input_note import InputNote, Shape, read_note
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 METADATA_NAME = "sepify.json"
-METADATA_VERSION = 1
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,13 @@ class ModelFile:
 
     module: torch.jit.ScriptModule
     path: Path
-    input_shapes: tuple[Shape, ...] | None  # of one example of each input, batch first
+    note: InputNote | None  # the shapes and types of its inputs
     size: int  # bytes on disk
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...] | None:
+        """The shape of one example of each input, batch first, where the file says so."""
+        return None if self.note is None else self.note.shapes
 
 
 @contextmanager
@@ -79,21 +87,32 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write bytes, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON, whole or not at all; NaN is refused (it is not JSON)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_text(path: Path | str) -> str:
+    """Read UTF-8 text. Raises FileError naming the file."""
+    try:
+        return _read_bytes(Path(path)).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path} is not a JSON file: it is not UTF-8 text") from error
+
+
 def read_json(path: Path | str) -> Any:
     """Read JSON. Raises FileError naming the file, the line and the column of a fault."""
-    content = _read_bytes(Path(path))
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise FileError(f"{path} is not valid JSON: {error.msg} at {where}") from error
-    except UnicodeDecodeError as error:
-        raise FileError(f"{path} is not a JSON file: it is not UTF-8 text") from error
 
 
 def read_arrays(path: Path | str, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -124,19 +143,58 @@ def read_array(path: Path | str) -> np.ndarray:
 
 
 def save_torchscript(
-    module: torch.jit.ScriptModule, path: Path | str, input_shapes: Sequence[Shape] | None = None
+    module: torch.jit.ScriptModule,
+    path: Path | str,
+    input_shapes: Sequence[Shape] | None = None,
+    input_dtypes: Sequence[str] | None = None,
 ) -> None:
-    """Save a TorchScript file with the input shapes noted inside (TorchScript itself has none)."""
+    """Save a TorchScript file with what its inputs are noted inside (TorchScript itself does not
+    say): shapes, and types by name, float32 where none are given."""
     extra: dict[str, str] = {}
     if input_shapes is not None:
-        shapes = [list(shape) for shape in input_shapes]
-        extra[METADATA_NAME] = json.dumps({"version": METADATA_VERSION, "input_shapes": shapes})
+        dtypes = tuple(input_dtypes or ["float32"] * len(input_shapes))
+        note = InputNote(tuple(tuple(shape) for shape in input_shapes), dtypes)
+        extra[METADATA_NAME] = note.to_json()
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             torch.jit.save(module, str(temporary), _extra_files=extra)
         except RuntimeError as error:  # torch's own writer reports a full disk as RuntimeError
             raise FileError(f"cannot write {path}: {_first_line(error)}") from error
+
+
+def save_exported(program: ExportedProgram, path: Path | str, note: InputNote) -> None:
+    """Save a `.pt2` file with what its inputs are noted inside."""
+    extra = {METADATA_NAME: note.to_json()}
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with temporary.open("wb") as file:
+                torch.export.save(program, file, extra_files=extra)
+        except RuntimeError as error:  # torch's own writer reports a full disk as RuntimeError
+            raise FileError(f"cannot write {path}: {_first_line(error)}") from error
+
+
+def save_weights(tensors: Mapping[str, torch.Tensor], path: Path | str, note: InputNote) -> None:
+    """Save named tensors as safetensors, with the model's inputs noted in the header."""
+    from safetensors.torch import save
+
+    metadata = {"format": "pt", METADATA_NAME: note.to_json()}
+    write_bytes(path, save(dict(tensors), metadata))
+
+
+def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """The named tensors of a .safetensors file. Raises FileError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = _read_bytes(Path(path))
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        raise FileError(
+            f"{path} is not a readable .safetensors file: {_first_line(error)}"
+        ) from error
 
 
 def load_torchscript(path: Path | str) -> ModelFile:
@@ -155,7 +213,53 @@ def load_torchscript(path: Path | str) -> ModelFile:
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     except (RuntimeError, ValueError) as error:
         raise FileError(f"{path} is damaged or truncated: {_first_line(error)}") from error
-    return ModelFile(module, path, _noted_shapes(extra[METADATA_NAME]), path.stat().st_size)
+    return ModelFile(module, path, read_note(extra[METADATA_NAME]), path.stat().st_size)
+
+
+def load_exported(path: Path | str) -> ExportedProgram:
+    """Load a `.pt2` file of `torch.export.save` onto the CPU.
+
+    torch's own loader unpickles and evaluates parts of such a file. What it would do that to is
+    looked at first (`sepify.pt2_archive`), and a file that could run code is refused.
+
+    Raises FileError, in words for each: no such file, truncated, TorchScript or a pickle instead,
+    written by a torch whose schema this one does not read, pickled or native parts.
+    """
+    from sepify.pt2_archive import require_exported  # torch.export takes a while to import
+
+    path = Path(path)
+    _require_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            require_exported(path, archive)
+    except zipfile.BadZipFile as error:
+        raise FileError(f"{path} is truncated, or no .pt2 file (torch.export.save)") from error
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {_cause(error)}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # from memory: torch warns of a path that does not end in .pt2
+            return torch.export.load(io.BytesIO(path.read_bytes()))
+    except Exception as error:  # whatever the deserialiser meets: keys, attributes, operators
+        raise FileError(
+            f"torch {torch.__version__} cannot load {path}: {_first_line(error)}; "
+            "export the model again with this torch"
+        ) from error
+
+
+def noted_inputs(path: Path | str) -> InputNote | None:
+    """What sepify noted of the inputs in a `.pt2` file; None in a file from elsewhere."""
+    path = Path(path)
+    _require_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(f"/extra/{METADATA_NAME}"):
+                    return read_note(archive.read(name))
+    except zipfile.BadZipFile as error:
+        raise FileError(f"{path} is truncated, or no .pt2 file (torch.export.save)") from error
+    return None
 
 
 def _require_file(path: Path) -> None:
@@ -209,14 +313,27 @@ def _describe_pickle(path: Path) -> str:
     return f"holds a {type(value).__name__}, not a model; {advice}"
 
 
-def _noted_shapes(text: str | bytes) -> tuple[Shape, ...] | None:
-    if not text:
-        return None
+def on_disk(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose memory is a temporary file that has no name any more: the system writes it out
+    when memory is short, and nothing is left behind. TMPDIR says where. Raises FileError if there
+    is no room."""
+    size = tensor.numel() * tensor.element_size()
+    if size == 0:
+        return tensor
     try:
-        noted = json.loads(text)
-        return tuple(tuple(int(n) for n in shape) for shape in noted["input_shapes"])
-    except (ValueError, KeyError, TypeError):
-        return None  # someone else's note under our name: as if there were none
+        with tempfile.NamedTemporaryFile(prefix="sepify-") as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a signal
+            storage = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=size)
+    except OSError as error:
+        where = tempfile.gettempdir()
+        raise FileError(f"no room in {where}: {_cause(error)}; set TMPDIR to a disk") from error
+    copy = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)
+    return copy.copy_(tensor)
+
+
+def is_on_disk(tensor: torch.Tensor) -> bool:
+    """Whether `on_disk` made it."""
+    return tensor.device.type == "cpu" and tensor.untyped_storage().filename is not None
 
 
 def _cause(error: OSError) -> str:

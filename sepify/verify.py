@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from sepify.capture.comparing import flat
 from sepify.errors import ConversionError, InputError
 
 
@@ -30,9 +30,9 @@ def run_in_eval(model: nn.Module, inputs: Sequence[Tensor]) -> object:
     model.eval()
     try:
         return model(*inputs)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # the code of a layer that was left whole raises what it likes
         given = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
-        why = str(error).strip().splitlines()[0]
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the model does not take an input of {given}: {why}") from error
     finally:
         for module, training in modes.items():
@@ -41,9 +41,8 @@ def run_in_eval(model: nn.Module, inputs: Sequence[Tensor]) -> object:
 
 def verify_conversion(before: nn.Module, after: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Raise ConversionError unless both give finite outputs of the same structure and shapes."""
-    expected, structure = pytree.tree_flatten(run_in_eval(before, inputs))
-    given, given_structure = pytree.tree_flatten(run_in_eval(after, inputs))
-    if structure != given_structure:
+    expected, given = flat(run_in_eval(before, inputs)), flat(run_in_eval(after, inputs))
+    if [type(old) for old in expected] != [type(new) for new in given]:
         raise ConversionError("the converted network returns another structure of outputs")
     for number, (old, new) in enumerate(zip(expected, given, strict=True)):
         if not isinstance(old, Tensor):

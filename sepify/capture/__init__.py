@@ -1,5 +1,6 @@
 """Any model or TorchScript file -> a GraphModule whose convolutions are nn.Conv2d modules."""
 
-from sepify.capture.capture import Captured, capture
+from sepify.capture.capture import Model, capture
+from sepify.capture.captured import Captured
 
-__all__ = ["Captured", "capture"]
+__all__ = ["Captured", "Model", "capture"]

@@ -16,7 +16,7 @@ _COARSE = 2e-2  # half precision
 def difference(expected: Any, actual: Any, exact: bool) -> str | None:
     """None if every tensor of `actual` equals that of `expected` (bit for bit if `exact`, NaN equal
     to NaN); otherwise the first difference. Both may be nested in lists, tuples and dicts."""
-    wanted, found = _flat(expected), _flat(actual)
+    wanted, found = flat(expected), flat(actual)
     if len(wanted) != len(found):
         return f"{len(found)} outputs instead of {len(wanted)}"
     for index, (want, got) in enumerate(zip(wanted, found, strict=True)):
@@ -26,16 +26,16 @@ def difference(expected: Any, actual: Any, exact: bool) -> str | None:
     return None
 
 
-def _flat(value: Any) -> list[Any]:
+def flat(value: Any) -> list[Any]:
     """Leaves and keys in order. Lists, tuples and named tuples are not told apart, nor dicts and
     dataclasses: TorchScript returns plain ones."""
     if isinstance(value, (list, tuple)):
-        return [leaf for item in value for leaf in _flat(item)]
+        return [leaf for item in value for leaf in flat(item)]
     if isinstance(value, Mapping):
-        return [leaf for key in value for leaf in (key, *_flat(value[key]))]
+        return [leaf for key in value for leaf in (key, *flat(value[key]))]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return _flat(fields)
+        return flat(fields)
     return [value]
 
 

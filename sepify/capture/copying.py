@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +17,8 @@ from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 from sepify.errors import CaptureError
 
 M = TypeVar("M", bound=nn.Module)
+
+_IMMUTABLE = (bool, int, float, str, type(None), torch.dtype, torch.device)
 
 HOOKS = (
     "_forward_pre_hooks",
@@ -38,7 +40,9 @@ class PlainCopy:
 
 
 def require_supported(model: nn.Module) -> None:
-    """Raise CaptureError, naming the parameter or layer, for a model without usable weights."""
+    """Raise CaptureError, naming the parameter or layer, for a model without usable weights, or
+    one that contains itself."""
+    _require_tree(model, "", [])
     for name, module in model.named_modules():
         if any(map(is_lazy, module.parameters(recurse=False))):
             raise CaptureError(
@@ -61,6 +65,19 @@ def require_supported(model: nn.Module) -> None:
             raise CaptureError(f"'{name}' is quantised; give the floating-point model")
 
 
+def _require_tree(module: nn.Module, path: str, above: list[nn.Module]) -> None:
+    """A module inside itself has no end of names; several places for one module are fine."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return
+    if any(module is other for other in above):
+        raise CaptureError(
+            f"'{path}' is a module that contains it (a {type(module).__name__}), so that the model "
+            "has no end; hold it in a list or tuple instead, or as a function's argument"
+        )
+    for name, child in module.named_children():
+        _require_tree(child, f"{path}.{name}" if path else name, [*above, module])
+
+
 def copy_module(model: M) -> M:
     """A deep copy that shares no tensor with `model`; CaptureError if it cannot be copied."""
     # weight_norm and spectral_norm leave a computed, non-leaf `weight` behind, which deepcopy
@@ -71,7 +88,7 @@ def copy_module(model: M) -> M:
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
+        return cast(M, _copied(model, memo))
     except Exception as error:  # deepcopy runs whatever __deepcopy__ or __reduce__ a model has
         raise CaptureError(
             f"the model ({type(model).__name__}) cannot be deep-copied, and sepify never works on "
@@ -79,16 +96,54 @@ def copy_module(model: M) -> M:
         ) from error
 
 
-def plain_copy(model: nn.Module) -> PlainCopy:
-    """A deep copy with parametrisations folded into stored weights and all hooks removed."""
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """copy.deepcopy, which spends most of its time on the empty registries of a module, with those
+    and the dicts of parameters and submodules copied by hand."""
+    known = memo.get(id(module))
+    if known is not None:
+        return cast(nn.Module, known)
+    if not _is_copied_by_its_attributes(type(module)):
+        return copy.deepcopy(module, memo)
+    new = type(module).__new__(type(module))
+    memo[id(module)] = new
+    for name, value in vars(module).items():
+        if name == "_modules":
+            value = {
+                key: child if child is None else _copied(child, memo)
+                for key, child in value.items()
+            }
+        elif isinstance(value, dict) and not value:
+            value = type(value)()
+        elif not isinstance(value, _IMMUTABLE):
+            value = copy.deepcopy(value, memo)
+        new.__dict__[name] = value
+    return new
+
+
+def _is_copied_by_its_attributes(kind: type[nn.Module]) -> bool:
+    """Whether no class of its own says how it is copied; what torch.nn says is for old files."""
+    for name in ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__"):
+        base = next((base for base in kind.__mro__ if name in vars(base)), object)
+        if base is not object and not base.__module__.startswith("torch.nn."):
+            return False
+    return not hasattr(kind, "__slots__")
+
+
+def plain_copy(model: nn.Module, hooks_too: bool = False) -> PlainCopy:
+    """A deep copy with parametrisations folded into stored weights, and its hooks removed, or (for
+    a front end that runs them while it traces) those of convolutions and torch's own layers."""
     copied = copy_module(model)
     folded = [name for name, module in copied.named_modules() if _fold_weights(module)]
-    hooked = [name for name, module in copied.named_modules() if _remove_hooks(module)]
+    kept = [name for name, m in copied.named_modules() if hooks_too and not _is_torchs(m)]
+    hooked = [n for n, m in copied.named_modules() if n not in kept and _remove_hooks(m)]
+    run = [name for name in kept if has_hooks(copied.get_submodule(name))]
     notes = []
     if folded:
         notes.append(f"computed weights (weight or spectral norm) were folded: {_list(folded)}")
     if hooked:
         notes.append(f"hooks are not part of the captured graph; dropped from {_list(hooked)}")
+    if run:
+        notes.append(f"hooks are part of the captured graph, which does what they do: {_list(run)}")
     return PlainCopy(copied, tuple(notes))
 
 
@@ -126,15 +181,23 @@ def _fold_weights(module: nn.Module) -> bool:
     return folded
 
 
-def _remove_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything runs before or after the module's own forward or backward."""
     if isinstance(module, torch.jit.ScriptModule):
         return False  # its hooks are compiled into it
-    registries = [getattr(module, name, None) for name in HOOKS]
-    found = any(registries)
-    for registry in registries:
-        if registry is not None:
-            registry.clear()
+    return any(getattr(module, name, None) for name in HOOKS)
+
+
+def _remove_hooks(module: nn.Module) -> bool:
+    found = has_hooks(module)
+    for name in HOOKS if found else ():
+        getattr(module, name, {}).clear()
     return found
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    """Whether tracing calls the module as a whole, without running its hooks."""
+    return isinstance(module, nn.Conv2d) or type(module).__module__.startswith("torch.nn.")
 
 
 def _list(names: list[str], most: int = 4) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sepify.capture.copying import copy_module
-from sepify.errors import InputError
+from sepify.errors import CaptureError, InputError
 
 Inputs = tuple[Tensor, ...]
 
@@ -33,8 +33,9 @@ def require_tensors(example_inputs: object) -> Inputs:
         )
     for index, value in enumerate(example_inputs):
         if not isinstance(value, Tensor):
+            optional = "; leave optional arguments out" if value is None else ""
             raise InputError(
-                f"example input {index} must be a tensor, not a {type(value).__name__}"
+                f"example input {index} must be a tensor, not a {type(value).__name__}{optional}"
             )
     return tuple(example_inputs)
 
@@ -58,20 +59,61 @@ def run_in_place(model: nn.Module, inputs: Inputs) -> Any:
         return model(*copy.deepcopy(inputs))
 
 
+def run_restored(model: nn.Module, inputs: Inputs) -> Any:
+    """As `run`, without the copy where buffers are all that a run can change."""
+    called = [m for m in model.modules() if not isinstance(m, fx.GraphModule) and m is not model]
+    if not all(type(module).__module__.startswith("torch.nn.") for module in called):
+        return run(model, inputs)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        return run_in_place(model, inputs)
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def enlarged(inputs: Inputs, images_too: bool) -> Inputs:
+    """`inputs` with one more in the batch and, if asked, with images of 32 more pixels at most to
+    each side, all of them repeated from what is there."""
+    return tuple(_grown(x, images_too) for x in inputs)
+
+
+def _grown(tensor: Tensor, images_too: bool) -> Tensor:
+    if tensor.dim() == 0:
+        return tensor
+    grown = torch.cat([tensor, tensor[:1]])
+    for dim in range(2, tensor.dim()) if images_too and tensor.dim() > 3 else ():
+        grown = torch.cat([grown, grown.narrow(dim, 0, min(32, grown.shape[dim]))], dim)
+    return grown
+
+
 def reference_output(model: nn.Module, inputs: Inputs) -> Any:
     """What the given model answers to the example inputs; it is not changed.
 
-    Raises InputError, with what was given and, where known, what was expected, if it refuses them.
+    Raises InputError, with what was given and, where known, what was expected, if it refuses them,
+    and CaptureError if it runs on a GPU alone and there is none.
     """
     _require_arity(model, inputs)
     copied = copy_module(model)
     try:
         return run_in_place(copied, inputs)
     except Exception as error:  # a model is free to refuse its input with any exception
+        if _lacks_cuda(error):
+            raise CaptureError(
+                f"the model needs CUDA, which torch {torch.__version__} does not find on this "
+                "machine; take .cuda() and device='cuda' out of its code"
+            ) from error
         raise InputError(
             f"the model does not accept the example input {describe(inputs)}"
             f"{_expectation(model, inputs)}; it says: {_last_line(error)}"
         ) from error
+
+
+def _lacks_cuda(error: Exception) -> bool:
+    return not torch.cuda.is_available() and any(
+        word in str(error) for word in ("CUDA enabled", "NVIDIA driver", "'CUDA' backend")
+    )
 
 
 def forward_arguments(model: torch.jit.ScriptModule) -> list[Any]:

@@ -20,6 +20,8 @@ from torch import Tensor, fx, nn
 
 from sepify.capture.functional import CONSTANT_PREFIX, Call, recognise
 
+LAYER = "layer"  # in a node's meta: the path of the module whose forward made the call
+
 
 @dataclass(frozen=True)
 class Raised:
@@ -57,7 +59,8 @@ def _raise(graph_module: fx.GraphModule, calls: list[Call], state: Mapping[str, 
     for group in groups.values():
         if _may_be_raised(graph_module, group, uses):
             renamed += _raise_group(graph_module, group, state)
-    graph_module.recompile()
+    if calls:
+        graph_module.recompile()
     return Raised(tuple(renamed))
 
 
@@ -118,12 +121,16 @@ def _raise_group(
     tensors = {name: _weight(graph_module, name, path) for name, path in owned.items()}
     path = _place(graph_module, first, owned)
     module = first.build(tensors)
+    if first.kind in ("conv", "linear"):  # whose mode says nothing; the others' is in the call
+        module.train(graph_module.training)
     counter = state.get(f"{path}.num_batches_tracked")
     if isinstance(module, nn.modules.batchnorm._NormBase) and counter is not None:
         module.num_batches_tracked = counter.detach().clone()
     if isinstance(module, nn.modules.batchnorm._NormBase):
         for name, child in _children(graph_module, path):
             module.add_module(name, child)
+    elif path not in owned.values():
+        _move_children(graph_module, path)
     if path in owned.values():  # the module takes the place of the parameter itself
         _delete(graph_module, path)
     _put(graph_module, path, module)
@@ -148,7 +155,8 @@ def _raise_group(
 
 def _place(graph_module: fx.GraphModule, call: Call, owned: Mapping[str, str]) -> str:
     """The weights' own path where they are `path.weight` and `path.bias`; else the full
-    name of the weight if it has one of its own, else an invented one: conv_0, conv_1, ..."""
+    name of the weight if it has one of its own, else that of the layer whose forward made the
+    call, where known and free, else an invented one: conv_0, conv_1, ..."""
     main = str(call.main.target) if call.main is not None else ""
     parent, _, leaf = main.rpartition(".")
     if parent and leaf in owned and _holds_only(graph_module, parent, set(owned), call.kind):
@@ -158,6 +166,9 @@ def _place(graph_module: fx.GraphModule, call: Call, owned: Mapping[str, str]) -
         return main
     prefix = "" if anonymous or not parent else f"{parent}."
     taken = {name for name, _ in graph_module.named_modules()}
+    layer = call.node.meta.get(LAYER, "")
+    if not main and layer and layer not in taken:
+        return str(layer)
     numbers = iter(range(len(taken) + 1))
     return next(name for n in numbers if (name := f"{prefix}{call.kind}_{n}") not in taken)
 
@@ -166,18 +177,33 @@ def _holds_only(graph_module: fx.GraphModule, path: str, names: set[str], kind: 
     """Whether nothing but these tensors (and a BatchNorm's counter) lives at `path`.
 
     A BatchNorm may have submodules, such as the activation that timm puts there: it keeps them.
-    A convolution may not, because later passes put another module in its place.
+    A convolution may not, because later passes put another module in its place; those without
+    state, such as the padding that a static "same" convolution has, can be moved beside it.
     """
     module = graph_module.get_submodule(path)
+    movable = not any(child.state_dict() for child in module.children())
     held = {name for name, _ in module.named_parameters(recurse=False)}
     held |= {name for name, _ in module.named_buffers(recurse=False)}
-    return held <= names | {"num_batches_tracked"} and (kind == "bn" or not module._modules)
+    return held <= names | {"num_batches_tracked"} and (kind == "bn" or movable)
 
 
 def _children(graph_module: fx.GraphModule, path: str) -> list[tuple[str, nn.Module]]:
     parent, _, leaf = path.rpartition(".")
     holder = getattr(graph_module.get_submodule(parent), leaf, None)
     return list(holder.named_children()) if isinstance(holder, nn.Module) else []
+
+
+def _move_children(graph_module: fx.GraphModule, path: str) -> None:
+    """`conv.padding` to `conv_padding`, so that another module may take the place of `conv`."""
+    for name, child in _children(graph_module, path):
+        old, new = f"{path}.{name}", f"{path}_{name}"
+        taken = {known for known, _ in graph_module.named_modules()}
+        while new in taken:
+            new += "_"
+        _put(graph_module, new, child)
+        for node in graph_module.graph.nodes:
+            if node.op == "call_module" and f"{node.target}.".startswith(f"{old}."):
+                node.target = new + str(node.target)[len(old) :]
 
 
 def _erase_unused(graph_module: fx.GraphModule, path: str) -> bool:
@@ -216,8 +242,13 @@ def _delete(graph_module: fx.GraphModule, path: str) -> None:
 
 
 def _put(graph_module: fx.GraphModule, path: str, module: nn.Module) -> None:
-    parent, _, leaf = path.rpartition(".")
-    setattr(graph_module.get_submodule(parent), leaf, module)
+    *parents, leaf = path.split(".")
+    owner: nn.Module = graph_module
+    for parent in parents:
+        if parent not in owner._modules:
+            owner.add_module(parent, nn.Module())
+        owner = owner.get_submodule(parent)
+    setattr(owner, leaf, module)
 
 
 def _weight(graph_module: fx.GraphModule, name: str, path: str) -> Tensor:

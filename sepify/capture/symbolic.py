@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument
 
 from sepify.capture.copying import drop_unresolved_annotations
+from sepify.capture.frames import failed_line
 from sepify.errors import CaptureError
 
-_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_SIMPLE = (torch.Tensor, int, float, bool)
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,23 @@ class Traced:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a model's forward: those that become inputs of the graph, with their types
+    where these are simple ones, and those that stay at their defaults."""
+
+    given: dict[str, type | None]
+    fixed: dict[str, Any]
+
+
 class LayerTracer(fx.Tracer):
     """torch.fx's tracer, with some arguments of the root fixed, which also remembers the innermost
     layer that could not be traced."""
 
-    def __init__(self, fixed: dict[str, Any], extra: int, constant_shapes: bool = True) -> None:
+    def __init__(self, arguments: Arguments, constant_shapes: bool = True) -> None:
         # the shape of a weight is a fact, not a variable: `if self.weight.shape[1] > 1` is fine
         super().__init__(param_shapes_constant=constant_shapes)
-        self.fixed = fixed
-        self.extra = extra  # how many inputs go into *args
+        self.arguments = arguments
         self.failed: str | None = None
 
     def create_args_for_root(
@@ -44,28 +53,22 @@ class LayerTracer(fx.Tracer):
         is_module: bool,
         concrete_args: dict[str, Any] | tuple[Any, ...] | None = None,
     ) -> tuple[Any, list[Any]]:
-        """The root's arguments: proxies, and the fixed ones as they are."""
-        # torch.fx's own concrete_args would leave a placeholder and an assertion for each of them,
-        # which torch.jit.script refuses
-        function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
-        for index, argument in enumerate(arguments):
-            if not isinstance(argument, fx.Proxy):
-                continue
-            name = str(argument.node.target)
-            if name in self.fixed:
-                arguments[index] = self.fixed[name]
-            elif name.startswith("*"):
-                arguments[index] = self._variadic(name)
-            else:
-                continue
-            self.graph.erase_node(argument.node)
-        return function, arguments
+        """The root's forward, whatever it is wrapped in, and a proxy for each argument that is
+        given; the others take their defaults by themselves."""
+        # torch.fx's own way reads the names off the innermost function and then patches its code,
+        # which fails for a decorated forward; and it leaves a placeholder for each default
+        assert isinstance(self.root, nn.Module)
+        return self.root.forward, [
+            self.create_proxy("placeholder", name, (), {}, type_expr=kind)
+            for name, kind in self.arguments.given.items()
+        ]
 
-    def _variadic(self, name: str) -> Any:
-        if name.startswith("**"):
-            return {}
-        names = [f"{name[1:]}_{index}" for index in range(self.extra)]
-        return tuple(self.create_proxy("placeholder", n, (), {}) for n in names)
+    def create_arg(self, a: Any) -> Argument:
+        """As torch.fx's; a dataclass that is a dict too (a model's output) stays a dataclass."""
+        if dataclasses.is_dataclass(a) and isinstance(a, dict) and not isinstance(a, type):
+            fields = {f.name: self.create_arg(getattr(a, f.name)) for f in dataclasses.fields(a)}
+            return self.create_node("call_function", type(a), (), fields)
+        return super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Scripts and all true convolutions are leaves, besides torch.nn's own modules."""
@@ -81,6 +84,9 @@ class LayerTracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         """Trace into `m`, or call it as a leaf; note the innermost that fails."""
+        known = self.submodule_paths or {}
+        if m not in known:  # made on the way, such as a slice of a Sequential
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -107,8 +113,28 @@ def symbolic_trace(model: nn.Module, given: int | None = None) -> Traced:
 
     Raises CaptureError naming the layer, the source line and what to do.
     """
-    fixed, extra = split_arguments(model, given)
-    return trace_with(LayerTracer(fixed, extra), model)
+    return trace_with(LayerTracer(split_arguments(model, given)), model)
+
+
+def split_arguments(model: nn.Module, given: int | None) -> Arguments:
+    """The arguments of `model` that become inputs: `given` of them by position, or without examples
+    (None) those that have no default."""
+    inputs: dict[str, type | None] = {}
+    fixed: dict[str, Any] = {}
+    left = given or 0
+    for parameter in inspect.signature(model.forward).parameters.values():
+        kind = parameter.annotation if parameter.annotation in _SIMPLE else None
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            inputs |= {f"{parameter.name}_{index}": kind for index in range(left)}
+            left = 0
+        elif left or parameter.default is inspect.Parameter.empty:
+            inputs[parameter.name] = kind
+            left = max(left - 1, 0)
+        else:
+            fixed[parameter.name] = parameter.default
+    return Arguments(inputs, fixed)
 
 
 def trace_with(tracer: LayerTracer, model: nn.Module) -> Traced:
@@ -127,7 +153,9 @@ def trace_with(tracer: LayerTracer, model: nn.Module) -> Traced:
     graph_module = fx.GraphModule(tracer.root, _without_tracer(graph), type(model).__name__)
     for name, module in graph_module.named_modules():  # containers are new, leaves the model's own
         module.training = modes.get(name, model.training)
-    notes = tuple(f"argument '{name}' is fixed at {v!r}" for name, v in tracer.fixed.items())
+    notes = tuple(
+        f"argument '{name}' is fixed at {v!r}" for name, v in tracer.arguments.fixed.items()
+    )
     return Traced(graph_module, _batchnorm_ranks(graph_module.graph, model), notes)
 
 
@@ -153,29 +181,10 @@ def _without_tracer(graph: fx.Graph) -> fx.Graph:
     return plain
 
 
-def split_arguments(model: nn.Module, given: int | None) -> tuple[dict[str, Any], int]:
-    """The arguments that no example is for, at their defaults; and the number of examples that
-    are left for *args."""
-    fixed: dict[str, Any] = {}
-    left, extra = given or 0, 0
-    for parameter in inspect.signature(model.forward).parameters.values():
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            left, extra = 0, left
-        elif left:
-            left -= 1
-        elif parameter.default is not inspect.Parameter.empty:
-            fixed[parameter.name] = parameter.default
-    return fixed, extra
-
-
 def _explain(error: Exception, layer: str | None) -> str:
     where = f"layer '{layer}'" if layer else "the model's forward"
-    frames = traceback.extract_tb(error.__traceback__)
-    users = [f for f in frames if not f.filename.startswith(_NOT_THE_USERS) and f.line]
-    line = ""
-    if users:
-        last = users[-1]
-        line = f" (at {last.filename}, line {last.lineno}: `{last.line}`)"
+    failed = failed_line(error)
+    line = f" (at {failed})" if failed else ""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return (
         f"{where} cannot be traced symbolically{line}: {lines[0].rstrip('. ')}; rewrite that line "

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from collections.abc import Iterator
 
 from torch import fx, nn
 from torch.nn.utils import parametrize
+
+OPAQUE = "sepify.opaque"
+"""In the meta of a node that calls a module as a whole: why convolutions inside it must stay."""
 
 
 def called_module(graph_module: nn.Module, node: fx.Node) -> nn.Module | None:
@@ -13,6 +18,27 @@ def called_module(graph_module: nn.Module, node: fx.Node) -> nn.Module | None:
     if node.op != "call_module":
         return None
     return graph_module.get_submodule(str(node.target))
+
+
+def convolutions_inside(
+    graph_module: nn.Module, node: fx.Node
+) -> Iterator[tuple[str, nn.modules.conv._ConvNd]]:
+    """The convolutions, with their paths, inside a module that the graph calls as a whole because
+    it cannot be traced; none for a node that calls a convolution, or no module."""
+    module = called_module(graph_module, node)
+    if module is None or isinstance(module, nn.modules.conv._ConvNd):
+        return
+    for name, inner in module.named_modules():
+        if isinstance(inner, nn.modules.conv._ConvNd):
+            yield f"{node.target}.{name}", inner
+
+
+def leaf_around(graph_module: fx.GraphModule, path: str) -> str | None:
+    """The module called as a whole that has the module at `path` inside; None if there is none."""
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module" and path.startswith(f"{node.target}."):
+            return str(node.target)
+    return None
 
 
 def call_counts(graph_module: fx.GraphModule) -> Counter[str]:
@@ -46,6 +72,21 @@ def why_not_plain_conv(module: nn.Module) -> str | None:
     if module._forward_hooks or module._forward_pre_hooks:
         return "forward hooks that a rewrite would lose"
     return None
+
+
+def with_dict_outputs(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy that returns plain dicts where `graph_module` returns dataclasses that are dicts too,
+    which torch.jit.script cannot construct; without fields that are None."""
+    plain = copy.deepcopy(graph_module)
+    for node in plain.graph.nodes:
+        if isinstance(node.target, type) and issubclass(node.target, dict):
+            fields = {name: value for name, value in node.kwargs.items() if value is not None}
+            for user in list(node.users):
+                others = {given: given for given in user.all_input_nodes}
+                user.args = fx.map_arg(user.args, {**others, node: fields}.__getitem__)
+    plain.graph.eliminate_dead_code()
+    plain.recompile()
+    return plain
 
 
 def set_module(graph_module: fx.GraphModule, path: str, module: nn.Module) -> None:

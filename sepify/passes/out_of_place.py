@@ -20,6 +20,9 @@ _OPERATORS = {
 }
 
 
+_ASSIGNMENTS = ("copy_", "fill_")  # how graphs write x[:, 0] = y
+
+
 def make_out_of_place(graph_module: fx.GraphModule) -> fx.GraphModule:
     """A copy of `graph_module` that computes the same without writing into any value: x += y
     becomes x + y, relu_ becomes relu, inplace=True becomes False, and whoever read the written
@@ -66,7 +69,7 @@ def _without_underscore(target: Any) -> Any:
     """F.relu for F.relu_, aten.add for aten.add_; None if `target` does not write in place."""
     packet = getattr(target, "overloadpacket", target)
     name = getattr(packet, "__name__", "")
-    if not _is_in_place_name(name):
+    if not _is_in_place_name(name) or name in _ASSIGNMENTS:
         return None
     if isinstance(packet, torch._ops.OpOverloadPacket):
         plain = getattr(torch.ops.aten, name[:-1], None)

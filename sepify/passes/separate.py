@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import Tensor, fx, nn
 
 from sepify.errors import ConversionError
 from sepify.factorize.factors import Factors
-from sepify.passes.graph import called_module, set_module
+from sepify.passes.graph import called_module, leaf_around, set_module
+
+ROLES = {"dw-pw": ("depthwise", "pointwise"), "pw-dw": ("pointwise", "depthwise")}
 
 
 def separate_convolutions(
@@ -24,6 +27,9 @@ def separate_convolutions(
         dw-pw:  x -> depthwise (stride, padding, dilation) -> pointwise (bias)
         pw-dw:  x -> pointwise -> depthwise (stride, padding, dilation, bias)
 
+    Inside a module that is called as a whole, the container itself is called in the place of the
+    convolution, by that module's own code.
+
     A shared convolution is rewritten once and used in every place; convolutions that share one
     weight tensor share the new ones. Raises ConversionError for a name that no node calls.
     """
@@ -36,7 +42,7 @@ def separate_convolutions(
             raise ConversionError(f"'{name}' is a {type(conv).__name__}, not a Conv2d")
         set_module(separated, name, _separable(conv, solved, made))
         nodes = [node for node in separated.graph.nodes if node.target == name]
-        if not nodes:
+        if not nodes and leaf_around(separated, name) is None:
             raise ConversionError(f"no node calls '{name}'")
         for node in nodes:
             _replace_call(separated, node, name, solved)
@@ -91,9 +97,8 @@ def _separable(
         trained = conv.weight if conv.bias is None else conv.bias
         last = pointwise if depthwise_first else depthwise
         last.bias = nn.Parameter(bias, requires_grad=trained.requires_grad)
-    container = nn.Module()
-    container.depthwise = depthwise
-    container.pointwise = pointwise
+    parts: dict[str, nn.Module] = {"depthwise": depthwise, "pointwise": pointwise}
+    container = nn.Sequential(OrderedDict((role, parts[role]) for role in ROLES[solved.order]))
     return container.train(conv.training)
 
 
@@ -103,10 +108,9 @@ def _without_init(in_channels: int, out_channels: int, **options: Any) -> nn.Con
 
 
 def _replace_call(graph_module: fx.GraphModule, node: fx.Node, name: str, solved: Factors) -> None:
-    roles = ("depthwise", "pointwise") if solved.order == "dw-pw" else ("pointwise", "depthwise")
     value = node.args[0] if node.args else node.kwargs["input"]
     with graph_module.graph.inserting_before(node):
-        for role in roles:
+        for role in ROLES[solved.order]:
             value = graph_module.graph.call_module(f"{name}.{role}", (value,))
     assert isinstance(value, fx.Node)
     node.replace_all_uses_with(value)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from sepify.factorize.factors import Order
+from sepify.passes.graph import convolutions_inside
 from sepify.planning.plan import Cost
 from sepify.planning.survey import Convolution
 
@@ -32,10 +35,21 @@ def measure_maps(
     recorder = _MapRecorder(graph_module, images=len(example_inputs[0]))
     modes = {module: module.training for module in graph_module.modules()}
     graph_module.eval()
+    inside = {
+        name: conv
+        for node in graph_module.graph.nodes
+        for name, conv in convolutions_inside(graph_module, node)
+    }
+    hooks = [
+        conv.register_forward_hook(partial(recorder.note_call, name), with_kwargs=True)
+        for name, conv in inside.items()
+    ]
     try:
         with torch.no_grad():
             recorder.run(*example_inputs)
     finally:
+        for hook in hooks:
+            hook.remove()
         for module, training in modes.items():
             module.training = training
     return recorder.maps
@@ -50,32 +64,50 @@ class _MapRecorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> object:
         result = super().run_node(n)
         module = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
-        if isinstance(module, torch.nn.Conv2d) and isinstance(result, Tensor):
+        if isinstance(module, nn.Conv2d) and isinstance(result, Tensor):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
-            given = args[0] if args else kwargs["input"]
-            maps = self.maps.get(str(n.target), Maps(Fraction(0), Fraction(0)))
-            self.maps[str(n.target)] = Maps(
-                maps.read + Fraction(given.numel(), given.shape[-3] * self.images),
-                maps.written + Fraction(result.numel(), result.shape[-3] * self.images),
-            )
+            self.note_call(str(n.target), module, args, kwargs, result)
         return result
+
+    def note_call(
+        self,
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Tensor,
+    ) -> None:
+        """Add a call of the convolution `name` to its maps."""
+        if not isinstance(module, nn.Conv2d):
+            return
+        given = args[0] if args else kwargs["input"]
+        maps = self.maps.get(name, Maps(Fraction(0), Fraction(0)))
+        self.maps[name] = Maps(
+            maps.read + Fraction(given.numel(), given.shape[-3] * self.images),
+            maps.written + Fraction(result.numel(), result.shape[-3] * self.images),
+        )
 
 
 def standard_cost(convolution: Convolution, maps: Maps | None) -> Cost:
-    """D_K*D_K*M*N*D_F*D_F multiply-adds (MobileNets, section 3.1); None without known maps."""
+    """D_K*D_K*M*N*D_F*D_F multiply-adds (MobileNets, section 3.1); None without known maps. Bytes:
+    the input read, the output written and the weights read, once each."""
     if not convolution.kernel or maps is None or convolution.module is None:
         return Cost(None, convolution.params)
     per_pixel = 1
     for extent in convolution.kernel:
         per_pixel *= extent
-    return Cost(int(per_pixel * maps.written), convolution.params)
+    module = convolution.module
+    values = module.in_channels * maps.read + module.out_channels * maps.written
+    moved = int((values + convolution.params) * module.weight.element_size())
+    return Cost(int(per_pixel * maps.written), convolution.params, moved)
 
 
 def separable_cost(
     convolution: Convolution, maps: Maps | None, order: Order, rank: int, bias: bool
 ) -> Cost:
     """r * (D_K*D_K*M + M*N) * D_F*D_F for dw-pw (section 3.1, times r); for pw-dw the M*N*r part
-    at the size of the map that is read. The bias adds N parameters and no multiply-adds."""
+    at the size of the map that is read. The bias adds N parameters and no multiply-adds. Bytes as
+    for the standard one, and the map between the two written and read."""
     out_channels, in_channels, kh, kw = convolution.kernel
     filtered = in_channels if order == "dw-pw" else out_channels
     depthwise = rank * filtered * kh * kw
@@ -84,7 +116,11 @@ def separable_cost(
     if maps is None:
         return Cost(None, params)
     mixed_at = maps.written if order == "dw-pw" else maps.read
-    return Cost(int(depthwise * maps.written + pointwise * mixed_at), params)
+    ends = in_channels * maps.read + out_channels * maps.written
+    between = 2 * rank * filtered * mixed_at
+    assert convolution.module is not None
+    moved = int((ends + between + params) * convolution.module.weight.element_size())
+    return Cost(int(depthwise * maps.written + pointwise * mixed_at), params, moved)
 
 
 def unit_maps(convolution: Convolution) -> Maps:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
-from sepify.passes.graph import called_module, why_not_plain_conv
+from sepify.passes.graph import (
+    OPAQUE,
+    called_module,
+    convolutions_inside,
+    why_not_plain_conv,
+)
 
 FUNCTIONAL_CONVS = frozenset(
     {
@@ -29,6 +34,7 @@ class Convolution:
 
     `kernel` is (N, M, kh, kw), M per group, or () where the weight is computed; `obstacle` is the
     reason why it cannot be separated, None if it can; `nodes` are the calls, in execution order.
+    Where it is inside a module that could not be traced, they call that module, at path `leaf`.
     """
 
     name: str
@@ -37,14 +43,18 @@ class Convolution:
     obstacle: str | None
     nodes: tuple[fx.Node, ...]
     module: nn.Conv2d | None
+    leaf: str | None = None
 
 
 def survey(graph_module: fx.GraphModule) -> tuple[Convolution, ...]:
-    """Every convolution of `graph_module` in execution order, each listed once."""
+    """Every convolution of `graph_module`, each listed once: in execution order, those inside a
+    module that is called as a whole in the order in which they were registered."""
     found: dict[str, list[fx.Node]] = {}
     for node in graph_module.graph.nodes:
         if _is_convolution(graph_module, node):
             name = str(node.target) if node.op == "call_module" else node.name
+            found.setdefault(name, []).append(node)
+        for name, _ in convolutions_inside(graph_module, node):
             found.setdefault(name, []).append(node)
     entangled = _weights_used_elsewhere(graph_module)
     return tuple(
@@ -69,17 +79,18 @@ def _describe(
     nodes: tuple[fx.Node, ...],
     entangled: dict[int, str],
 ) -> Convolution:
-    module = called_module(graph_module, nodes[0])
-    if module is None:
+    if nodes[0].op != "call_module":
         kernel = _stored_kernel(graph_module, nodes[0])
         reason = "called as a function with a weight that other operations compute or share"
         return Convolution(name, kernel, 0, reason, nodes, None)
+    module = graph_module.get_submodule(name)
     assert isinstance(module, nn.modules.conv._ConvNd)
+    leaf = None if nodes[0].target == name else str(nodes[0].target)
     kernel = tuple(module.weight.shape)
     params = module.weight.numel() + (0 if module.bias is None else module.bias.numel())
-    obstacle = _obstacle(module) or entangled.get(id(module.weight))
+    obstacle = _obstacle(module) or entangled.get(id(module.weight)) or nodes[0].meta.get(OPAQUE)
     conv = module if isinstance(module, nn.Conv2d) else None
-    return Convolution(name, kernel, params, obstacle, nodes, conv)
+    return Convolution(name, kernel, params, obstacle, nodes, conv, leaf)
 
 
 def _obstacle(module: nn.modules.conv._ConvNd) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import warnings
+import zipfile
 from typing import Any
 
 import torch
@@ -36,6 +38,27 @@ def reload(scripted: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
         torch.jit.save(scripted, buffer)
         buffer.seek(0)
         return torch.jit.load(buffer)
+
+
+def as_torch_1(scripted: torch.jit.ScriptModule, changes: dict[str, str]) -> bytes:
+    """The file that torch 1.4 would have written: its archive (format version 3, in a record of
+    that name, no byte order), and its operator schemas, by regular expressions on the code."""
+    written, old = io.BytesIO(), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(scripted, written)
+    with zipfile.ZipFile(written) as new, zipfile.ZipFile(old, "w") as archive:
+        for name in new.namelist():
+            content = new.read(name)
+            if name.endswith(".py"):
+                text = content.decode()
+                for pattern, replacement in changes.items():
+                    text = re.sub(pattern, replacement, text)
+                content = text.encode()
+            if "/.data/" not in name and not name.endswith(("byteorder", ".debug_pkl")):
+                archive.writestr(name, content)
+        archive.writestr("archive/version", "3\n")
+    return old.getvalue()
 
 
 def conv_targets(graph_module: fx.GraphModule) -> list[str]:

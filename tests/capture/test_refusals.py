@@ -226,3 +226,56 @@ def test_a_quantised_model() -> None:
     layer = torch.ao.nn.quantized.Conv2d(3, 4, 3)
     told = refusal(nn.Sequential(layer), None)
     assert "'0' is quantised" in told
+
+
+@pytest.mark.parametrize("form", ["eager", "scripted"])
+def test_a_model_that_needs_cuda(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnGpu(Conv):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) + torch.zeros(1, device="cuda")
+
+    model = OnGpu().eval()
+    given = model if form == "eager" else script(model, form, (X,))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if torch.cuda.device_count():
+        return  # there the model runs
+    told = refusal(given)
+    assert told.startswith("the model needs CUDA")
+
+
+def test_a_module_that_contains_itself() -> None:
+    model = nn.Sequential(Conv(), nn.ReLU())
+    model[0].parent = model
+    told = refusal(model)
+    assert "'0.parent' is a module that contains it (a Sequential)" in told
+    shared = Conv()
+    capture(nn.Sequential(shared, nn.Conv2d(4, 3, 1), shared).eval(), (X,))
+
+
+def test_a_quantised_script() -> None:
+    class Quantised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)
+            return torch.ops.quantized.add(y, y, 0.1, 0).dequantize()
+
+    told = refusal(script(Quantised().eval(), "scripted", (X,)))
+    assert "the file is quantised (operator quantized::add" in told
+    assert "test_refusals.py, line " in told
+
+
+def test_quantised_parameters_and_dynamic_layers() -> None:
+    layer = torch.ao.nn.quantized.dynamic.Linear(3, 4)
+    assert "'0' is quantised (Linear)" in refusal(nn.Sequential(layer), None)
+    model = Conv()
+    model.register_buffer("table", torch.quantize_per_tensor(X, 0.1, 0, torch.quint8))
+    assert "'table' is quantised" in refusal(model, None)
+
+
+def test_the_module_of_an_exported_program() -> None:
+    program = torch.export.export(Conv().eval(), (X,))
+    assert "give the torch.export.ExportedProgram itself" in refusal(program.module())
+    assert capture(program).front_end == "torch-export"
+
+
+def test_an_optional_argument_is_left_out_and_not_none() -> None:
+    assert "leave optional arguments out" in refusal(Conv(), (X, None), InputError)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import NamedTuple, Union
 
 import pytest
 import torch
-from capture.forms import conv_targets, run, same_state, script, state_copy
+from capture.forms import as_torch_1, conv_targets, run, same_state, script, state_copy
 from capture.networks import CASES, Buffers, MobileNet, ResNet, Shared, Upsampler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from sepify.capture import capture
 from sepify.capture.comparing import difference
 from sepify.errors import CaptureError
+from sepify.storage import load_torchscript
 
 X = torch.randn(2, 3, 16, 16)
 BOTH = pytest.mark.parametrize("form", ["traced", "scripted"])
@@ -378,3 +380,140 @@ def test_asking_a_weight_for_its_device_does_not_keep_its_layer_functional() -> 
     assert conv_targets(captured) == ["conv"]
     taller = torch.randn(3, 3, 20, 9)
     assert torch.equal(run(captured, (taller,)), run(model, (taller,)))
+
+
+def test_a_file_of_torch_1_with_its_operators(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.bn = nn.BatchNorm2d(4)
+            self.up = nn.ConvTranspose2d(4, 4, 2, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = F.gelu(self.bn(self.conv(x)))
+            y = F.interpolate(self.up(y), (8, 8), mode="bilinear", align_corners=False)
+            return y, torch.div(torch.ones(3, dtype=torch.int64) * x.size(0), 2)
+
+    torch.manual_seed(0)
+    model = Net().eval()
+    old = as_torch_1(
+        script(model, "traced", (X,)),
+        {
+            r"(_convolution\(.*), True, True\)": r"\1, True)",  # no allow_tf32 before 1.7
+            r"(upsample_bilinear2d\(.*, False), None\)": r"\1, None, None)",  # no .vec before 1.5
+            r"  _is_full_backward_hook : .*\n": "",
+        },
+    )
+    (tmp_path / "old.pt").write_bytes(old)
+    loaded = load_torchscript(tmp_path / "old.pt").module
+    assert "_convolution" in str(loaded.inlined_graph)
+    captured = capture(loaded, (X,)).graph_module
+    assert conv_targets(captured) == ["conv"]
+    assert type(captured.get_submodule("bn")) is nn.BatchNorm2d
+    for x in (X, torch.randn(5, 3, 16, 16)):
+        image, number = run(captured, (x,))
+        assert torch.equal(image, run(model, (x,))[0])
+        assert number.tolist() == [len(x) // 2] * 3  # integer division was that until 1.6
+
+
+def test_a_loop_over_the_height_is_unrolled_and_checked() -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            rows = [y[:, :, 0]]
+            for i in range(1, y.size(2)):
+                rows.append(rows[-1] * 0.5 + y[:, :, i])
+            return torch.stack(rows, 2)
+
+    model = Rows().eval()
+    result = capture(script(model, "scripted", (X,)), (X,))
+    wider = torch.randn(3, 3, 16, 20)
+    assert torch.equal(run(result.graph_module, (wider,)), run(model, (wider,)))
+    assert any("assumed 15" in note or "assumed 16" in note for note in result.notes)
+    with pytest.raises(AssertionError, match="capture again for this shape"):
+        result.graph_module(torch.randn(1, 3, 20, 16))
+
+
+@BOTH
+def test_multi_head_attention(form: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch = nn.Conv2d(3, 8, 4, 4)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.feed = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patch(x).flatten(2).transpose(1, 2)
+            mixed = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+            return self.feed(tokens + mixed)
+
+    torch.manual_seed(0)
+    model = Net().train()  # in inference mode it takes a fast path that is one operator
+    result = capture(script(model, form, (X,)), (X,))
+    assert conv_targets(result.graph_module) == ["patch"]
+    for x in (X, torch.randn(3, 3, 16, 16)):
+        assert difference(run(model, (x,)), run(result.graph_module, (x,)), exact=False) is None
+
+
+@BOTH
+def test_channels_last_inputs_and_a_list_of_inputs_by_name(form: str) -> None:
+    model = CASES["mixed"].model().to(memory_format=torch.channels_last)
+    inputs = tuple(x.contiguous(memory_format=torch.channels_last) for x in CASES["mixed"].inputs())
+    captured = capture(script(model, form, inputs), inputs).graph_module
+    names = [n.target for n in captured.graph.nodes if n.op == "placeholder"]
+    assert names == ["x", "mask"]
+    answer = run(captured, inputs)
+    assert difference(run(model, inputs), answer, exact=True) is None
+    assert answer["left"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_kind_of_arithmetic_on_sizes() -> None:
+    class Numbers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            h, w = y.size(2), y.size(3)
+            total = abs(h - 40) + abs(h) + round(w / 3) + min(h, 9) + max(h, 9) + 7 // 2 + abs(-3)
+            total = total + int(h / 2) + int(bool(h > 3)) - (10 - w) + h % 5 + int(-(h / 3))
+            share = float(h) / float(w) + h**0.5
+            if not (h < 3 and w > 100):
+                y = y * share
+            if y.shape == x[:, :1].expand(-1, 4, -1, -1).shape and y.shape[2:] != [3, 3]:
+                y = y + torch.tensor([h, w]).sum() + min(3, 4) + max(1.5, 2.5)
+            return y + total
+
+    model = Numbers().eval()
+    captured = capture(script(model, "scripted", (X,)), (X,)).graph_module
+    for shape in ((2, 3, 16, 16), (5, 3, 20, 14)):
+        x = torch.randn(shape)
+        assert difference(run(model, (x,)), run(captured, (x,)), exact=False) is None
+
+
+def test_arithmetic_on_sizes_in_a_trace() -> None:
+    class Numbers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            h, w = y.shape[2:]
+            half = torch.div(h, 2, rounding_mode="floor")
+            third = torch.div(w, 3, rounding_mode="trunc")
+            up = F.interpolate(y, size=(int(half), int(third)))
+            return up * (1 - h) + torch.add(torch.as_tensor(h), w, alpha=2)
+
+    model = Numbers().eval()
+    captured = capture(script(model, "traced", (X,)), (X,)).graph_module
+    for shape in ((2, 3, 16, 16), (5, 3, 16, 16)):
+        x = torch.randn(shape)
+        assert difference(run(model, (x,)), run(captured, (x,)), exact=False) is None

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
+import math
 import pickle
 import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,6 +22,8 @@ from torch.nn import functional as F
 from sepify.capture import capture
 from sepify.capture.comparing import difference
 from sepify.errors import CaptureError
+from sepify.passes.graph import with_dict_outputs
+from sepify.passes.out_of_place import make_out_of_place
 
 X = torch.randn(2, 3, 16, 16)
 
@@ -139,7 +147,7 @@ def test_an_untraceable_layer_is_left_whole_and_said() -> None:
     assert conv_targets(result.graph_module) == ["conv", "last"]
     assert result.notes == (
         "layer 'chooser' cannot be traced and is left whole; "
-        "the convolutions inside it (1) stay as they are",
+        "of the convolutions inside it (1) only the weights are seen",
     )
     for x in (X, X + 100, X - 100):  # it still chooses
         assert torch.equal(run(result.graph_module, (x,)), run(model, (x,)))
@@ -184,3 +192,266 @@ def test_batchnorm_in_training_keeps_its_statistics() -> None:
     assert torch.equal(result.graph_module.get_buffer("bn.running_mean"), torch.zeros(4))
     assert result.graph_module.get_buffer("bn.num_batches_tracked").item() == 0
     assert torch.equal(result.graph_module(X), model(X))
+
+
+class Output(OrderedDict):  # type: ignore[type-arg]
+    """As the outputs of transformers: a dataclass that is a dict as well."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is not None:
+                self[field.name] = value
+
+
+@dataclasses.dataclass
+class Answer(Output):
+    logits: Tensor | None = None
+    hidden: tuple[Tensor, ...] | None = None
+
+
+@dataclasses.dataclass
+class Plain:
+    logits: Tensor
+    scale: float
+
+
+class Point(NamedTuple):
+    x: Tensor
+    y: list[Tensor]
+
+
+@pytest.mark.parametrize("kind", [Answer, Plain, Point])
+def test_outputs_keep_their_type(kind: type) -> None:
+    class Net(Conv):
+        def forward(self, x: Tensor) -> object:
+            y = self.conv(x)
+            if x.shape[-1] < 8:
+                y = y * 2
+            if kind is Answer:
+                return Answer(logits=y)
+            return Plain(y, 2.0) if kind is Plain else Point(y, [y + 1])
+
+    model = Net().eval()
+    captured = capture(model, (X,)).graph_module
+    answer = run(captured, (X,))
+    assert type(answer) is kind
+    assert difference(run(model, (X,)), answer, exact=True) is None
+    assert type(run(copy.deepcopy(captured), (X,))) is kind
+    again = run(pickle.loads(pickle.dumps(captured)), (X,))  # torch.fx traces it once more
+    assert type(again) is (dict if kind is Answer else kind)
+    assert difference(answer, again, exact=True) is None
+
+
+def test_a_dataclass_becomes_a_dict_for_torchscript() -> None:
+    class Net(Conv):
+        def forward(self, x: Tensor) -> Answer:
+            return Answer(logits=self.conv(x))
+
+    model = Net().eval()
+    plain = with_dict_outputs(capture(model, (X,)).graph_module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answer = torch.jit.script(plain)(X)
+    assert list(answer) == ["logits"]
+    assert torch.equal(answer["logits"], run(model, (X,)).logits)
+
+
+def test_a_decorated_forward_with_keywords() -> None:
+    def decorated(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(function)
+        def forward(self: nn.Module, *args: Tensor, **kwargs: object) -> Tensor:
+            kwargs.pop("verbose", None)
+            return function(self, *args, **kwargs)
+
+        return forward
+
+    class Net(Conv):
+        @decorated
+        def forward(
+            self, x: Tensor, mask: Tensor | None = None, *, scale: float = 2.0, **rest: object
+        ) -> Tensor:
+            y = self.conv(x) * scale
+            return y if mask is None else y * mask
+
+    model = Net().eval()
+    for inputs in ((X,), (X, torch.rand(2, 1, 16, 16))):
+        result = capture(model, inputs)
+        assert result.front_end == "symbolic-trace"
+        assert "argument 'scale' is fixed at 2.0" in result.notes
+        assert torch.equal(run(result.graph_module, inputs), run(model, inputs))
+    captured = capture(model).graph_module
+    assert [n.target for n in captured.graph.nodes if n.op == "placeholder"] == ["x"]
+
+
+def test_a_forward_of_one_instance() -> None:
+    inner = Conv()
+    inner.forward = functools.partial(_three, inner)  # type: ignore[method-assign]
+    assert torch.equal(run(capture(inner, (X,)).graph_module, (X,)), run(inner, (X,)))
+
+
+def _three(model: Conv, x: Tensor) -> Tensor:
+    return model.conv(x) * 3
+
+
+def test_modules_made_on_the_way() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.Softmax(1)(self.layers[1:](self.layers[:1](x)))
+
+    model = Net().eval()
+    result = capture(model)
+    assert conv_targets(result.graph_module) == ["layers.0", "layers.2"]
+    assert torch.equal(run(result.graph_module, (X,)), run(model, (X,)))
+
+
+def test_tensors_made_from_lists_of_sizes() -> None:
+    class Net(Conv):
+        def forward(self, x: Tensor) -> Tensor:
+            b, _, h, w = x.shape
+            mask = torch.ones((b, 1, h, w), device=x.device)
+            empty = torch.empty([b, 0, h // 2, w // 2])
+            return self.conv(x) * mask + empty.sum()
+
+    model = Net().eval()
+    result = capture(model, (X,))
+    for shape in ((5, 3, 16, 16), (1, 3, 20, 24)):
+        x = torch.randn(shape)
+        assert torch.equal(run(result.graph_module, (x,)), run(model, (x,)))
+
+
+def test_hooks_that_matter_are_traced_where_they_can_be() -> None:
+    class Collecting(nn.Module):
+        """As transformers collects hidden states: by hooks on its own layers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Padded(), nn.Sequential(nn.ReLU())
+            self.first.register_forward_hook(lambda module, args, output: output * 2)
+            self.first.conv.register_forward_hook(lambda module, args, output: None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x))
+
+    model = Collecting().eval()
+    result = capture(model, (X,))
+    assert torch.equal(run(result.graph_module, (X,)), run(model, (X,)))
+    assert any("hooks are part of the captured graph" in n and "'first'" in n for n in result.notes)
+    assert any("dropped from 'first.conv'" in note for note in result.notes)
+    assert not any(m._forward_hooks for m in result.graph_module.modules())
+
+
+def test_a_convolution_with_its_padding_inside_is_one() -> None:
+    class Same(nn.Conv2d):
+        def __init__(self, *args: int) -> None:
+            super().__init__(*args)
+            self.static_padding = nn.ZeroPad2d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.static_padding(x)
+            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+
+    model = nn.Sequential(Same(3, 4, 3), nn.ReLU()).eval()
+    captured = capture(model, (X,)).graph_module
+    assert conv_targets(captured) == ["0"]
+    assert type(captured.get_submodule("0")) is nn.Conv2d
+    assert type(captured.get_submodule("0_static_padding")) is nn.ZeroPad2d
+    assert captured.state_dict().keys() == model.state_dict().keys()
+    assert torch.equal(run(captured, (X,)), run(model, (X,)))
+
+
+def test_assignments_to_parts() -> None:
+    class Net(Conv):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            y[..., : y.shape[-1] // 2] = 0.5
+            y[:, 0, None] = x[:, :1] * 2
+            y[y > 1] = 1.0
+            y[:, 1] += 1
+            with torch.autocast(device_type=y.device.type, enabled=False):
+                return y + 1
+
+    model = Net().eval()
+    captured = capture(model, (X,)).graph_module
+    x = torch.randn(3, 3, 16, 20)
+    assert torch.equal(run(captured, (x,)), run(model, (x,)))
+    captured.graph.eliminate_dead_code()
+    captured.recompile()
+    assert torch.equal(run(make_out_of_place(captured), (x,)), run(model, (x,)))
+
+
+def test_a_basic_assignment_survives_pickling() -> None:
+    class Net(Conv):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            y[:, 0] = x[:, 0]
+            return y
+
+    model = Net().eval()
+    captured = capture(model, (X,)).graph_module
+    assert torch.equal(run(pickle.loads(pickle.dumps(captured)), (X,)), run(model, (X,)))
+
+
+class Features(nn.Module):
+    """Left whole, and answers with a dict and with a dataclass that is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[dict[str, Tensor], Answer]:
+        y = self.conv(x)
+        if float(y.abs().max()) < 0:
+            return {}, Answer()
+        return {"a": y, "b": y + 1}, Answer(logits=y)
+
+
+def test_what_a_layer_left_whole_answers_with_can_be_asked() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = Features()
+
+        def forward(self, x: Tensor) -> Tensor:
+            found, answer = self.features(x)
+            assert "a" in found
+            assert "c" not in found
+            assert len(found) == 2
+            assert list(found.keys()) == [*found] == ["a", "b"]
+            assert answer.hidden is None
+            total = sum(found.values()) + answer.logits + answer["logits"]
+            assert total is not None
+            assert total.shape != None  # noqa: E711  as written in many a model
+            half = math.floor(x.shape[2] / 2) + math.ceil(x.shape[3] / 4)
+            rows = [row.sum() for row in total[0]]
+            assert 16 in x.shape[2:]
+            return total * half + len(rows) + float(x.shape[1])
+
+    model = Net().eval()
+    result = capture(model, (X,))
+    assert [note.split(";")[0] for note in result.notes if "left whole" in note] == [
+        "layer 'features' cannot be traced and is left whole"
+    ]
+    for x in (X, torch.randn(5, 3, 16, 16)):
+        assert torch.equal(run(result.graph_module, (x,)), run(model, (x,)))
+    assert "!= None" not in result.graph_module.code
+
+
+def test_a_module_that_says_how_it_is_copied() -> None:
+    class Own(Padded):
+        copies = 0
+
+        def __deepcopy__(self, memo: dict[int, object]) -> Own:
+            Own.copies += 1
+            new = Own()
+            memo[id(self)] = new
+            new.load_state_dict(self.state_dict())
+            return new.eval()
+
+    model = nn.Sequential(Own(), nn.ReLU()).eval()
+    assert torch.equal(run(capture(model, (X,)).graph_module, (X,)), model(X).detach())
+    assert Own.copies > 0

@@ -28,7 +28,7 @@ class Attributes:
         # a shared tensor has several paths; the first in registration order names it
         self._names: dict[Any, str] = {}
         for name, tensor in state_of(working).items():
-            self._names.setdefault(_identity(tensor), name)
+            self._names.setdefault(identity(tensor), name)
         self._traced: dict[str, Traced] = {}
         self._constants: dict[int, tuple[Tensor, str]] = {}
 
@@ -43,7 +43,7 @@ class Attributes:
         if isinstance(value, torch._C.ScriptObject):
             return ModuleRef(value, owner.child(name))
         if isinstance(value, Tensor):
-            return self._stored(self._names.get(_identity(value), owner.child(name)), value)
+            return self._stored(self._names.get(identity(value), owner.child(name)), value)
         return value
 
     def constant(self, tensor: Tensor) -> Traced:
@@ -105,8 +105,9 @@ def _clone_parameter(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
 
 
-def _identity(tensor: Tensor) -> Any:
-    """Two paths to one tensor have different Python objects after loading; compare the memory."""
+def identity(tensor: Tensor) -> Any:
+    """What two paths to one tensor share: after loading they are different Python objects, so
+    the memory is compared."""
     if tensor.layout != torch.strided or tensor.numel() == 0:
         return id(tensor)
     return (

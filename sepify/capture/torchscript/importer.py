@@ -16,7 +16,13 @@ from sepify.capture.copying import copy_module, is_training
 from sepify.capture.inputs import forward_arguments
 from sepify.capture.torchscript.attributes import Attributes, state_of
 from sepify.capture.torchscript.control import CONTROL
-from sepify.capture.torchscript.numbers import arithmetic, as_tensor, convert, is_arithmetic
+from sepify.capture.torchscript.numbers import (
+    arithmetic,
+    as_tensor,
+    convert,
+    is_arithmetic,
+    same_lists,
+)
 from sepify.capture.torchscript.operators import operator_of
 from sepify.capture.torchscript.recorder import Recorder
 from sepify.capture.torchscript.scalars import ARITHMETIC, CONTAINERS, IDENTITIES, PLAIN, RANGES
@@ -132,10 +138,17 @@ class Interpreter:
         if kind == "aten::tensor" and isinstance(first, Traced):
             return (self.recorder.scalar_tensor(first),)
         if name in ARITHMETIC and not any(_is_tensor(leaf) for leaf in leaves(values)):
-            # two lists of sizes, two strings, two devices
+            if name in ("eq", "ne") and all(isinstance(value, list) for value in values):
+                return (same_lists(self, name, *values),)
+            # two strings, two devices, lists in order
             return (ARITHMETIC[name](*[self.known(value, node) for value in values]),)
         if (kind in PLAIN or kind in RANGES) and not any(map(_is_tensor, values)):
             return plain(self, node, values)
+        if kind.startswith("quantized::"):
+            raise CaptureError(
+                f"the file is quantised (operator {kind}, {source_line(node)}); give the "
+                "floating-point model and quantise the converted one"
+            )
         if not kind.startswith("aten::") or node.schema() == "(no schema)":
             raise CaptureError(
                 f"TorchScript operator {kind} is not supported ({source_line(node)}); "

@@ -92,6 +92,23 @@ def negated(machine: Interpreter, value: Any) -> Any:
     return Traced(not value.concrete, negated_node(value.node), value.content)
 
 
+def same_lists(machine: Interpreter, name: str, first: list[Any], second: list[Any]) -> Any:
+    """`first == second` (or, for "ne", not) of two lists of sizes, item by item: that two tensors
+    are of one shape says less than what their shape is."""
+    differs = name == "ne"
+    if len(first) != len(second):
+        return differs
+    same: Any = True
+    for one, other in zip(first, second, strict=True):
+        if one is other or not (isinstance(one, Traced) or isinstance(other, Traced)):
+            if concrete(one) != concrete(other):
+                return differs
+            continue
+        equal = machine.recorder.function(operator.eq, one, other)
+        same = equal if same is True else machine.recorder.function(operator.and_, same, equal)
+    return negated(machine, same) if differs else same
+
+
 def as_tensor(machine: Interpreter, values: list[Any]) -> Any:
     """`torch.tensor(values)` of sizes, which torch.fx cannot trace, put together from scalars."""
     return machine.recorder.function(

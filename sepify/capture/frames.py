@@ -1,0 +1,30 @@
+"""Which line of the model's own code is running, or failed."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from pathlib import Path
+
+import torch
+
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def running_line() -> str:
+    """The innermost line of the model's own code that is running."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+            info = inspect.getframeinfo(frame)
+            code = info.code_context[0].strip() if info.code_context else ""
+            return f"{info.filename}, line {info.lineno}: `{code}`"
+        frame = frame.f_back
+    return "a place that is not known"
+
+
+def failed_line(error: Exception) -> str:
+    """The innermost line of the model's own code that led to `error`; "" if there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [f for f in frames if not f.filename.startswith(_NOT_THE_USERS) and f.line]
+    return f"{users[-1].filename}, line {users[-1].lineno}: `{users[-1].line}`" if users else ""
