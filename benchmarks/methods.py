@@ -44,14 +44,18 @@ def _by_svd(order: Order, batchnorm: bool, subject: Subject, rank: int) -> nn.Mo
     )
 
 
-def _by_least_squares(order: Order, refine: bool, subject: Subject, rank: int) -> nn.Module:
+def _by_least_squares(
+    order: Order, refine: bool, subject: Subject, rank: int, mirrored: bool = False
+) -> nn.Module:
+    """`mirrored`: calibrated on the same images and their mirror images."""
+    images = subject.images.calibration
     return sepify.convert(
         subject.network,
         rank=rank,
         order=order,
         keep=(subject.stem,),
         example_inputs=_example(subject),
-        calibration=subject.images.calibration,
+        calibration=torch.cat([images, images.flip(3)]) if mirrored else images,
         refine=refine,
     )
 
@@ -98,4 +102,7 @@ METHODS: tuple[Method, ...] = (
     Method("ours pw-dw, solved", partial(_by_least_squares, "pw-dw", False), ours=True),
     Method("ours dw-pw, refined", partial(_by_least_squares, "dw-pw", True), ours=True),
     Method("ours pw-dw, refined", partial(_by_least_squares, "pw-dw", True), ours=True),
+    Method(
+        "refined, mirrored", partial(_by_least_squares, "dw-pw", True, mirrored=True), ours=True
+    ),
 )

@@ -1,4 +1,4 @@
-"""A model as a person names it at a shell: a TorchScript file, or module:factory."""
+"""A model as a person names it at a shell: a .pt or .pt2 file, or module:factory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sepify.errors import CaptureError, UsageError
-from sepify.storage import load_torchscript
+from sepify.input_note import DTYPES, InputNote, Shape, note_inputs
+from sepify.storage import load_exported, load_torchscript, noted_inputs
+
+WRITTEN_ONLY = {
+    ".onnx": "an ONNX file, which sepify writes but does not read",
+    ".safetensors": "weights without a model; sepify.load_weights(original, plan, file) puts them "
+    "back in Python",
+}
 
 
 @dataclass(frozen=True)
@@ -23,30 +30,91 @@ class LoadedModel:
     size: int | None  # None where there is no file
 
 
-def load_model(spec: str, input_shapes: tuple[tuple[int, ...], ...] = ()) -> LoadedModel:
-    """Load `spec`; `input_shapes` (batch first) override those noted in the file.
+@dataclass(frozen=True)
+class InputRequest:
+    """What a person says of the inputs: shapes, batch first, and names of types, one for all or one
+    for each; empty where the file is to say."""
 
-    "package.module:factory" imports the module and calls factory(): this runs its code, so name
-    only modules that you trust. Raises FileError, UsageError or CaptureError.
+    shapes: tuple[Shape, ...] = ()
+    dtypes: tuple[str, ...] = ()
+
+
+def load_model(spec: str, asked: InputRequest | None = None) -> LoadedModel:
+    """Load `spec`: a `.pt` file (TorchScript), a `.pt2` file (torch.export), or module:factory.
+
+    What is `asked` of the inputs overrides what the file notes; types are float32 where neither
+    says. "package.module:factory" imports the module and calls factory(): this runs its code, so
+    name only modules that you trust. Raises FileError, UsageError or CaptureError.
     """
+    asked = asked or InputRequest()
+    suffix = Path(spec).suffix
     if _names_a_factory(spec):
         module, noted, size = _call_factory(spec), None, None
+    elif suffix in WRITTEN_ONLY:
+        raise UsageError(
+            f"{spec} is {WRITTEN_ONLY[suffix]}; give a .pt or .pt2 file, or module:factory"
+        )
+    elif suffix == ".pt2":
+        return _load_exported(spec, asked)
     else:
         file = load_torchscript(spec)
-        module, noted, size = file.module, file.input_shapes, file.size
-    shapes = input_shapes or noted
+        module, noted, size = file.module, file.note, file.size
+    return LoadedModel(module.eval(), random_inputs(_require_note(spec, noted, asked)), size)
+
+
+def _load_exported(spec: str, asked: InputRequest) -> LoadedModel:
+    """The program as a graph module, which everything that takes a model takes."""
+    from sepify.capture import capture  # torch.export takes a while to import
+    from sepify.capture.exported import example_inputs_of
+
+    program = load_exported(spec)
+    examples = example_inputs_of(program)
+    noted = noted_inputs(spec) or (note_inputs(examples) if examples else None)
+    inputs = random_inputs(_require_note(spec, noted, asked))
+    return LoadedModel(
+        capture(program, inputs).graph_module.eval(), inputs, Path(spec).stat().st_size
+    )
+
+
+def _require_note(spec: str, noted: InputNote | None, asked: InputRequest) -> InputNote:
+    shapes = asked.shapes or (noted.shapes if noted else ())
     if not shapes:
         raise UsageError(
             f"{spec} does not say what shape its input has; give it, for example "
             "--input-shape 1,3,224,224"
         )
-    return LoadedModel(module.eval(), random_inputs(shapes), size)
+    dtypes = asked.dtypes or (noted.dtypes if noted else ())
+    if noted and not asked.dtypes and len(noted.dtypes) != len(shapes):
+        dtypes = noted.dtypes[:1]  # several inputs were asked for: of the kind that was noted
+    dtypes = dtypes or ("float32",)
+    if len(dtypes) == 1:
+        dtypes = dtypes * len(shapes)
+    if len(dtypes) != len(shapes):
+        raise UsageError(
+            f"{len(dtypes)} types for {len(shapes)} inputs: give --dtype once, or once an input"
+        )
+    return InputNote(shapes, dtypes)
 
 
-def random_inputs(shapes: tuple[tuple[int, ...], ...]) -> tuple[Tensor, ...]:
-    """Standard normal float32 tensors of these shapes, the same ones every time."""
+def random_inputs(note: InputNote) -> tuple[Tensor, ...]:
+    """Tensors of these shapes and types, the same ones every time: standard normal numbers, or
+    for whole numbers and truth values zeros and ones."""
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+    def tensor(shape: Shape, dtype: torch.dtype) -> Tensor:
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+    pairs = zip(note.shapes, note.dtypes, strict=True)
+    return tuple(tensor(shape, DTYPES[dtype]) for shape, dtype in pairs)
+
+
+def parse_dtype(text: str) -> str:
+    """ "float16" -> "float16". Raises UsageError naming those that there are."""
+    if text not in DTYPES:
+        raise UsageError(f"type {text!r} is not known; choose one of {', '.join(DTYPES)}")
+    return text
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -323,12 +323,11 @@ def on_disk(tensor: torch.Tensor) -> torch.Tensor:
     try:
         with tempfile.NamedTemporaryFile(prefix="sepify-") as file:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a signal
-            storage = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=size)
+            copy = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
     except OSError as error:
         where = tempfile.gettempdir()
         raise FileError(f"no room in {where}: {_cause(error)}; set TMPDIR to a disk") from error
-    copy = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)
-    return copy.copy_(tensor)
+    return copy.reshape(tensor.shape).copy_(tensor)
 
 
 def is_on_disk(tensor: torch.Tensor) -> bool:

@@ -1,0 +1,213 @@
+"""The zoo: is every convolutional network captured whole, converted right, and kept whole after?
+
+Runs the checks of `tests/zoo` over every network there, each in a process of its own with a time
+limit, and measures how long capture and conversion take beside construction and one forward pass.
+Each row is a JSON file in `benchmarks/out/zoo/`, so that an interrupted run goes on where it
+stopped; `--table` only prints what is there and writes `benchmarks/out/zoo.md` and `zoo.json`.
+
+    python benchmarks/zoo.py                       # what is not yet measured
+    python benchmarks/zoo.py --stage capture       # one stage of: capture, scripts, forms
+    python benchmarks/zoo.py --each 2              # two of every family
+    python benchmarks/zoo.py --only timm/resnet --again
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("YOLO_OFFLINE", "true")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import torch
+import zoo_table
+from zoo.checks import CHECKS, counted_macs
+from zoo.entry import Entry
+from zoo.registry import ENTRIES
+from zoo.specimen import Specimen
+
+from sepify.errors import UsageError
+from sepify.planning.uniform import plan_uniform
+from sepify.storage import read_json, write_json
+
+OUT = Path(__file__).parent / "out"
+ROWS = OUT / "zoo"
+RANKS = (1, 2, 3, 4)
+SCRIPTS = ("traced_and_imported", "scripted_and_imported")
+FORMS = tuple(name for name in CHECKS if name.startswith("saved_"))
+STAGES = {
+    "capture": tuple(name for name in CHECKS if name not in (*SCRIPTS, *FORMS)),
+    "scripts": SCRIPTS,
+    "forms": FORMS,
+}
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure what is asked for, then write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--stage", choices=STAGES, action="append", help="default: all, in order")
+    parser.add_argument("--only", action="append", help="names that begin so; repeat")
+    parser.add_argument("--again", action="store_true", help="measure rows anew")
+    parser.add_argument("--failed", action="store_true", help="measure failed rows anew")
+    parser.add_argument("--each", type=int, help="so many of every family, not all")
+    parser.add_argument("--limit", type=int, default=180, help="seconds a network and stage")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    wanted = [
+        entry
+        for number, entry in _by_turns(ENTRIES.values())
+        if number < (options.each or len(ENTRIES))
+        and any(entry.name.startswith(start) for start in options.only or [""])
+    ]
+    if not options.table:
+        _warm_up({entry.source for entry in wanted})
+        for stage in options.stage or STAGES:
+            _run_stage(stage, wanted, options)
+    rows = [row for entry in ENTRIES.values() if (row := _read(entry))]
+    write_json(OUT / "zoo.json", rows)
+    (OUT / "zoo.md").write_text(zoo_table.document(rows, CHECKS))
+    print(zoo_table.summary(rows, CHECKS))
+
+
+def _by_turns(entries: Iterable[Entry]) -> list[tuple[int, Entry]]:
+    """The first of every family, then the second of each, and so on, with that number from 0: an
+    interrupted run has then seen as many families as it could."""
+    seen: Counter[tuple[str, str]] = Counter()
+    numbered = []
+    for entry in entries:
+        numbered.append((seen[entry.source, entry.family], entry))
+        seen[entry.source, entry.family] += 1
+    return sorted(numbered, key=lambda pair: pair[0])
+
+
+def _warm_up(sources: set[str]) -> None:
+    """Import here, once, what every child would import for itself and count as construction."""
+    warm = {source: entry for entry in ENTRIES.values() if (source := entry.source) in sources}
+    for entry in [*warm.values(), ENTRIES["torchvision/mobilenet_v3_small"]]:
+        specimen = Specimen(entry)
+    checks_without_autograd = ("captured_exactly", "full_rank", "rank_one", "scripted_and_imported")
+    for name in (*checks_without_autograd, *FORMS):  # autograd starts threads: never before a fork
+        try:
+            CHECKS[name](specimen)
+        except Exception as error:
+            print(f"warming up, {name}: {str(error)[:300]}", flush=True)
+
+
+def _run_stage(stage: str, entries: list[Entry], options: argparse.Namespace) -> None:
+    for number, entry in enumerate(entries, 1):
+        row = _read(entry)
+        done = row and all(name in row["checks"] for name in STAGES[stage])
+        failed = row and any(row["checks"].get(n, ["ok"])[0] == "failed" for n in STAGES[stage])
+        if done and not options.again and not (options.failed and failed):
+            continue
+        row = _in_child(entry, stage, options.limit)
+        bad = [n for n in STAGES[stage] if row["checks"][n][0] == "failed"]
+        told = f"FAILED {', '.join(bad)}" if bad else "ok"
+        print(f"{stage} {number}/{len(entries)} {entry.name}: {told}", flush=True)
+
+
+def _in_child(entry: Entry, stage: str, limit: int) -> Row:
+    """A fork has every package imported already; a crash or a hang costs one row."""
+    child = multiprocessing.get_context("fork").Process(target=_measure, args=(entry, stage))
+    child.start()
+    child.join(limit)
+    if child.is_alive():
+        child.kill()
+        child.join()
+        _add(
+            entry, {}, {name: ["failed", f"not done in {limit} s"] for name in STAGES[stage]}, True
+        )
+    elif child.exitcode:
+        told = f"the process ended with code {child.exitcode}"
+        _add(entry, {}, {name: ["failed", told] for name in STAGES[stage]}, True)
+    row = _read(entry)
+    assert row is not None
+    return row
+
+
+def _measure(entry: Entry, stage: str) -> None:
+    torch.set_num_threads(1)
+    row = _read(entry)
+    if row:  # what a killed run may have left must not pass for this run's
+        for name in STAGES[stage]:
+            row["checks"].pop(name, None)
+        write_json(_path(entry), row)
+    try:
+        specimen = Specimen(entry)
+    except Exception:
+        told = traceback.format_exc()[-1500:]
+        _add(entry, {}, {name: ["failed", told] for name in STAGES[stage]})
+        return
+    for name in STAGES[stage]:
+        start = time.process_time()
+        try:
+            verdict = ["ok", CHECKS[name](specimen)]
+        except Exception:
+            verdict = ["failed", traceback.format_exc(limit=-6)[-4000:]]
+        verdict.append(round(time.process_time() - start, 2))
+        _add(entry, {}, {name: verdict})
+    if stage == "capture":
+        try:
+            _add(entry, _facts(specimen), {})
+        except Exception:
+            _add(entry, {"facts_failed": traceback.format_exc()[-1500:]}, {})
+
+
+def _facts(specimen: Specimen) -> Row:
+    captured = specimen.captured
+    plan = specimen.small.meta["sepify"].plan
+    before = counted_macs(specimen.model, specimen.inputs)
+    after = {}
+    for rank in RANKS:
+        try:
+            planned = plan_uniform(captured.graph_module, specimen.inputs, rank=rank)
+        except UsageError:  # above every layer's full rank
+            break
+        change = sum((d.after.macs or 0) - (d.before.macs or 0) for d in planned)
+        after[str(rank)] = before + change
+    return {
+        "front_end": captured.front_end,
+        "reason": captured.reason,
+        "notes": list(captured.notes),
+        "size": specimen.entry.size,
+        "parameters": sum(p.numel() for p in specimen.model.parameters()),
+        "found": len(plan.decisions),
+        "eligible": sum(1 for d in plan if d.order or d.reason.startswith("cost would rise")),
+        "rewritten": len(plan.separated),
+        "macs": before,
+        "macs_after": after,
+        "seconds": {what: round(t, 3) for what, t in specimen.seconds.items()},
+    }
+
+
+def _path(entry: Entry) -> Path:
+    return ROWS / f"{entry.name.replace('/', '--')}.json"
+
+
+def _read(entry: Entry) -> Row | None:
+    return read_json(_path(entry)) if _path(entry).is_file() else None
+
+
+def _add(entry: Entry, facts: Row, verdicts: Row, only_missing: bool = False) -> None:
+    named = {"name": entry.name, "source": entry.source, "family": entry.family, "checks": {}}
+    row = _read(entry) or named
+    kept = row["checks"] if only_missing else {}
+    row["checks"] = {**row["checks"], **verdicts, **kept}
+    write_json(_path(entry), {**row, **facts})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""A converted GraphModule as a torch.export program, open in the batch, checked against it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from sepify.capture.exported import OPENNESS, export_module, varied
+from sepify.errors import CaptureError, ConversionError
+from sepify.forms.agreement import answers_in_eval, first_line, require_same
+
+
+def to_exported(
+    graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]
+) -> tuple[ExportedProgram, str]:
+    """`graph_module` in inference mode as an ExportedProgram, and what its inputs may be: "any
+    batch and image size", "any batch size", or "this size alone", the first of these that holds on
+    inputs of another size.
+
+    Raises ConversionError if torch.export refuses it, or if the result computes something else.
+    """
+    causes: list[str] = []
+    for openness in OPENNESS:
+        try:
+            return export_at(graph_module, inputs, openness), sizes_at(openness)
+        except (CaptureError, ConversionError) as error:
+            causes.append(str(error))
+    raise ConversionError(f"cannot be saved with torch.export: {causes[-1]}")
+
+
+def export_at(
+    graph_module: fx.GraphModule, inputs: tuple[Tensor, ...], openness: str
+) -> ExportedProgram:
+    """As `to_exported`, with exactly so much open. Raises CaptureError or ConversionError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = export_module(copy.deepcopy(graph_module).eval(), inputs, openness)
+        run = program.module()
+    require_same("exported", answers_in_eval(graph_module, inputs), run, inputs)
+    other = varied(inputs, openness)
+    if other is not None:
+        try:
+            wanted = answers_in_eval(graph_module, other)
+        except Exception as error:  # the network itself is not open in that size
+            raise ConversionError(
+                f"the network refuses other sizes: {first_line(error)}"
+            ) from error
+        require_same("exported", wanted, run, other)
+    return program
+
+
+def sizes_at(openness: str) -> str:
+    """What inputs may be, in words."""
+    return "this size alone" if openness == OPENNESS[2] else f"any {openness}"

@@ -1,0 +1,62 @@
+"""What a saved model says of its inputs: the shape and the type of one example of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+VERSION = 1
+
+Shape = tuple[int, ...]
+
+# as they are named in files and at the shell
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
+}
+
+
+@dataclass(frozen=True)
+class InputNote:
+    """Shapes, batch first, and types, by name, of one example of each input."""
+
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """As it stands in a file."""
+        shapes = [list(shape) for shape in self.shapes]
+        return json.dumps(
+            {"version": VERSION, "input_shapes": shapes, "input_dtypes": list(self.dtypes)}
+        )
+
+
+def note_inputs(inputs: Sequence[Tensor]) -> InputNote:
+    """The note of these example inputs."""
+    return InputNote(
+        tuple(tuple(tensor.shape) for tensor in inputs),
+        tuple(str(tensor.dtype).removeprefix("torch.") for tensor in inputs),
+    )
+
+
+def read_note(text: str | bytes) -> InputNote | None:
+    """The note in `text`; None if there is none, or someone else's under our name. Types are
+    float32 in files that sepify 0.1 wrote without them."""
+    if not text:
+        return None
+    try:
+        noted = json.loads(text)
+        shapes = tuple(tuple(int(n) for n in shape) for shape in noted["input_shapes"])
+        dtypes = tuple(noted.get("input_dtypes") or ["float32"] * len(shapes))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if len(dtypes) != len(shapes) or any(name not in DTYPES for name in dtypes):
+        return None
+    return InputNote(shapes, dtypes)

@@ -1,0 +1,1 @@
+"""The zoo: other people's networks, random weights, nothing downloaded. `make test-zoo` runs it."""
