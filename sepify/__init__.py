@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 from sepify import errors
 from sepify.calibration.refine import Refinement
 from sepify.convert import Conversion, convert
-from sepify.convert import make_plan as plan
 from sepify.planning import Decision, Plan, load_plan, save_plan
+from sepify.planning.budget import Budget
+from sepify.planning.make import make_plan as plan
 
 if TYPE_CHECKING:
     from sepify.compiling import CompiledModel, compile, load_compiled
+    from sepify.forms import load_weights, save_model
     from sepify.measuring import Report, compare, load_report
 
 __version__ = "0.1.0"
 
-# Loaded at first use: neither TVM nor a plotting library is needed to convert a network.
+# Loaded at first use: neither TVM, torch.export nor a plotting library is needed to convert.
 _LATER = {
     "CompiledModel": "sepify.compiling",
     "compile": "sepify.compiling",
@@ -23,9 +25,12 @@ _LATER = {
     "Report": "sepify.measuring",
     "compare": "sepify.measuring",
     "load_report": "sepify.measuring",
+    "load_weights": "sepify.forms",
+    "save_model": "sepify.forms",
 }
 
 __all__ = [
+    "Budget",
     "CompiledModel",
     "Conversion",
     "Decision",
@@ -39,7 +44,9 @@ __all__ = [
     "load_compiled",
     "load_plan",
     "load_report",
+    "load_weights",
     "plan",
+    "save_model",
     "save_plan",
 ]
 

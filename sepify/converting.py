@@ -13,12 +13,14 @@ from torch import Tensor
 from sepify.convert import convert
 from sepify.errors import InputError, UsageError
 from sepify.factorize.factors import Order
+from sepify.forms import require_form, save_model
+from sepify.input_note import note_inputs
 from sepify.measuring import Report, compare
-from sepify.models import LoadedModel, load_model
+from sepify.models import InputRequest, LoadedModel, load_model
+from sepify.planning.budget import read_budget
 from sepify.planning.plan import Method, Plan
 from sepify.planning.plan_file import load_plan, save_plan
-from sepify.scripting import to_torchscript
-from sepify.storage import read_array, read_arrays, require_writable, save_torchscript
+from sepify.storage import read_array, read_arrays, require_writable
 
 Progress = Callable[[str, int, int], None]
 
@@ -29,13 +31,15 @@ class ConversionRequest:
 
     model: str
     output: Path
-    input_shapes: tuple[tuple[int, ...], ...] = ()
+    inputs: InputRequest | None = None
     rank: int = 1
     order: str = "dw-pw"
     keep: tuple[str, ...] = ()
+    budget: str | None = None
     plan: Path | None = None
     calibration: Path | None = None
     method: str | None = None
+    memory: float = 4.0  # GiB
     data: Path | None = None
     report: bool = True
 
@@ -49,33 +53,35 @@ class ConversionResult:
 
 
 def convert_file(request: ConversionRequest, progress: Progress) -> ConversionResult:
-    """Convert a model file; write OUTPUT, OUTPUT's .plan.json and, if asked, its reports.
+    """Convert a model file; write OUTPUT in the form that its suffix names, OUTPUT's .plan.json
+    and, if asked, its reports.
 
     A model with nothing to separate is written as it was captured, and the summary says so.
     Everything that can be refused is refused before the first file is written.
     """
-    if request.output.suffix != ".pt":
-        raise UsageError(f"{request.output}: the output is TorchScript, so name it something.pt")
+    require_form(request.output)
     require_writable(request.output.parent)
+    budget = None if request.budget is None else read_budget(request.budget)
     plan = None if request.plan is None else load_plan(request.plan)
     calibration = None if request.calibration is None else read_images(request.calibration)
     labelled = None if request.data is None else read_labelled(request.data)
-    model = load_model(request.model, request.input_shapes)
+    model = load_model(request.model, request.inputs)
     small = convert(
         model.module,
         rank=request.rank,
         order=cast(Order, request.order),
+        budget=budget,
         plan=plan,
         keep=request.keep,
         example_inputs=model.inputs,
         calibration=calibration,
         method=cast("Method | None", request.method),
+        memory=int(request.memory * 2**30),
         progress=progress,
     )
     done: Plan = small.meta["sepify"].plan
-    scripted, how = to_torchscript(small, model.inputs)
+    how = save_model(small, request.output, model.inputs)
     plan_file = request.output.with_suffix(".plan.json")
-    save_torchscript(scripted, request.output, [tuple(x.shape) for x in model.inputs])
     save_plan(done, plan_file)
     written = [request.output, plan_file]
     if request.report and done.separated:
@@ -87,7 +93,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             unlabelled=calibration,
             target=None,
             threads=(),
-            sizes=_sizes(model, request.output),
+            sizes=_sizes(model, Path(request.model), request.output),
             progress=progress,
         )
         for suffix in (".report.json", ".report.html"):
@@ -101,7 +107,7 @@ def compare_files(
     before: str,
     after: str,
     *,
-    input_shapes: tuple[tuple[int, ...], ...] = (),
+    inputs: InputRequest | None = None,
     data: Path | None = None,
     plan: Path | None = None,
     target: str | None = "native",
@@ -114,12 +120,13 @@ def compare_files(
         if path.suffix not in (".html", ".json"):
             raise UsageError(f"{path}: a report is saved as .html or .json")
         require_writable(path.parent)
-    original = load_model(before, input_shapes)
-    converted = load_model(after, input_shapes or tuple(tuple(x.shape) for x in original.inputs))
+    original = load_model(before, inputs)
+    noted = note_inputs(original.inputs)
+    converted = load_model(after, InputRequest(noted.shapes, noted.dtypes))
     beside = Path(after).with_suffix(".plan.json")
     plan = plan or (beside if beside.is_file() else None)
     sizes = None
-    if original.size is not None and converted.size is not None:
+    if original.size and converted.size and Path(before).suffix == Path(after).suffix:
         sizes = (original.size, converted.size)
     report = compare(
         original.module,
@@ -150,8 +157,11 @@ def read_labelled(path: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(arrays["images"]).float(), torch.from_numpy(arrays["labels"]).long()
 
 
-def _sizes(model: LoadedModel, output: Path) -> tuple[int, int] | None:
-    return None if model.size is None else (model.size, output.stat().st_size)
+def _sizes(model: LoadedModel, source: Path, output: Path) -> tuple[int, int] | None:
+    """Bytes on disk before and after, where both files are of one kind."""
+    if model.size is None or source.suffix != output.suffix:
+        return None
+    return (model.size, output.stat().st_size)
 
 
 def _summary(plan: Plan, how: str) -> str:

@@ -8,15 +8,26 @@ import sys
 import numpy as np
 import pytest
 import torch
-from nets import Plain, images, seeded
+from nets import Plain, images, relative_error, seeded
 from torch import nn
 
+import sepify
 from sepify.cli import main
 from sepify.compiling import load_compiled
 from sepify.measuring import load_report
+from sepify.models import load_model
 from sepify.storage import load_torchscript, save_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) * scale[:, :, None, None]
 
 
 class Shell:
@@ -94,6 +105,53 @@ def test_convert_from_a_factory_needs_a_shape(shell):
     assert files() == {"model.pt", "small.pt", "small.plan.json"}
 
 
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_the_suffix_says_what_is_written(shell, suffix):
+    done = shell("convert", "model.pt", "-o", f"small{suffix}")
+    assert done.code == 0, done.err
+    assert "2 of 2 convolutions separated by svd" in done.out
+    assert "any batch and image size" in re.sub(r"\s+", " ", done.out)
+    stem = {"small.plan.json", "small.report.json", "small.report.html"}
+    assert files() == {"model.pt", f"small{suffix}"} | stem
+
+
+def test_what_was_written_goes_in_again(shell):
+    assert shell("convert", "model.pt", "-o", "one.pt2", "--no-report").code == 0
+    assert "2 convolutions" not in shell("inspect", "one.pt2").out
+    assert "already depthwise" in shell.out
+    done = shell("convert", "one.pt2", "-o", "two.pt2", "--no-report")
+    assert done.code == 0, done.err
+    report = shell("report", "model.pt", "one.pt2", "--target", "none", "-o", "report.json")
+    assert report.code == 0, report.err
+    assert load_report("report.json").after.macs < load_report("report.json").before.macs
+
+
+def test_weights_alone_and_the_way_back(shell):
+    done = shell("convert", "model.pt", "-o", "small.safetensors", "--no-report")
+    assert done.code == 0, done.err
+    assert shell("convert", "model.pt", "-o", "small.pt", "--no-report").code == 0
+    fresh = seeded(Plain(16), seed=7)
+    back = sepify.load_weights(fresh, "small.plan.json", "small.safetensors")
+    wanted = load_torchscript("small.pt").module(images())
+    assert relative_error(back(images()), wanted) < 1e-5
+
+
+def test_half_precision_and_several_inputs(shell):
+    for dtype in (torch.float16, torch.bfloat16):
+        script = torch.jit.trace(seeded(Plain(16)).to(dtype), images().to(dtype), check_trace=False)
+        save_torchscript(script, "half.pt")
+        name = str(dtype).removeprefix("torch.")
+        options = ("--input-shape", "2,3,12,12", "--dtype", name, "--no-report")
+        done = shell("convert", "half.pt", "-o", "small.pt2", *options)
+        assert done.code == 0, done.err
+        assert load_model("small.pt2").inputs[0].dtype == dtype
+    save_torchscript(torch.jit.script(seeded(Two())), "two.pt")
+    shapes = ("--input-shape", "1,3,12,12", "--input-shape", "1,4")
+    done = shell("convert", "two.pt", "-o", "small.pt2", *shapes, "--no-report")
+    assert done.code == 0, done.err
+    assert [tuple(x.shape) for x in load_model("small.pt2").inputs] == [(1, 3, 12, 12), (1, 4)]
+
+
 def test_nothing_can_be_separated(shell):
     save_torchscript(torch.jit.trace(nn.Conv2d(3, 4, 1), images()), "thin.pt", [(1, 3, 12, 12)])
     done = shell("convert", "thin.pt", "-o", "small.pt")
@@ -125,10 +183,21 @@ def broken(shell_args, code, message):
         broken(["model.pt", "--calibration", "text.npy"], 1, "not a readable .npy file"),
         broken(["model.pt", "--calibration", "nan.npy"], 1, "holds NaN"),
         broken(["model.pt", "--plan", "text.pt"], 1, "not valid JSON"),
-        broken(["model.pt", "--plan", "other.json"], 1, "'elsewhere', which is no convolution"),
+        broken(["model.pt", "--plan", "other.json"], 1, "which is no convolution of this model"),
         broken(["nosuch.module:factory"], 2, "cannot import 'nosuch.module'"),
         broken(["torch.nn:Nothing"], 2, "'torch.nn' has no 'Nothing'"),
-        broken(["model.pt", "-o", "small.onnx"], 2, "name it something.pt"),
+        broken(["model.pt", "-o", "small.tflite"], 2, "the suffix says what to write"),
+        broken(["model.pt", "-o", "text.pt/small.onnx"], 1, "cannot write"),
+        broken(["model.onnx"], 2, "an ONNX file, which sepify writes but does not read"),
+        broken(["w.safetensors"], 2, "weights without a model; sepify.load_weights"),
+        broken(["model.pt", "--dtype", "int4"], 2, "type 'int4' is not known; choose one of float"),
+        broken(["model.pt", "--dtype", "float16"], 1, "float16 (1, 3, 12, 12)"),
+        broken(["nowhere.pt2"], 1, "no such file: nowhere.pt2"),
+        broken(["text.pt2"], 1, "text.pt2 is truncated, or no .pt2 file"),
+        broken(
+            ["model.pt", "--input-shape", "1,3,12,12", "--dtype", "float32", "--dtype", "int64"],
+            *(2, "2 types for 1 inputs"),
+        ),
         broken(["model.pt", "-o", "text.pt/small.pt"], 1, "cannot write"),
     ],
 )
@@ -137,9 +206,9 @@ def test_bad_input_is_one_line_the_right_code_and_nothing_half_written(shell, ar
         whole = file.read()
     with open("half.pt", "wb") as file:
         file.write(whole[: len(whole) // 2])
-    with open("text.pt", "w") as file, open("text.npy", "w") as array:
-        file.write("hello")
-        array.write("hello")
+    for name in ("text.pt", "text.pt2", "text.npy"):
+        with open(name, "w") as file:
+            file.write("hello")
     torch.save(seeded(Plain()).state_dict(), "state.pt")
     poisoned = seeded(Plain())
     torch.nn.init.constant_(poisoned.conv1.weight, float("nan"))
@@ -220,3 +289,15 @@ def test_ctrl_c_leaves_nothing_behind(shell, monkeypatch):
     assert shell("convert", "model.pt", "-o", "small.pt").code == 130
     assert files() == {"model.pt"}
     assert "interrupted" in shell.err
+
+
+def test_a_warning_of_ours_is_one_line_and_memory_can_be_bounded(shell):
+    np.save("few.npy", images(16, size=4).numpy())
+    network = nn.Sequential(nn.Conv2d(3, 40, 3), nn.Conv2d(40, 8, 2)).eval()
+    save_torchscript(torch.jit.trace(network, images(2, size=4)), "small.pt", [(1, 3, 4, 4)])
+    asked = ("convert", "small.pt", "-o", "out.pt", "--calibration", "few.npy", "--no-report")
+    assert shell(*asked, "--memory", 0.0001).code == 0
+    assert "warning: few positions for the elements of a patch in 1 (14" in shell.err
+    assert "site-packages" not in shell.err
+    reasons = [d.reason for d in sepify.load_plan("out.plan.json")]
+    assert "on the maps of 16 of 16 images" in reasons[1]

@@ -22,6 +22,7 @@ from sepify.storage import is_on_disk, on_disk
 
 Values = dict[fx.Node, Any]
 
+UNUSED = 10**9  # last use of a value that nobody reads: a solver may yet ask for it
 # feed(inputs in the converted network, outputs of the original), both (B, ...)
 Feed = Callable[[Tensor, Tensor], None]
 # solver(name, conv, for_each_batch): calls for_each_batch(feed), and answers with factors
@@ -87,7 +88,7 @@ class _Walk:
         self.nodes = computing_nodes(graph_module.graph)
         order = {node: index for index, node in enumerate(self.nodes)}
         self.last_use = {
-            node: max((order.get(user, len(self.nodes)) for user in node.users), default=-1)
+            node: max((order.get(user, len(self.nodes)) for user in node.users), default=UNUSED)
             for node in graph_module.graph.nodes
         }
 

@@ -10,9 +10,9 @@ from sepify.capture import capture
 from sepify.compiling import compile as compile_model
 from sepify.convert import convert
 from sepify.demo.data import MODEL_FILE, load_demo_data
+from sepify.forms import to_torchscript
 from sepify.measuring import Report, compare
 from sepify.planning.plan_file import save_plan
-from sepify.scripting import to_torchscript
 from sepify.storage import load_torchscript, require_writable, save_torchscript
 
 CALIBRATION_IMAGES = 1_024

@@ -18,7 +18,7 @@ def check_plan(plan: Plan, convolutions: Sequence[Convolution]) -> None:
         convolution = by_name.get(decision.name)
         if convolution is None:
             raise PlanError(
-                f"the plan names '{decision.name}', which is no convolution of this model "
+                f"the plan names {decision.where}, which is no convolution of this model "
                 f"({len(by_name)} there: {', '.join(list(by_name)[:3])}, ...)"
             )
         _check_kernel(decision, convolution)
@@ -30,20 +30,20 @@ def check_plan(plan: Plan, convolutions: Sequence[Convolution]) -> None:
 def _check_kernel(decision: Decision, convolution: Convolution) -> None:
     if decision.kernel and decision.kernel != convolution.kernel:
         raise PlanError(
-            f"the plan was made for another model: '{decision.name}' has a kernel "
+            f"the plan was made for another model: {decision.where} has a kernel "
             f"{decision.kernel} in the plan and {convolution.kernel} in the model"
         )
 
 
 def _check_separable(decision: Decision, convolution: Convolution) -> None:
     if convolution.obstacle is not None:
-        raise PlanError(f"'{decision.name}' cannot be separated: {convolution.obstacle}")
+        raise PlanError(f"{decision.where} cannot be separated: {convolution.obstacle}")
     assert decision.order is not None
     assert decision.rank is not None
     highest = full_rank(convolution.kernel, decision.order)
     if decision.rank > highest:
         raise PlanError(
-            f"'{decision.name}': rank {decision.rank} is too high, {highest} is already exact "
+            f"{decision.where}: rank {decision.rank} is too high, {highest} is already exact "
             f"for a kernel {convolution.kernel} as {decision.order}"
         )
 
@@ -62,6 +62,6 @@ def _check_ties(plan: Plan, by_name: dict[str, Convolution]) -> None:
             decision.rank,
         ):
             raise PlanError(
-                f"'{first.name}' and '{decision.name}' share one weight, so the plan must treat "
+                f"{first.where} and {decision.where} share one weight, so the plan must treat "
                 "them alike"
             )

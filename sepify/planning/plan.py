@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sepify.errors import PlanError
@@ -16,11 +16,14 @@ METHODS: tuple[Method, ...] = ("svd", "least-squares")
 
 @dataclass(frozen=True)
 class Cost:
-    """What a layer costs: multiply-adds for one image (None where its map size is unknown)
-    and parameters, bias included."""
+    """What a layer costs: multiply-adds for one image (None where its map size is unknown),
+    parameters, bias included, predicted bytes moved for one image (None likewise), and seconds for
+    one image where a latency table was measured."""
 
     macs: int | None
     params: int
+    moved: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Decision:
     the SVD, of its outputs on the fitted images for least squares; `heldout_error` is that of its
     outputs on calibration images held out of the fit, and `block_error`, where blocks were
     refined, that of the output of the block around it, refined. All None for a layer that is kept.
+    `damage` is what planning expects the decision to add to the loss of the network's outputs.
+    `line` is where the decision stands in the file that it was read from.
     """
 
     name: str
@@ -44,6 +49,13 @@ class Decision:
     error: float | None = None
     heldout_error: float | None = None
     block_error: float | None = None
+    damage: float | None = None
+    line: int | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The layer, and the line of the plan file if there is one, for messages."""
+        return f"'{self.name}'" + (f" (line {self.line} of the plan)" if self.line else "")
 
     def __post_init__(self) -> None:
         separated = self.order is not None and self.rank is not None
@@ -55,16 +67,40 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What a plan that was made for a budget promises.
+
+    `limit` and `reached` are in the budget's own unit (MACs, parameters, bytes, seconds, points).
+    Damage is the loss of the network's outputs on calibration data, before the factors are refined:
+    `loss` "kl" in nats or "relative" to the outputs' variance; `predicted` by adding up the layers,
+    `measured` on the plan as a whole. `gap` is the relative distance of the predicted damage to the
+    bound that the solver proved. `verified` says how an accuracy promise was checked.
+    """
+
+    budget: str
+    limit: float
+    reached: float
+    loss: str
+    predicted: float
+    measured: float
+    gap: float
+    rounds: int
+    verified: str | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """Decisions in execution order, and how the weights were (to be) found.
 
     `method` names the solver of the factors, None while no conversion has chosen one; `batchnorm`
-    says whether BatchNorm statistics were re-estimated on calibration data afterwards.
+    says whether BatchNorm statistics were re-estimated on calibration data afterwards; `outlook` is
+    there for a plan that a budget asked for.
     """
 
     decisions: tuple[Decision, ...]
     method: Method | None = None
     batchnorm: bool = False
+    outlook: Outlook | None = None
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sepify.errors import PlanError
 from sepify.factorize.factors import ORDERS
-from sepify.planning.plan import METHODS, Cost, Decision, Plan
-from sepify.storage import read_json, write_json
+from sepify.planning.json_lines import Path as Place
+from sepify.planning.json_lines import read_with_lines
+from sepify.planning.plan import METHODS, Cost, Decision, Outlook, Plan
+from sepify.storage import read_json, read_text, write_json
 
 FORMAT = "sepify-plan"
-VERSION = 1
+VERSION = 2
+READ_VERSIONS = (1, 2)  # 1 had no outlook, and of costs only MACs and parameters
+
+TOP = ("format", "version", "method", "batchnorm_reestimated", "outlook", "convolutions")
+NOTES = ("macs", "params", "moved", "seconds", "error", "heldout_error", "block_error", "damage")
+KEYS = ("name", "action", "order", "rank", "reason", "kernel", *NOTES)
 
 
 def save_plan(plan: Plan, path: Path | str) -> None:
@@ -20,9 +29,11 @@ def save_plan(plan: Plan, path: Path | str) -> None:
 
 
 def load_plan(path: Path | str) -> Plan:
-    """Read a plan. Raises FileError if it is not JSON, PlanError naming the entry at fault."""
+    """Read a plan. Raises FileError if it is not JSON, PlanError naming the line at fault."""
+    read_json(path)  # says where a fault is
     try:
-        return plan_from_dict(read_json(path))
+        document, lines = read_with_lines(read_text(path))
+        return plan_from_dict(document, lines)
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
 
@@ -34,11 +45,13 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "version": VERSION,
         "method": plan.method,
         "batchnorm_reestimated": plan.batchnorm,
+        "outlook": None if plan.outlook is None else asdict(plan.outlook),
         "convolutions": [_entry(decision) for decision in plan],
     }
 
 
 def _entry(decision: Decision) -> dict[str, Any]:
+    before, after = decision.before, decision.after
     return {
         "name": decision.name,
         "action": decision.action,
@@ -46,64 +59,120 @@ def _entry(decision: Decision) -> dict[str, Any]:
         "rank": decision.rank,
         "reason": decision.reason,
         "kernel": list(decision.kernel),
-        "macs": [decision.before.macs, decision.after.macs],
-        "params": [decision.before.params, decision.after.params],
+        "macs": [before.macs, after.macs],
+        "params": [before.params, after.params],
+        "moved": [before.moved, after.moved],
+        "seconds": [before.seconds, after.seconds],
         "error": decision.error,
         "heldout_error": decision.heldout_error,
         "block_error": decision.block_error,
+        "damage": decision.damage,
     }
 
 
-def plan_from_dict(document: Any) -> Plan:
-    """The plan in a document that `plan_to_dict` made or a person edited. Raises PlanError.
+def plan_from_dict(document: Any, lines: Mapping[Place, int] | None = None) -> Plan:
+    """The plan in a document that `plan_to_dict` made or a person edited; `lines` say where each
+    part of it stands in a file. Raises PlanError, with the line, for whatever cannot be done
+    exactly as it is written: an unknown key, too.
 
-    `reason`, `macs`, `params` and `error` are notes: they may be left out.
+    `reason`, the costs, the errors and `damage` are notes: they may be left out.
     """
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise PlanError(f'not a plan: "format" is not "{FORMAT}"')
-    if document.get("version") != VERSION:
-        raise PlanError(f"plan version {document.get('version')!r}; this sepify reads {VERSION}")
-    entries = document.get("convolutions")
-    if not isinstance(entries, list):
-        raise PlanError('"convolutions" is not a list')
-    decisions = tuple(_decision(entry, index) for index, entry in enumerate(entries, 1))
-    names = [decision.name for decision in decisions]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise PlanError(f"'{twice}' is listed twice")
-    method = document.get("method")
-    if method is not None and method not in METHODS:
-        raise PlanError(f'"method" is {method!r}, none of {", ".join(METHODS)} or null')
-    return Plan(decisions, method, bool(document.get("batchnorm_reestimated", False)))
+    return _Reader(lines or {}).plan(document)
 
 
-def _decision(entry: Any, index: int) -> Decision:
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise PlanError(f"convolution {index} has no name")
-    name = entry["name"]
-    action, order, rank = entry.get("action"), entry.get("order"), entry.get("rank")
-    if action not in ("keep", "separate"):
-        raise PlanError(f'\'{name}\': action {action!r} is neither "keep" nor "separate"')
-    if action == "separate":
-        if order not in ORDERS:
-            raise PlanError(f"'{name}': order {order!r} is none of {', '.join(ORDERS)}")
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise PlanError(f"'{name}': rank {rank!r} is not a whole number from 1")
-    try:
-        macs, params = entry.get("macs", (None, None)), entry.get("params", (0, 0))
-        before, after = zip(macs, params, strict=True)
-        return Decision(
-            name,
-            action,
-            str(entry.get("reason", "")),
-            tuple(int(extent) for extent in entry.get("kernel", ())),
-            Cost(*before),
-            Cost(*after),
-            order,
-            rank,
-            entry.get("error"),
-            entry.get("heldout_error"),
-            entry.get("block_error"),
-        )
-    except (TypeError, ValueError) as error:
-        raise PlanError(f"'{name}': cannot be read ({error})") from error
+class _Reader:
+    def __init__(self, lines: Mapping[Place, int]) -> None:
+        self.lines = lines
+
+    def fail(self, place: Place, message: str) -> NoReturn:
+        line = self.lines.get(place) or self.lines.get(place[:-1])
+        raise PlanError(f"line {line}: {message}" if line else message)
+
+    def plan(self, document: Any) -> Plan:
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            self.fail(("format",), f'not a plan: "format" is not "{FORMAT}"')
+        if document.get("version") not in READ_VERSIONS:
+            told = f"plan version {document.get('version')!r}; this sepify reads 1 and 2"
+            self.fail(("version",), told)
+        self.known(document, TOP, ())
+        entries = document.get("convolutions")
+        if not isinstance(entries, list):
+            self.fail(("convolutions",), '"convolutions" is not a list')
+        decisions: list[Decision] = []
+        for index, entry in enumerate(entries):
+            decision = self.decision(entry, ("convolutions", index))
+            if any(decision.name == other.name for other in decisions):
+                self.fail(("convolutions", index, "name"), f"'{decision.name}' is listed twice")
+            decisions.append(decision)
+        method = document.get("method")
+        if method is not None and method not in METHODS:
+            told = f'"method" is {method!r}, none of {", ".join(METHODS)} or null'
+            self.fail(("method",), told)
+        batchnorm = document.get("batchnorm_reestimated", False)
+        if not isinstance(batchnorm, bool):
+            self.fail(("batchnorm_reestimated",), f'"batchnorm_reestimated" is {batchnorm!r}')
+        return Plan(tuple(decisions), method, batchnorm, self.outlook(document.get("outlook")))
+
+    def outlook(self, value: Any) -> Outlook | None:
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            self.fail(("outlook",), '"outlook" is neither an object nor null')
+        self.known(value, tuple(field.name for field in fields(Outlook)), ("outlook",))
+        try:
+            return Outlook(**value)
+        except TypeError as error:
+            self.fail(("outlook",), f'"outlook" cannot be read ({error}); leave it out')
+
+    def decision(self, entry: Any, place: Place) -> Decision:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            self.fail(place, f"convolution {int(place[-1]) + 1} has no name")
+        name = entry["name"]
+        self.known(entry, KEYS, place)
+        action, order, rank = entry.get("action"), entry.get("order"), entry.get("rank")
+        if action not in ("keep", "separate"):
+            told = f'\'{name}\': action {action!r} is neither "keep" nor "separate"'
+            self.fail((*place, "action"), told)
+        if action == "separate":
+            if order not in ORDERS:
+                told = f"'{name}': order {order!r} is none of {', '.join(ORDERS)}"
+                self.fail((*place, "order"), told)
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+                told = f"'{name}': rank {rank!r} is not a whole number from 1"
+                self.fail((*place, "rank"), told)
+        try:
+            before, after = (
+                Cost(*costs)
+                for costs in zip(
+                    entry.get("macs", (None, None)),
+                    entry.get("params", (0, 0)),
+                    entry.get("moved", (None, None)),
+                    entry.get("seconds", (None, None)),
+                    strict=True,
+                )
+            )
+            return Decision(
+                name,
+                action,
+                str(entry.get("reason", "")),
+                tuple(int(extent) for extent in entry.get("kernel", ())),
+                before,
+                after,
+                order,
+                rank,
+                entry.get("error"),
+                entry.get("heldout_error"),
+                entry.get("block_error"),
+                entry.get("damage"),
+                self.lines.get(place),
+            )
+        except PlanError as error:
+            self.fail(place, str(error))
+        except (TypeError, ValueError) as error:
+            self.fail(place, f"'{name}': cannot be read ({error})")
+
+    def known(self, entry: dict[str, Any], keys: tuple[str, ...], place: Place) -> None:
+        for key in entry:
+            if key not in keys:
+                told = f'"{key}" is not a key that a plan has here; it has {", ".join(keys)}'
+                self.fail((*place, key), told)

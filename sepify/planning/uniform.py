@@ -38,12 +38,13 @@ def plan_uniform(
     PlanError for a `keep` pattern that matches nothing.
     """
     convolutions = survey(graph_module)
-    _check_request(convolutions, rank, order, keep)
+    _check_request(convolutions, rank, order)
+    refused = refusals(convolutions, keep, filter_fn)
     maps = {} if example_inputs is None else measure_maps(graph_module, example_inputs)
 
     def decide(convolution: Convolution) -> Decision:
         at = maps.get(convolution.name)
-        reason = convolution.obstacle or _refusal(convolution, keep, filter_fn)
+        reason = convolution.obstacle or refused.get(convolution.name)
         if reason is not None:
             return _kept(convolution, at, reason)
         wanted = full_rank(convolution.kernel, order)
@@ -57,9 +58,20 @@ def plan_uniform(
     return Plan(tuple(decide(convolution) for convolution in convolutions))
 
 
-def _check_request(
-    convolutions: Sequence[Convolution], rank: int | None, order: str, keep: Sequence[str]
-) -> None:
+def refusals(
+    convolutions: Sequence[Convolution], keep: Sequence[str], filter_fn: Filter | None
+) -> dict[str, str]:
+    """The convolutions that could be separated and that the user wants kept, each with the reason.
+    Raises PlanError for a pattern in `keep` that matches nothing."""
+    for pattern in keep:
+        if not any(fnmatchcase(c.name, pattern) for c in convolutions):
+            names = ", ".join(c.name for c in convolutions[:5]) or "none"
+            raise PlanError(f"keep pattern '{pattern}' matches no convolution (there are: {names})")
+    reasons = {c.name: _refusal(c, keep, filter_fn) for c in convolutions if c.obstacle is None}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _check_request(convolutions: Sequence[Convolution], rank: int | None, order: str) -> None:
     if order not in ORDERS:
         raise UsageError(f"order {order!r} is not known; choose one of {', '.join(ORDERS)}")
     eligible = [c for c in convolutions if c.obstacle is None]
@@ -69,10 +81,6 @@ def _check_request(
             raise UsageError(f"rank {rank} is too low: the least is 1")
         if highest is not None and rank > highest:
             raise UsageError(f"rank {rank} is too high: {highest} already reproduces every layer")
-    for pattern in keep:
-        if not any(fnmatchcase(c.name, pattern) for c in convolutions):
-            names = ", ".join(c.name for c in convolutions[:5]) or "none"
-            raise PlanError(f"keep pattern '{pattern}' matches no convolution (there are: {names})")
 
 
 def _refusal(convolution: Convolution, keep: Sequence[str], filter_fn: Filter | None) -> str | None:

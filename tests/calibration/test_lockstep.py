@@ -105,3 +105,20 @@ def test_too_few_images():
     plan = plan_uniform(original, (images(),))
     with pytest.raises(InputError, match="3 calibration images are too few"):
         solve_on_data(original, plan, calibration_batches(images(3)))
+
+
+def test_a_convolution_whose_output_nobody_reads():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.idle, self.conv = nn.Conv2d(3, 9, 3), nn.Conv2d(3, 9, 3)
+
+        def forward(self, x):
+            self.idle(x)
+            return self.conv(x)
+
+    original = fx.symbolic_trace(seeded(Idle()))
+    assert "idle" in original.code
+    plan = plan_uniform(original, (images(),))
+    factors, _ = solve_on_data(original, plan, calibration_batches(images(32)))
+    assert set(factors) == {"idle", "conv"}

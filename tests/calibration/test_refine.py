@@ -1,3 +1,5 @@
+import pickle
+
 import torch
 from nets import Plain, Residual, images, relative_error, seeded
 from torch import fx, nn
@@ -173,3 +175,78 @@ def test_out_of_place_computes_the_same_and_writes_nowhere():
     assert not {"iadd", "relu_", "mul_", "add_"} & targets
     assert network.act.inplace
     assert not plain.act.inplace
+
+
+class WritesIntoViews(nn.Module):
+    """What was written into one view of a tensor is read by another."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+        self.register_buffer("table", torch.linspace(-1, 1, 3))
+
+    def forward(self, x):
+        x = x - 0.5
+        x[:, 0].mul_(2)
+        flat = x.view(x.shape[0], -1)
+        first, _ = x.chunk(2, dim=2)
+        last = x[:, 2]
+        doubled = last.add_(1)
+        last += 0.25
+        self.act(first)
+        before = x.reshape(-1)
+        F.relu(x.transpose(1, 2).narrow(1, 5, 1), inplace=True)
+        x.sub_(0.125)
+        alone = (x * 3).view(-1).add_(1)
+        return x, flat * 2, doubled, before + 1, alone, self.table[:2].mul(2)
+
+
+def test_writes_into_views_reach_who_reads_the_rest():
+    network = fx.symbolic_trace(WritesIntoViews())
+    plain = make_out_of_place(network)
+    x = images()
+    for given, expected in zip(plain(x.clone()), network(x.clone()), strict=True):
+        assert torch.equal(given, expected)
+    again = pickle.loads(pickle.dumps(plain))
+    assert torch.equal(again(x.clone())[0], network(x.clone())[0])
+    plain.graph.eliminate_dead_code()
+    plain.recompile()
+    assert torch.equal(plain(x.clone())[1], network(x.clone())[1])
+
+
+class BufferTracer(fx.Tracer):
+    """Records what is done to buffers."""
+
+    proxy_buffer_attributes = True
+
+
+class WritesIntoBuffers(nn.Module):
+    """The write into a part of the buffer is read from the buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(2))
+
+    def forward(self, x):
+        self.seen[:1].add_(x.mean())
+        return x * self.seen.sum()
+
+
+def test_writes_into_a_part_of_a_buffer_stay():
+    model = WritesIntoBuffers()
+    network = fx.GraphModule(model, BufferTracer().trace(model))
+    plain, x = make_out_of_place(network), images()
+    for _ in range(2):
+        assert torch.equal(plain(x), network(x))
+    assert plain.seen[0] != 0
+
+
+def test_a_view_that_nobody_else_reads_is_not_written():
+    class Alone(nn.Module):
+        def forward(self, x):
+            return (x * 3).flatten(1).add_(1).relu_()
+
+    plain = make_out_of_place(fx.symbolic_trace(Alone()))
+    targets = {getattr(node.target, "__name__", str(node.target)) for node in plain.graph.nodes}
+    assert not {"copy_", "add_", "relu_"} & targets
+    assert torch.equal(plain(x := images()), Alone()(x))

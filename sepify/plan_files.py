@@ -1,0 +1,148 @@
+"""Files in, files out: what `sepify plan` and `sepify diff` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from sepify.calibration.batches import calibration_batches
+from sepify.capture import capture
+from sepify.converting import read_images, read_labelled
+from sepify.errors import UsageError
+from sepify.models import InputRequest, load_model
+from sepify.planning.budget import read_budget
+from sepify.planning.frontier import Frontier, trace_frontier
+from sepify.planning.latency_table import load_table, save_table
+from sepify.planning.make import make_plan
+from sepify.planning.measurements import load_measurements, save_measurements
+from sepify.planning.plan import Plan
+from sepify.planning.plan_diff import PlanDiff, diff_plans
+from sepify.planning.plan_file import load_plan, save_plan
+from sepify.planning.planner import Known, measure_candidates
+from sepify.planning.survey import survey
+from sepify.planning.uniform import refusals
+from sepify.storage import require_writable, write_json
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class PlanningRequest:
+    """The options of `sepify plan`."""
+
+    model: str
+    inputs: InputRequest | None
+    calibration: Path
+    budget: str | None = None
+    frontier: bool = False
+    output: Path | None = None
+    keep: tuple[str, ...] = ()
+    data: Path | None = None
+    measurements: Path | None = None
+    latency_table: Path | None = None
+
+
+@dataclass(frozen=True)
+class PlanningResult:
+    """What to tell the user, and the files written."""
+
+    summary: RenderableType
+    written: tuple[Path, ...]
+
+
+def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
+    """Make a plan for a model file within a budget and write it, or trace the frontier.
+
+    Measurements and latencies are saved as soon as they are there, and gone on from where their
+    files exist. Everything that can be refused is refused before the work begins.
+    """
+    if (request.budget is None) == (not request.frontier):
+        raise UsageError("give either --budget (for a plan) or --frontier (for the whole curve)")
+    budget = None if request.budget is None else read_budget(request.budget)
+    if budget is not None and request.output is None:
+        raise UsageError("a plan needs a file to be written to: -o plan.json")
+    outputs = (request.output, request.measurements, request.latency_table)
+    written = [path for path in outputs if path is not None]
+    for path in written:
+        require_writable(path.parent)
+    known = _known(request)
+    calibration = read_images(request.calibration)
+    labelled = None if request.data is None else read_labelled(request.data)
+    model = load_model(request.model, request.inputs)
+    summary: RenderableType
+    if budget is None:
+        graph = capture(model.module, model.inputs).graph_module
+        batches = calibration_batches(calibration, inputs=len(model.inputs))
+        refused = refusals(survey(graph), request.keep, None)
+        measured = measure_candidates(graph, model.inputs, batches, known, progress)
+        frontier = trace_frontier(measured.kept_only(refused), "macs")
+        if request.output is not None:
+            write_json(request.output, frontier.to_dict())
+        summary = render_frontier(frontier)
+    else:
+        plan = make_plan(
+            model.module,
+            model.inputs,
+            budget=budget,
+            keep=request.keep,
+            calibration=calibration,
+            labelled=labelled,
+            known=known,
+            progress=progress,
+        )
+        assert request.output is not None
+        save_plan(plan, request.output)
+        summary = Text(describe_plan(plan))
+    return PlanningResult(summary, tuple(path for path in written if path.is_file()))
+
+
+def diff_files(first: Path, second: Path) -> PlanDiff:
+    """What the second plan file does differently from the first."""
+    return diff_plans(load_plan(first), load_plan(second))
+
+
+def render_frontier(frontier: Frontier) -> RenderableType:
+    """A sparkline and a few of the points, for a terminal of 80 columns."""
+    unit = "nats" if frontier.loss == "kl" else "of the outputs' variance"
+    points = frontier.points
+    lines = [
+        f"loss of the outputs ({unit}, log scale) from {points[0].share:.0%} to "
+        f"{points[-1].share:.0%} of the convolutions' {frontier.original:,.0f} MACs",
+        frontier.sparkline(),
+        "share      MACs        loss",
+    ]
+    lines += [f"{p.share:5.1%}  {p.cost:>13,.0f}  {p.damage:.2g}" for p in points]
+    return Group(Text("\n".join(lines)))
+
+
+def describe_plan(plan: Plan) -> str:
+    """A few lines on what a plan for a budget does and promises."""
+    outlook = plan.outlook
+    assert outlook is not None
+    before = sum(decision.before.macs or 0 for decision in plan)
+    after = sum(decision.after.macs or 0 for decision in plan)
+    unit = "nats" if outlook.loss == "kl" else "of the outputs' variance"
+    lines = [
+        f"budget {outlook.budget}: {len(plan.separated)} of {len(plan.decisions)} convolutions "
+        f"separated, MACs {before:,} -> {after:,} ({after / max(before, 1):.3f}x)",
+        f"loss of the outputs: {outlook.predicted:.2g} {unit} predicted, {outlook.measured:.2g} "
+        f"measured in {outlook.rounds} round(s); solver's gap {outlook.gap:.1e}",
+    ]
+    if outlook.verified is not None:
+        lines.append(outlook.verified)
+    return "\n".join(lines)
+
+
+def _known(request: PlanningRequest) -> Known:
+    measurements, table = request.measurements, request.latency_table
+    return Known(
+        load_measurements(measurements) if measurements and measurements.is_file() else None,
+        load_table(table) if table and table.is_file() else None,
+        None if measurements is None else partial(save_measurements, path=measurements),
+        None if table is None else partial(save_table, path=table),
+    )

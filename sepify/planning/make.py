@@ -1,0 +1,118 @@
+"""make_plan(): uniform, or the best within a budget. Public as `sepify.plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, fx, nn
+
+from sepify.calibration.batches import Batch, Calibration, calibration_batches
+from sepify.capture import capture
+from sepify.errors import UsageError
+from sepify.factorize.factors import Order
+from sepify.planning.budget import Budget
+from sepify.planning.plan import Plan
+from sepify.planning.uniform import Filter, plan_uniform
+
+if TYPE_CHECKING:
+    from sepify.planning.planner import Known
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a plan: one order and rank for all, or a budget. As in `make_plan`."""
+
+    rank: int | None = 1
+    order: Order = "dw-pw"
+    budget: Budget | None = None
+    keep: tuple[str, ...] = ()
+    filter_fn: Filter | None = None
+    labelled: tuple[Tensor, Tensor] | None = None
+    allow_costlier: bool = False
+
+
+def make_plan(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    *,
+    rank: int | None = 1,
+    order: Order = "dw-pw",
+    budget: Budget | None = None,
+    keep: Sequence[str] = (),
+    filter_fn: Filter | None = None,
+    calibration: Calibration | None = None,
+    labelled: tuple[Tensor, Tensor] | None = None,
+    allow_costlier: bool = False,
+    known: Known | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Plan:
+    """What `convert` would do to each convolution of `model`, and why; nothing is converted.
+
+    model, example_inputs, rank, order, keep, filter_fn, progress   as in `sepify.convert`
+    budget          choose order and rank of each layer so that the outputs are damaged least
+    calibration     unlabelled inputs to plan by, at least 32, better a few hundred
+    labelled        images and labels, for Budget(accuracy_drop=...); without them agreement with
+                    the original counts, on the half of `calibration` that is not planned by
+    allow_costlier  without a budget: separate even what costs more by it (full rank, say)
+    known           measurements of earlier calls, and where to save new ones
+
+    Raises a `sepify.errors.SepifyError`; PlanError for a budget that cannot be met names the least
+    possible.
+    """
+    inputs, batches = inputs_and_batches(example_inputs, calibration)
+    original = capture(model, inputs).graph_module
+    wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier)
+    return plan_graph(original, inputs, batches, wish, progress, known)
+
+
+def plan_graph(
+    original: fx.GraphModule,
+    inputs: tuple[Tensor, ...] | None,
+    batches: Sequence[Batch] | None,
+    wish: Wish,
+    progress: Progress | None = None,
+    known: Known | None = None,
+) -> Plan:
+    """The plan for a captured model."""
+    if wish.budget is None:
+        return plan_uniform(
+            original,
+            inputs,
+            rank=wish.rank,
+            order=wish.order,
+            keep=wish.keep,
+            filter_fn=wish.filter_fn,
+            allow_costlier=wish.allow_costlier,
+        )
+    if (wish.rank, wish.order, wish.allow_costlier) != (1, "dw-pw", False):
+        raise UsageError("a budget chooses orders and ranks: leave out rank, order, allow_costlier")
+    if batches is None or inputs is None:
+        raise UsageError("a budget needs data to plan by: give calibration images")
+    from sepify.planning.planner import plan_to_budget  # scipy's solvers take a while to load
+
+    return plan_to_budget(
+        original,
+        inputs,
+        wish.budget,
+        batches,
+        keep=wish.keep,
+        filter_fn=wish.filter_fn,
+        labelled=wish.labelled,
+        known=known,
+        progress=progress,
+    )
+
+
+def inputs_and_batches(
+    example_inputs: Tensor | tuple[Tensor, ...] | None, calibration: Calibration | None
+) -> tuple[tuple[Tensor, ...] | None, tuple[Batch, ...] | None]:
+    """Example inputs, taken from the data where none are given, and the data in batches."""
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    if calibration is None:
+        return inputs, None
+    batches = calibration_batches(calibration, inputs=len(inputs) if inputs else 1)
+    return inputs or tuple(tensor[:2] for tensor in batches[0]), batches

@@ -1,0 +1,123 @@
+"""What a plan is made from: each convolution's candidates, their cost and their damage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sepify.errors import PlanError
+from sepify.factorize.factors import Order
+from sepify.planning.plan import Cost
+from sepify.storage import read_json, write_json
+
+FORMAT = "sepify-measurements"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may be done to a convolution: keep it (`order` and `rank` None), or separate it.
+
+    `cost` is the cost then; `damage` the rise of the network's output loss, by the second-order
+    estimate or, where `measured`, by running the network with this layer alone replaced.
+    """
+
+    order: Order | None
+    rank: int | None
+    cost: Cost
+    damage: float
+    measured: bool = False
+
+    @property
+    def words(self) -> str:
+        """ "kept", or order and rank."""
+        return "kept" if self.rank is None else f"{self.order} at rank {self.rank}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One choice to make: `names` are the convolutions that it is made for (those that share one
+    weight go together); the first of `candidates` is to keep. `reason` says why there is no other.
+    """
+
+    names: tuple[str, ...]
+    kernel: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Every convolution's candidates, in execution order; the loss in which damage is given; the
+    images that judged it; bytes of the model's weights outside of its convolutions, and of one
+    parameter."""
+
+    layers: tuple[Layer, ...]
+    loss: str
+    images: int
+    other_bytes: int
+    bytes_each: int
+
+    def kept_only(self, refusals: Mapping[str, str]) -> Measurements:
+        """The same, with each convolution in `refusals` kept for the reason given there."""
+        return replace(self, layers=tuple(_restricted(layer, refusals) for layer in self.layers))
+
+
+def _restricted(layer: Layer, refusals: Mapping[str, str]) -> Layer:
+    reason = next((refusals[name] for name in layer.names if name in refusals), None)
+    if reason is None:
+        return layer
+    return replace(layer, candidates=layer.candidates[:1], reason=reason)
+
+
+def save_measurements(measurements: Measurements, path: Path | str) -> None:
+    """Write JSON, whole or not at all."""
+    write_json(path, {"format": FORMAT, "version": VERSION, **asdict(measurements)})
+
+
+def load_measurements(path: Path | str) -> Measurements:
+    """Read them again. Raises FileError if it is not JSON, PlanError if it is something else."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise PlanError(f"{path} holds no measurements; sepify plan --measurements writes them")
+    if document.get("version") != VERSION:
+        raise PlanError(
+            f"{path} holds measurements of version {document.get('version')!r}; this sepify reads "
+            f"{VERSION}: measure again"
+        )
+    try:
+        return Measurements(
+            tuple(_layer(layer) for layer in document["layers"]),
+            str(document["loss"]),
+            int(document["images"]),
+            int(document["other_bytes"]),
+            int(document["bytes_each"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"{path} is damaged ({error!r}): measure again") from error
+
+
+def _layer(entry: Any) -> Layer:
+    candidates = tuple(
+        Candidate(c["order"], c["rank"], Cost(**c["cost"]), float(c["damage"]), bool(c["measured"]))
+        for c in entry["candidates"]
+    )
+    if not candidates:
+        raise ValueError("a layer has no candidates")
+    return Layer(tuple(entry["names"]), tuple(entry["kernel"]), candidates, entry["reason"])
+
+
+def check_measurements(
+    measurements: Measurements, kernels: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """Raise PlanError, naming the layer that differs, unless these are of a model with the given
+    kernels by name."""
+    known = {name: layer.kernel for layer in measurements.layers for name in layer.names}
+    for name in [*known, *kernels]:
+        if known.get(name) != kernels.get(name):
+            raise PlanError(
+                f"{where} is of another model: '{name}' has kernel {known.get(name, 'none')} there "
+                f"and {kernels.get(name, 'none')} in this model"
+            )

@@ -1,0 +1,218 @@
+"""plan_to_budget(): measure the candidates, choose among them exactly, correct, explain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, fx
+
+from sepify.calibration.batches import Batch
+from sepify.errors import UsageError
+from sepify.planning.budget import Budget
+from sepify.planning.candidates import list_layers
+from sepify.planning.columns import Column, column_of, limit_of
+from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost
+from sepify.planning.explain import decide
+from sepify.planning.latency_table import LatencyTable, with_latencies
+from sepify.planning.measurements import Measurements, check_measurements
+from sepify.planning.plan import Cost, Outlook, Plan
+from sepify.planning.promise import Jury, juries_of, keep_promise
+from sepify.planning.rounds import chosen_forms, settle
+from sepify.planning.stopwatch import measure_latencies
+from sepify.planning.survey import Convolution, separable, survey
+from sepify.planning.uniform import Filter, refusals
+from sepify.planning.workbench import MOST_IMAGES, Workbench, set_up, take_images
+
+Progress = Callable[[str, int, int], None]
+Picks = tuple[int, ...]  # the candidate that each layer takes
+
+
+@dataclass(frozen=True)
+class Known:
+    """What earlier work has left: nothing in it is measured again. `save_measurements` and
+    `save_latencies` are called with what is new, as soon as it is there."""
+
+    measurements: Measurements | None = None
+    latencies: LatencyTable | None = None
+    save_measurements: Callable[[Measurements], None] | None = None
+    save_latencies: Callable[[LatencyTable], None] | None = None
+
+
+def plan_to_budget(
+    original: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    budget: Budget,
+    batches: Sequence[Batch],
+    *,
+    keep: Sequence[str] = (),
+    filter_fn: Filter | None = None,
+    labelled: tuple[Tensor, Tensor] | None = None,
+    known: Known | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """The plan within `budget` that damages the outputs of `original` least.
+
+    Raises PlanError where the budget cannot be met (saying the least possible), a `keep` pattern
+    matches nothing or what is `known` is of another model, target or machine; InputError for too
+    few images; UsageError for a target or a promise that makes no sense here.
+    """
+    note = progress or _silent
+    known = known or Known()
+    if labelled is not None and budget.quantity != "accuracy_drop":
+        raise UsageError("labelled data is for a budget in accuracy_drop; this one needs none")
+    convolutions = survey(original)
+    refused = refusals(convolutions, keep, filter_fn)
+    if budget.quantity == "accuracy_drop" and labelled is None:
+        planning, spare = _halves(batches)
+    else:
+        planning, spare = tuple(batches), ()
+    bench = set_up(original, [c.name for c, _ in separable(convolutions)], planning)
+    juries = None
+    if budget.quantity == "accuracy_drop":
+        juries = juries_of(bench, spare, labelled)
+    measurements = _measurements(original, inputs, bench, known, note)
+    measurements = measurements.kept_only(refused)
+    if budget.target is not None:
+        table, keys = measure_latencies(
+            original,
+            inputs,
+            measurements,
+            budget.target,
+            known.latencies,
+            known.save_latencies,
+            note,
+        )
+        measurements = with_latencies(measurements, table, keys)
+
+    column = column_of(measurements, budget.quantity)
+    if juries is None:
+        outlook, picks = _within(bench, measurements, column, budget, note)
+    else:
+        outlook, picks = _promised(bench, measurements, budget, juries, note)
+    costs = own_costs(measurements, convolutions, measure_maps(original, inputs))
+    return Plan(
+        decide(measurements.layers, picks, convolutions, costs, column, measurements.loss),
+        outlook=outlook,
+    )
+
+
+def _within(
+    bench: Workbench,
+    measurements: Measurements,
+    column: Column,
+    budget: Budget,
+    progress: Progress,
+) -> tuple[Outlook, Picks]:
+    """The least damage within a cost."""
+    limit = limit_of(column, budget)
+    settled = settle(bench, measurements.layers, column.costs, limit - column.besides, progress)
+    choice = settled.choice
+    outlook = Outlook(
+        budget=str(budget),
+        limit=limit,
+        reached=choice.cost + column.besides,
+        loss=measurements.loss,
+        predicted=choice.damage,
+        measured=settled.measured,
+        gap=choice.gap,
+        rounds=settled.rounds,
+    )
+    return outlook, choice.picks
+
+
+def _promised(
+    bench: Workbench,
+    measurements: Measurements,
+    budget: Budget,
+    juries: tuple[Jury, Jury],
+    progress: Progress,
+) -> tuple[Outlook, Picks]:
+    """The least cost within an accuracy drop."""
+    points = budget.limit.value
+    kept = keep_promise(bench, measurements, points, juries, progress)
+    choice = kept.choice
+    forms = chosen_forms(measurements.layers, choice.picks)
+    outlook = Outlook(
+        budget=str(budget),
+        limit=points,
+        reached=kept.drop,
+        loss=measurements.loss,
+        predicted=choice.damage,
+        measured=bench.around(forms, {}, progress)[0],
+        gap=choice.gap,
+        rounds=0,
+        verified=kept.words,
+    )
+    return outlook, choice.picks
+
+
+def measure_candidates(
+    original: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    batches: Sequence[Batch],
+    known: Known | None = None,
+    progress: Progress | None = None,
+) -> Measurements:
+    """Every convolution's candidates with their costs and damages: what a frontier is made of."""
+    bench = set_up(original, [c.name for c, _ in separable(survey(original))], batches)
+    return _measurements(original, inputs, bench, known or Known(), progress or _silent)
+
+
+def own_costs(
+    measurements: Measurements, convolutions: Sequence[Convolution], maps: dict[str, Maps]
+) -> dict[str, list[Cost]]:
+    """For each convolution by itself, what every candidate of its layer costs."""
+    layers = {name: layer for layer in measurements.layers for name in layer.names}
+    costs: dict[str, list[Cost]] = {}
+    for convolution in convolutions:
+        at = maps.get(convolution.name)
+        rows = []
+        for candidate in layers[convolution.name].candidates:
+            if candidate.order is None or candidate.rank is None:
+                cost = standard_cost(convolution, at)
+            else:
+                cost = separable_cost(convolution, at, candidate.order, candidate.rank, bias=True)
+            alone = len(layers[convolution.name].names) == 1
+            rows.append(replace(cost, seconds=candidate.cost.seconds if alone else None))
+        costs[convolution.name] = rows
+    return costs
+
+
+def _measurements(
+    original: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    bench: Workbench,
+    known: Known,
+    progress: Progress,
+) -> Measurements:
+    convolutions = survey(original)
+    if known.measurements is not None:
+        kernels = {c.name: c.kernel for c in convolutions}
+        check_measurements(known.measurements, kernels, "the file of measurements")
+        return known.measurements
+    layers = bench.measured(list_layers(convolutions, measure_maps(original, inputs)), progress)
+    inside = sum(c.params for c in convolutions)
+    tensors = [*original.parameters(), *original.buffers()]
+    each = next((p.element_size() for p in original.parameters()), 4)
+    everything = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    measured = Measurements(
+        layers,
+        bench.loss.kind,
+        sum(len(batch[0]) for batch in bench.judge),
+        max(0, everything - inside * each),
+        each,
+    )
+    if known.save_measurements is not None:
+        known.save_measurements(measured)
+    return measured
+
+
+def _halves(batches: Sequence[Batch]) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:
+    """Images to plan by, and those to hold the plan against: half at most go to planning."""
+    images = sum(len(batch[0]) for batch in batches)
+    return take_images(batches, min(MOST_IMAGES, images // 2))
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody wants to see."""

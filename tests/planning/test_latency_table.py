@@ -1,0 +1,105 @@
+import pytest
+import torch
+from nets import Plain, images, seeded
+from torch import fx, nn
+
+from sepify.errors import PlanError, UsageError
+from sepify.measuring.machine import this_machine
+from sepify.planning.candidates import list_layers
+from sepify.planning.costs import measure_maps
+from sepify.planning.latency_table import LatencyTable, load_table, save_table
+from sepify.planning.measurements import Measurements
+from sepify.planning.stopwatch import _onnx_bytes, _separated, measure_latencies
+from sepify.planning.survey import survey
+
+
+@pytest.fixture
+def network():
+    return fx.symbolic_trace(seeded(Plain(8)))
+
+
+def measurements(network) -> Measurements:
+    layers = list_layers(survey(network), measure_maps(network, (images(1),)))
+    # two candidates each are enough to time
+    from dataclasses import replace
+
+    few = tuple(replace(layer, candidates=layer.candidates[:3]) for layer in layers)
+    return Measurements(few, "kl", 1, 0, 4)
+
+
+def test_a_table_survives_its_file_in_a_stable_order(tmp_path):
+    table = LatencyTable("native", "a CPU", 1, {"b": 2e-3, "a": 1e-3})
+    save_table(table, tmp_path / "table.json")
+    assert load_table(tmp_path / "table.json") == table
+    assert list(load_table(tmp_path / "table.json").seconds) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "no latency table"),
+        ('{"format": "sepify-latency-table", "version": 7}', "version 7"),
+        ('{"format": "sepify-latency-table", "version": 1, "seconds": {"a": "x"}}', "damaged"),
+    ],
+)
+def test_files_that_are_no_tables(tmp_path, text, message):
+    (tmp_path / "table.json").write_text(text)
+    with pytest.raises(PlanError, match=message):
+        load_table(tmp_path / "table.json")
+
+
+def test_timing_on_onnxruntime_is_saved_as_it_goes_and_gone_on_from(network):
+    pytest.importorskip("onnxruntime")
+    saved: list[LatencyTable] = []
+    known = measurements(network)
+    table, keys = measure_latencies(network, (images(1),), known, "onnxruntime", save=saved.append)
+    assert keys["conv2"] == "16x8x3x3 /2,2 +1,1 *1,1 g1 @12x12"
+    assert len(saved) == 2
+    assert saved[-1] == table
+    assert table.machine == this_machine().cpu
+    assert all(0 < seconds < 1 for seconds in table.seconds.values())
+    assert f"{keys['conv1']}: kept" in table.seconds
+    assert f"{keys['conv1']}: dw-pw at rank 1" in table.seconds
+    again, _ = measure_latencies(
+        network, (images(1),), known, "onnxruntime", saved[0], saved.append
+    )
+    assert len(saved) == 3
+    for key, seconds in saved[0].seconds.items():
+        assert again.seconds[key] == seconds
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 6, 3, stride=2, padding=1),
+        nn.Conv2d(4, 6, (3, 5), padding="same", dilation=2),
+        nn.Conv2d(4, 6, 3, padding="valid", bias=False),
+    ],
+)
+def test_what_onnxruntime_is_given_computes_what_torch_does(conv):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from sepify.planning.measurements import Candidate
+    from sepify.planning.plan import Cost
+
+    x = images(1, channels=4)
+    for order, rank in ((None, None), ("dw-pw", 2), ("pw-dw", 1)):
+        module = _separated(conv, Candidate(order, rank, Cost(None, 0), 0.0))
+        session = onnxruntime.InferenceSession(_onnx_bytes(module, x))
+        (given,) = session.run(None, {"x": x.numpy()})
+        with torch.no_grad():
+            assert torch.allclose(torch.from_numpy(given), module(x), atol=1e-5)
+        assert given.shape == conv(x).shape
+
+
+def test_an_unknown_target_offers_the_known(network):
+    pytest.importorskip("tvm")
+    with pytest.raises(UsageError, match="unknown target 'nativ'; did you mean native"):
+        measure_latencies(network, (images(1),), measurements(network), "nativ")
+
+
+@pytest.mark.slow
+def test_timing_on_tvm(network):
+    pytest.importorskip("tvm")
+    table, keys = measure_latencies(network, (images(1),), measurements(network), "native")
+    assert table.target == "native"
+    assert 0 < table.seconds[f"{keys['conv2']}: kept"] < 1

@@ -1,0 +1,122 @@
+"""What a person may do to a plan file, and on which line the error says it went wrong."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from nets import Plain, images, seeded
+from torch import fx
+
+import sepify
+from sepify.errors import PlanError
+from sepify.planning import load_plan, plan_uniform, save_plan
+from sepify.planning.json_lines import read_with_lines
+from sepify.planning.plan import Cost, Outlook
+
+OUTLOOK = Outlook("macs 0.35", 350.0, 340.0, "kl", 0.1, 0.12, 0.0, 2, None)
+
+
+@pytest.fixture
+def path(tmp_path):
+    plan = plan_uniform(fx.symbolic_trace(seeded(Plain())), (images(),), rank=2)
+    save_plan(replace(plan, outlook=OUTLOOK), tmp_path / "plan.json")
+    return tmp_path / "plan.json"
+
+
+def change(path, old: str, new: str) -> int:
+    """Edit the last occurrence; the line that it is on."""
+    text = path.read_text()
+    index = text.rindex(old)
+    path.write_text(text[:index] + new + text[index + len(old) :])
+    return text.count("\n", 0, index) + 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"rank": 2', '"rank": "two"', "'conv2': rank 'two' is not"),
+        ('"rank": 2', '"rnak": 2', '"rnak" is not a key'),
+        ('"rank": 2', '"rank": 2, "rank": 3', '"rank" is given twice'),
+        ('"order": "dw-pw"', '"order": "dw"', "order 'dw' is none of"),
+        ('"action": "separate"', '"action": "drop"', "action 'drop' is neither"),
+        ('"name": "conv2"', '"name": "conv1"', "'conv1' is listed twice"),
+    ],
+)
+def test_an_error_names_the_line(path, old, new, message):
+    line = change(path, old, new)
+    with pytest.raises(PlanError, match=f"line {line}: .*{message}"):
+        load_plan(path)
+
+
+def test_an_entry_that_contradicts_itself_names_the_line_where_it_begins(path):
+    change(path, '"action": "separate"', '"action": "keep"')
+    begins = path.read_text().splitlines().index('      "name": "conv2",')
+    with pytest.raises(PlanError, match=rf"line {begins}: .*'conv2': order and rank belong"):
+        load_plan(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"rank": 2', '"rank": 99', "rank 99 is too high"),
+        ('"name": "conv2"', '"name": "conv9"', "'conv9' .* which is no convolution"),
+        ("16,\n        8,", "16,\n        9,", r"kernel \(16, 9, 3, 3\) in the plan and \(16, 8"),
+    ],
+)
+def test_a_plan_for_another_model_names_the_layer_and_the_line(path, old, new, message):
+    change(path, old, new)
+    begins = path.read_text().splitlines().index("    {", 30) + 1
+    with pytest.raises(PlanError, match=message) as caught:
+        sepify.convert(seeded(Plain()), plan=load_plan(path))
+    assert f"(line {begins} of the plan)" in str(caught.value)
+
+
+def test_an_edited_plan_is_carried_out_exactly(path):
+    change(path, '"rank": 2', '"rank": 3')
+    small = sepify.convert(seeded(Plain()), plan=load_plan(path))
+    assert [d.rank for d in small.meta["sepify"].plan] == [2, 3]
+    assert small.get_submodule("conv2.depthwise").out_channels == 24
+
+
+def test_everything_survives_the_file_in_a_stable_order(path):
+    plan = load_plan(path)
+    decisions = tuple(
+        replace(d, damage=0.25, after=Cost(d.after.macs, d.after.params, 77, 1e-3)) for d in plan
+    )
+    plan = replace(plan, decisions=decisions)
+    assert plan.outlook == OUTLOOK
+    save_plan(plan, path)
+    first = path.read_bytes()
+    assert load_plan(path) == plan
+    save_plan(load_plan(path), path)
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(3, "neither an object"), ({"budget": "x"}, "cannot be read")]
+)
+def test_an_outlook_that_cannot_be_read(path, value, message):
+    document = json.loads(path.read_text())
+    document["outlook"] = value
+    path.write_text(json.dumps(document, indent=2))
+    with pytest.raises(PlanError, match=f"line [0-9]+: .*{message}"):
+        load_plan(path)
+
+
+def test_plans_of_version_1_are_read(path):
+    document = json.loads(path.read_text())
+    document["version"] = 1
+    del document["outlook"]
+    for entry in document["convolutions"]:
+        for key in ("moved", "seconds", "damage"):
+            del entry[key]
+    path.write_text(json.dumps(document))
+    assert [d.rank for d in load_plan(path)] == [2, 2]
+
+
+def test_lines_of_every_part():
+    text = '{"a": [1,\n  {"b": "x,]}",\n "c": {}}],\n "d": []}\n'
+    value, lines = read_with_lines(text)
+    assert value == json.loads(text)
+    assert lines["a", 1, "c"] == 3
+    assert lines[("d",)] == 4
