@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -80,15 +81,31 @@ def _require_tree(module: nn.Module, path: str, above: list[nn.Module]) -> None:
 
 def copy_module(model: M) -> M:
     """A deep copy that shares no tensor with `model`; CaptureError if it cannot be copied."""
+    return cast(M, _copied_or_refused(model, _copied, {}))
+
+
+def copy_to_run(model: M) -> M:
+    """As `copy_module`, for one run: a graph module's copy shares its code, which to compile again
+    costs more than all the rest."""
+    if not isinstance(model, fx.GraphModule):
+        return copy_module(model)
+    shared = {id(value): value for value in (model.graph, model.meta)}
+    return cast(M, _copied_or_refused(model, _copied_attributes, shared))
+
+
+def _copied_or_refused(
+    model: nn.Module,
+    copied: Callable[[nn.Module, dict[int, Any]], nn.Module],
+    memo: dict[int, Any],
+) -> nn.Module:
     # weight_norm and spectral_norm leave a computed, non-leaf `weight` behind, which deepcopy
     # refuses: hand it the copy of that tensor beforehand.
-    memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
-        return cast(M, _copied(model, memo))
+        return copied(model, memo)
     except Exception as error:  # deepcopy runs whatever __deepcopy__ or __reduce__ a model has
         raise CaptureError(
             f"the model ({type(model).__name__}) cannot be deep-copied, and sepify never works on "
@@ -102,9 +119,13 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     known = memo.get(id(module))
     if known is not None:
         return cast(nn.Module, known)
-    if not _is_copied_by_its_attributes(type(module)):
+    if isinstance(module, fx.GraphModule) or not _is_copied_by_its_attributes(type(module)):
         return copy.deepcopy(module, memo)
-    new = type(module).__new__(type(module))
+    return _copied_attributes(module, memo)
+
+
+def _copied_attributes(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    new = object.__new__(type(module))
     memo[id(module)] = new
     for name, value in vars(module).items():
         if name == "_modules":
@@ -112,12 +133,21 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 key: child if child is None else _copied(child, memo)
                 for key, child in value.items()
             }
+        elif name in ("_parameters", "_buffers") and type(value) is dict:
+            value = {key: _copied_tensor(tensor, memo) for key, tensor in value.items()}
         elif isinstance(value, dict) and not value:
             value = type(value)()
         elif not isinstance(value, _IMMUTABLE):
             value = copy.deepcopy(value, memo)
         new.__dict__[name] = value
     return new
+
+
+def _copied_tensor(tensor: Tensor | None, memo: dict[int, Any]) -> Tensor | None:
+    if tensor is None:
+        return None
+    known = memo.get(id(tensor))
+    return cast(Tensor, copy.deepcopy(tensor, memo) if known is None else known)
 
 
 def _is_copied_by_its_attributes(kind: type[nn.Module]) -> bool:
@@ -134,9 +164,9 @@ def plain_copy(model: nn.Module, hooks_too: bool = False) -> PlainCopy:
     a front end that runs them while it traces) those of convolutions and torch's own layers."""
     copied = copy_module(model)
     folded = [name for name, module in copied.named_modules() if _fold_weights(module)]
-    kept = [name for name, m in copied.named_modules() if hooks_too and not _is_torchs(m)]
+    kept = {name: m for name, m in copied.named_modules() if hooks_too and not _is_torchs(m)}
     hooked = [n for n, m in copied.named_modules() if n not in kept and _remove_hooks(m)]
-    run = [name for name in kept if has_hooks(copied.get_submodule(name))]
+    run = [name for name, module in kept.items() if has_hooks(module)]
     notes = []
     if folded:
         notes.append(f"computed weights (weight or spectral norm) were folded: {_list(folded)}")

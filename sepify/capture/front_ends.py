@@ -59,7 +59,7 @@ def from_value_tracer(model: nn.Module, inputs: Inputs, why: str, hooks: bool) -
     """By the tracer that knows every value; `why` is what torch.fx alone says, and `hooks` whether
     to trace those of the model too."""
     plain = plain_copy(model, hooks)
-    traced = trace_widely(plain.module, inputs)
+    traced = trace_widely(plain.module, inputs, lambda: plain_copy(model, hooks).module)
     notes = (*plain.notes, *_finish(traced, plain.module), *training_note(model))
     mark_opaque_leaves(traced.graph_module, inputs)
     return Captured(traced.graph_module, "value-tracer", f"torch.fx alone does not: {why}", notes)

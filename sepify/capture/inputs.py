@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sepify.capture.copying import copy_module
+from sepify.capture.copying import copy_module, copy_to_run
 from sepify.errors import CaptureError, InputError
 
 Inputs = tuple[Tensor, ...]
@@ -48,7 +48,7 @@ def describe(inputs: Sequence[Tensor]) -> str:
 def run(model: nn.Module, inputs: Inputs) -> Any:
     """The output of a *copy* of `model` on copies of the inputs, without gradients, with a fixed
     random seed and the caller's random state left alone."""
-    return run_in_place(copy_module(model), inputs)
+    return run_in_place(copy_to_run(model), inputs)
 
 
 def run_in_place(model: nn.Module, inputs: Inputs) -> Any:

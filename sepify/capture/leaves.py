@@ -12,7 +12,7 @@ from typing import Any
 from torch import fx, nn
 
 from sepify.capture.comparing import difference
-from sepify.capture.copying import copy_module
+from sepify.capture.copying import copy_to_run
 from sepify.capture.inputs import Inputs, run, run_in_place
 from sepify.passes.graph import OPAQUE, convolutions_inside, set_module
 
@@ -41,7 +41,7 @@ def mark_opaque_leaves(graph_module: fx.GraphModule, inputs: Inputs) -> None:
 def _why_not(
     graph_module: fx.GraphModule, names: Iterable[str], inputs: Inputs, expected: Any
 ) -> str | None:
-    trial = copy_module(graph_module)
+    trial = copy_to_run(graph_module)
     for name in names:
         set_module(trial, name, nn.Sequential(trial.get_submodule(name)))
     try:

@@ -208,7 +208,7 @@ def _move_children(graph_module: fx.GraphModule, path: str) -> None:
 
 def _erase_unused(graph_module: fx.GraphModule, path: str) -> bool:
     """Erase the tensor's get_attr nodes that nobody reads; whether any is left."""
-    nodes = [n for n in graph_module.graph.nodes if n.op == "get_attr" and n.target == path]
+    nodes = graph_module.graph.find_nodes(op="get_attr", target=path)
     for node in nodes:
         if not node.users:
             graph_module.graph.erase_node(node)
@@ -218,16 +218,15 @@ def _erase_unused(graph_module: fx.GraphModule, path: str) -> bool:
 def _forget_counter(graph_module: fx.GraphModule, path: str) -> None:
     """The increment of a BatchNorm's counter, which a training-mode script does by hand and the
     module does itself."""
-    for node in list(graph_module.graph.nodes):
-        if node.op == "get_attr" and node.target == path:
-            writes = [u for u in node.users if u.target in (torch.ops.aten.copy_, "add_")]
-            for write in writes:
-                graph_module.graph.erase_node(write)
-            for user in list(node.users):
-                if not user.users:
-                    graph_module.graph.erase_node(user)
-            if not node.users:
-                graph_module.graph.erase_node(node)
+    for node in graph_module.graph.find_nodes(op="get_attr", target=path):
+        writes = [u for u in node.users if u.target in (torch.ops.aten.copy_, "add_")]
+        for write in writes:
+            graph_module.graph.erase_node(write)
+        for user in list(node.users):
+            if not user.users:
+                graph_module.graph.erase_node(user)
+        if not node.users:
+            graph_module.graph.erase_node(node)
 
 
 def _is_a_modules_own(graph_module: fx.GraphModule, path: str) -> bool:

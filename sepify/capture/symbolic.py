@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.node import Argument
+from torch.fx.proxy import ParameterProxy
 
 from sepify.capture.copying import drop_unresolved_annotations
 from sepify.capture.frames import failed_line
@@ -26,6 +28,7 @@ class Traced:
     graph_module: fx.GraphModule
     ranks: dict[fx.Node, int]  # dimensions of what functional BatchNorms compute
     notes: tuple[str, ...]
+    leaves: frozenset[str] = frozenset()  # layers left whole because they cannot be traced
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,15 @@ class Arguments:
     fixed: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Where a parameter or buffer was when the trace began."""
+
+    name: str
+    registry: Mapping[str, torch.Tensor | None]  # a module's _parameters or _buffers
+    leaf: str
+
+
 class LayerTracer(fx.Tracer):
     """torch.fx's tracer, with some arguments of the root fixed, which also remembers the innermost
     layer that could not be traced."""
@@ -46,6 +58,7 @@ class LayerTracer(fx.Tracer):
         super().__init__(param_shapes_constant=constant_shapes)
         self.arguments = arguments
         self.failed: str | None = None
+        self._stored: dict[int, _Stored] | None = None
 
     def create_args_for_root(
         self,
@@ -68,7 +81,40 @@ class LayerTracer(fx.Tracer):
         if dataclasses.is_dataclass(a) and isinstance(a, dict) and not isinstance(a, type):
             fields = {f.name: self.create_arg(getattr(a, f.name)) for f in dataclasses.fields(a)}
             return self.create_node("call_function", type(a), (), fields)
+        name = self._name_of(a) if isinstance(a, torch.Tensor) else None
+        if name is not None:
+            return self.create_node("get_attr", name, (), {})
         return super().create_arg(a)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """As torch.fx's: a parameter as a proxy, the same one each time."""
+        name = self._name_of(attr_val) if isinstance(attr_val, nn.Parameter) else None
+        if name is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            factory = partial(ParameterProxy, self, name=name, param=attr_val)
+            parameter_proxy_cache[name] = self.create_proxy(
+                *("get_attr", name, (), {}),
+                proxy_factory_fn=factory if self.param_shapes_constant else None,
+            )
+        return parameter_proxy_cache[name]
+
+    def _name_of(self, tensor: torch.Tensor) -> str | None:
+        """The name of a stored tensor; None if it is not stored, or was not from the start.
+
+        torch.fx's own way walks through the entire model for each use of a tensor.
+        """
+        if self._stored is None:
+            self._stored = {}
+            for path, module in self.root.named_modules():
+                for registry in (module._parameters, module._buffers):
+                    for leaf, value in registry.items():
+                        name = f"{path}.{leaf}" if path else leaf
+                        self._stored.setdefault(id(value), _Stored(name, registry, leaf))
+        stored = self._stored.get(id(tensor))
+        if stored is None or stored.registry.get(stored.leaf) is not tensor:  # replaced since
+            return None
+        return stored.name
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Scripts and all true convolutions are leaves, besides torch.nn's own modules."""
@@ -150,7 +196,8 @@ def trace_with(tracer: LayerTracer, model: nn.Module) -> Traced:
         with torch.no_grad():
             for buffer, before in buffers:  # `self.count.add_(1)` runs while it is traced
                 buffer.copy_(before)
-    graph_module = fx.GraphModule(tracer.root, _without_tracer(graph), type(model).__name__)
+    _forget_tracer(graph)
+    graph_module = fx.GraphModule(tracer.root, graph, type(model).__name__)
     for name, module in graph_module.named_modules():  # containers are new, leaves the model's own
         module.training = modes.get(name, model.training)
     notes = tuple(
@@ -173,12 +220,12 @@ def _batchnorm_ranks(graph: fx.Graph, model: nn.Module) -> dict[fx.Node, int]:
     return ranks
 
 
-def _without_tracer(graph: fx.Graph) -> fx.Graph:
-    """A graph remembers its tracer's class, which its pickle needs: a copy does not."""
-    plain = fx.Graph()
-    plain.output(plain.graph_copy(graph, {}))
-    drop_unresolved_annotations(plain)
-    return plain
+def _forget_tracer(graph: fx.Graph) -> None:
+    """A graph remembers its tracer's class, which its pickle would need, and where the model's code
+    is, which torch.fx would give out as the place of its own."""
+    graph._tracer_cls = None
+    graph._co_fields = {}
+    drop_unresolved_annotations(graph)
 
 
 def _explain(error: Exception, layer: str | None) -> str:

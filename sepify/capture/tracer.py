@@ -38,7 +38,8 @@ class ValueTracer(LayerTracer):
         self.known: dict[fx.Node, Known] = {}
         self.assumptions: list[str] = []
         self._inputs = [x.clone() for x in inputs]
-        self._leaves = leaves
+        self.leaves = leaves
+        self.untraceable: set[str] = set()  # layers to be leaves next time
         self._evaluating = False
 
     def proxy(self, node: fx.Node) -> ValueProxy:
@@ -47,7 +48,7 @@ class ValueTracer(LayerTracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """As a leaf counts, too, what could not be traced before."""
-        return module_qualified_name in self._leaves or super().is_leaf_module(
+        return module_qualified_name in self.leaves or super().is_leaf_module(
             m, module_qualified_name
         )
 
@@ -64,10 +65,33 @@ class ValueTracer(LayerTracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Trace, except while a node is evaluated."""
+        """Trace, except while a node is evaluated. A layer that fails is called as a leaf, to find
+        all of its kind at once; what it has left in the graph makes this one useless."""
         if self._evaluating:
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            path = (self.submodule_paths or {}).get(m)
+            # another kind, or what is around it, may fail only for what the first has left behind
+            other = any(type(m) is not type(self.root.get_submodule(p)) for p in self.untraceable)
+            if path is None or self.failed != path or path in self.leaves or other:
+                raise
+            self.untraceable.add(path)
+            proxy = self.create_proxy("call_module", path, args, kwargs)
+            self.failed = None
+            return proxy
+
+    def trace(
+        self,
+        root: nn.Module | Callable[..., Any],
+        concrete_args: dict[str, Any] | None = None,
+    ) -> fx.Graph:
+        """The graph; TraceError if it has to be traced again with `untraceable` as leaves."""
+        graph = super().trace(root, concrete_args)
+        if self.untraceable:
+            raise fx.proxy.TraceError("layers of it cannot be traced")
+        return graph
 
     def create_proxy(
         self,
@@ -132,28 +156,27 @@ class ValueTracer(LayerTracer):
             self._evaluating = before
 
 
-def value_trace(model: nn.Module, inputs: Inputs) -> Traced:
+def value_trace(model: nn.Module, inputs: Inputs, leaves: frozenset[str] = frozenset()) -> Traced:
     """Trace `model`, whose modules the graph module then shares, with the values that `inputs`
-    give; modules that follow the contents of their input become leaves.
+    give; modules that follow the contents of their input become leaves, as `leaves` are already.
 
     Raises CaptureError naming the layer and the source line if it is the model's own forward.
     """
     arguments = split_arguments(model, len(inputs))
-    leaves: frozenset[str] = frozenset()
     while True:
         tracer = ValueTracer(arguments, inputs, leaves)
         try:
             with _constructors_of_sizes(tracer):
                 traced = trace_with(tracer, model)
         except CaptureError:
-            if tracer.failed is None or tracer.failed in leaves:
+            if not tracer.untraceable:
                 raise
-            leaves |= {tracer.failed}
+            leaves |= tracer.untraceable
             continue
         finally:
             tracer.known.clear()  # every value in the model, which the tracer's cycles would keep
         notes = (*traced.notes, *dict.fromkeys(tracer.assumptions), *_whole(model, leaves))
-        return Traced(traced.graph_module, traced.ranks, notes)
+        return Traced(traced.graph_module, traced.ranks, notes, leaves)
 
 
 @contextmanager

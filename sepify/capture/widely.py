@@ -10,58 +10,72 @@ question was only about saving time, and the check is dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from sepify.capture.comparing import difference
-from sepify.capture.copying import copy_module
-from sepify.capture.inputs import Inputs, enlarged, run
+from sepify.capture.copying import copy_to_run
+from sepify.capture.inputs import Inputs, enlarged, run_in_place, run_restored
 from sepify.capture.soft_numbers import soft_numbers
 from sepify.capture.symbolic import Traced
 from sepify.capture.tracer import value_trace
 from sepify.errors import CaptureError
 
 
-def trace_widely(model: nn.Module, inputs: Inputs) -> Traced:
-    """`value_trace` of a copy of `model`, in the first way that takes larger inputs too, where the
-    model itself does; of the plain way if none. Raises CaptureError as it does."""
-    traced = value_trace(copy_module(model), inputs)
+def trace_widely(model: nn.Module, inputs: Inputs, fresh: Callable[[], nn.Module]) -> Traced:
+    """`value_trace` of `model`, which may be left changed, or of a copy of it (`fresh`), in the
+    first way that takes larger inputs too, where the model itself does; of the plain way if none.
+    Raises CaptureError as `value_trace` does."""
+    traced = value_trace(model, inputs)
     if not any(map(_is_check, traced.graph_module.graph.nodes)):
         return traced
+
+    def traced_at(at: Inputs, soft: bool) -> Traced | None:
+        return _traced_at(fresh(), at, soft, inputs, traced.leaves)
+
+    soft_here = cache(partial(traced_at, inputs, True))  # the same for both kinds of larger
     for images_too in (True, False):
         larger = enlarged(inputs, images_too)
-        expected = _answer(model, larger)
+        expected = _answer(fresh, larger)
         if expected is None:
             continue
         if _agrees(traced.graph_module, larger, expected):
             return traced
         largest = enlarged(larger, images_too)
-        trials = [(larger, expected), *((x, _answer(model, x)) for x in (inputs, largest))]
-        for at, soft in ((inputs, True), (larger, False), (larger, True)):
-            wider = _traced_at(model, at, soft, inputs)
-            if wider is not None and all(
-                y is None or _agrees(wider.graph_module, x, y) for x, y in trials
-            ):
+        others: list[tuple[Inputs, Any]] = []
+        for way in (soft_here, partial(traced_at, larger, False), partial(traced_at, larger, True)):
+            wider = way()
+            if wider is None or not _agrees(wider.graph_module, larger, expected):
+                continue
+            others = others or [(x, _answer(fresh, x)) for x in (inputs, largest)]
+            if all(y is None or _agrees(wider.graph_module, x, y) for x, y in others):
                 return wider
     return traced
 
 
-def _traced_at(model: nn.Module, inputs: Inputs, soft: bool, remembered: Inputs) -> Traced | None:
+def _traced_at(
+    model: nn.Module, inputs: Inputs, soft: bool, remembered: Inputs, leaves: frozenset[str]
+) -> Traced | None:
     """Traced along `inputs`, without the checks that fail for `remembered`; None if that fails."""
     try:
         with soft_numbers(model) if soft else nullcontext():
-            traced = value_trace(copy_module(model), inputs)
+            traced = value_trace(model, inputs, leaves)
     except CaptureError:
         return None
     graph_module = traced.graph_module
-    failing = _FailingChecks(graph_module)
+    failing = _FailingChecks(copy_to_run(graph_module))
     try:
         failing.run(*[x.clone() for x in remembered])
     except Exception:  # operators refuse sizes with any exception
         return None
+    if not failing.found:
+        return traced
     for node in failing.found:
         graph_module.graph.erase_node(node)
     graph_module.recompile()
@@ -70,7 +84,7 @@ def _traced_at(model: nn.Module, inputs: Inputs, soft: bool, remembered: Inputs)
     notes = [
         f"both ways at {place} answer alike, so the graph goes one of them" for place in dropped
     ]
-    return Traced(graph_module, traced.ranks, (*kept, *dict.fromkeys(notes)))
+    return replace(traced, notes=(*kept, *dict.fromkeys(notes)))
 
 
 class _FailingChecks(fx.Interpreter):
@@ -94,14 +108,17 @@ def _is_check(node: fx.Node) -> bool:
     return node.target is torch._assert
 
 
-def _answer(model: nn.Module, inputs: Inputs) -> Any:
+def _answer(fresh: Callable[[], nn.Module], inputs: Inputs) -> Any:
     """What the model answers; None where it refuses these sizes."""
     try:
-        return run(model, inputs)
+        return run_in_place(fresh(), inputs)
     except Exception:  # a model may refuse with any exception
         return None
 
 
 def _agrees(graph_module: fx.GraphModule, inputs: Inputs, expected: Any) -> bool:
-    actual = _answer(graph_module, inputs)
-    return actual is not None and difference(expected, actual, exact=True) is None
+    try:
+        actual = run_restored(graph_module, inputs)
+    except Exception:  # a check that fails, or an operator that refuses the sizes
+        return False
+    return difference(expected, actual, exact=True) is None

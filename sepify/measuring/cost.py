@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,8 +87,8 @@ def measure_cost(model: nn.Module, x: Tensor | Inputs) -> ModelCost:
         for name, module in modules.items():
             hooks.append(module.register_forward_pre_hook(partial(enter, name)))
             hooks.append(module.register_forward_hook(partial(leave, name)))
-        with evaluating(model), torch.no_grad(), counter:
-            _run(model, inputs)
+        with evaluating(model), _fixed(model), torch.no_grad(), counter:
+            _run(model, tuple(tensor.detach() for tensor in inputs))
         attribute()
     finally:
         for hook in hooks:
@@ -139,6 +140,21 @@ def stored_size(model: nn.Module, x: Tensor | Inputs) -> tuple[int, str]:
 
 def _is_script(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)  # runs its hooks never: opaque
+
+
+@contextmanager
+def _fixed(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient within the block: under the counter, a view of one that does
+    (a class token, expanded to the batch) asks as well, even without gradients, and where a module
+    receives it FlopCounterMode looks in vain for the function that made it."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def _run(model: nn.Module, inputs: Inputs) -> None:

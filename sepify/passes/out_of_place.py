@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import fx
+from torch.fx.node import has_side_effect
 from torch.nn import functional as F
 
 from sepify.passes.graph import called_module
@@ -22,26 +23,84 @@ _OPERATORS = {
 
 _ASSIGNMENTS = ("copy_", "fill_")  # how graphs write x[:, 0] = y
 
+# What may give out the very memory that it was given: by a function's, a method's or an aten
+# operator's name, or a module's class. One too many here costs a copy, one too few is wrong.
+_VIEWS = {
+    *("getitem", "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel"),
+    *("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "getattr"),
+    *("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "unsafe_chunk"),
+    *("unsafe_split", "narrow", "select", "diagonal", "unfold", "as_strided", "alias", "detach"),
+    *("squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "contiguous", "real", "imag"),
+    *("view_as_real", "view_as_complex", "to", "type", "type_as", "float", "half", "double"),
+    *("bfloat16", "cpu", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
+    *("Identity", "Flatten", "Unflatten", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d"),
+}
+
+has_side_effect(torch.ops.aten.copy_)  # or dead code elimination would drop it
+
 
 def make_out_of_place(graph_module: fx.GraphModule) -> fx.GraphModule:
     """A copy of `graph_module` that computes the same without writing into any value: x += y
     becomes x + y, relu_ becomes relu, inplace=True becomes False, and whoever read the written
-    value afterwards reads the new one. Assignments to a part (x[:, 0] = y) stay as they are.
+    value afterwards reads the new one.
+
+    Two writes stay: assignments to a part (x[:, 0] = y), and, as such assignments, writes into a
+    part or another view of what is read afterwards (x[:, 0].mul_(2), then x).
     """
     changed = copy.deepcopy(graph_module)
-    positions = {node: index for index, node in enumerate(changed.graph.nodes)}
-    writers = [node for node in changed.graph.nodes if _make_one(changed, node)]
-    for module in changed.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
-    for node in writers:
+    switched_off = [m for m in changed.modules() if getattr(m, "inplace", False) is True]
+    for node in list(changed.graph.nodes):
+        if not _make_one(changed, node):
+            continue
         written = node.args[0] if node.args else next(iter(node.kwargs.values()))
-        if isinstance(written, fx.Node):
-            later = [user for user in written.users if positions[user] > positions[node]]
-            for user in later:
-                user.replace_input_with(written, node)
+        if not isinstance(written, fx.Node):
+            continue
+        if _is_read_otherwise(changed, written, node):
+            with changed.graph.inserting_after(node):
+                assignment = changed.graph.call_function(torch.ops.aten.copy_, (written, node))
+            node.replace_all_uses_with(assignment, lambda user, kept=assignment: user is not kept)
+            continue
+        for user in [user for user in written.users if user > node]:
+            user.replace_input_with(written, node)
+    for module in switched_off:
+        module.inplace = False  # type: ignore[assignment]
     changed.recompile()
     return changed
+
+
+def _is_read_otherwise(graph_module: fx.GraphModule, written: fx.Node, writer: fx.Node) -> bool:
+    """Whether anything after `writer` reads the memory of `written` by another node than that."""
+    base = written
+    while (viewed := _viewed(graph_module, base)) is not None:
+        base = viewed
+    if base.op == "get_attr" and base is not written:  # other nodes may get it
+        return True
+    left, seen = [base], {base}
+    while left:
+        alias = left.pop()
+        later = [user for user in alias.users if user > writer]
+        if alias is not written and later:
+            return True
+        views = [user for user in alias.users if _viewed(graph_module, user) is alias]
+        earlier = [view for view in views if view < writer and view not in seen]
+        seen.update(earlier)
+        left += earlier
+    return False
+
+
+def _viewed(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The value whose memory that of `node` may be; None for a new one's."""
+    module = called_module(graph_module, node)
+    if module is not None:
+        name = type(module).__name__
+    elif isinstance(node.target, str):
+        name = node.target if node.op == "call_method" else ""
+    else:
+        packet = getattr(node.target, "overloadpacket", node.target)
+        name = getattr(packet, "__name__", "")
+    shares = name in _VIEWS or _is_in_place_name(name)  # what is left to write in place gives it on
+    given = node.args[0] if node.args else next(iter(node.kwargs.values()), None)
+    return given if shares and isinstance(given, fx.Node) else None
 
 
 def _make_one(graph_module: fx.GraphModule, node: fx.Node) -> bool:

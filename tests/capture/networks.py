@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -292,6 +293,56 @@ class Grid(nn.Module):
         return y / torch.sqrt(torch.tensor(float(w)))
 
 
+class Returning(nn.ModuleDict):
+    """As torchvision's IntermediateLayerGetter: what some of the layers compute, by name."""
+
+    def __init__(self) -> None:
+        stages = (nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 6, 3, 1, 1))
+        super().__init__({f"stage{number}": stage for number, stage in enumerate(stages)})
+        self.wanted = {"stage1": "aux", "stage2": "out"}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        found = OrderedDict()
+        for name, stage in self.items():
+            x = F.relu(stage(x))
+            if name in self.wanted:
+                key = self.wanted[name]
+                found[key] = x
+        return found
+
+
+class Segmenter(nn.Module):
+    """Dicts that are filled while it runs, of features and of the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Returning()
+        self.head = nn.Conv2d(6, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(x)
+        answer = OrderedDict()
+        y = self.head(features["out"])
+        answer["out"] = F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        answer["aux"] = features["aux"]
+        return answer
+
+
+class Moving(nn.Module):
+    """Conversions of every kind: to a device, a dtype, both, another tensor's, with a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.new_ones((), dtype=torch.bool)
+        mask = mask & (x > 0).to(x.device)
+        y = self.conv(x.to(x.device, x.dtype)).to(torch.float64, copy=True)
+        share = mask.to(y).mean(1, keepdim=True).to(device=y.device, dtype=torch.float32)
+        return y.to(x.device).to(torch.float32) * share.to(memory_format=torch.channels_last)
+
+
 class Bare(nn.Sequential):
     """Convolutions with integer names, GroupNorm, PReLU, pixel shuffle."""
 
@@ -353,5 +404,7 @@ CASES: dict[str, Case] = {
     "lists": Case(Lists, ("convs.0", "convs.1", "convs.2")),
     "buffers": Case(Buffers, ("blur", "conv")),
     "grid": Case(Grid, ("conv",), traces_any_size=False),
+    "segmenter": Case(Segmenter, (*(f"backbone.stage{number}" for number in range(3)), "head")),
+    "moving": Case(Moving, ("conv",)),
     "bare": Case(Bare, ("0", "4")),
 }

@@ -12,7 +12,7 @@ from capture.networks import CASES, Functional, MobileNet, ResNet, Shared
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sepify.capture import capture
+from sepify.capture import capture, inputs
 from sepify.capture.comparing import difference
 from sepify.errors import CaptureError
 
@@ -283,6 +283,42 @@ def test_a_captured_module_is_captured_again() -> None:
     twice = capture(once, case.inputs()).graph_module
     assert torch.equal(run(once, case.inputs()), run(twice, case.inputs()))
     assert torch.equal(run(copy.deepcopy(twice), case.inputs()), run(twice, case.inputs()))
+
+
+class Replacing(nn.Module):
+    """Puts another tensor in the place of a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.scale = nn.Parameter(torch.rand(4, 1, 1))
+        self.register_buffer("shift", torch.rand(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x) * self.scale
+        self.shift = torch.full((4, 1, 1), 2.0)
+        return y * self.scale + self.shift
+
+
+def test_a_buffer_that_is_replaced_on_the_way() -> None:
+    model, x = Replacing(), torch.rand(2, 3, 8, 8)
+    graph_module = capture(model).graph_module
+    with torch.no_grad():
+        assert torch.equal(run(graph_module, (x,)), run(copy.deepcopy(model), (x,)))
+    scales = [node for node in graph_module.graph.nodes if node.target == "scale"]
+    assert len(scales) == 1
+
+
+def test_a_run_of_a_graph_module_leaves_it_as_it_was() -> None:
+    graph_module = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).train()
+    before = copy.deepcopy(graph_module.state_dict())
+    x, code = torch.rand(2, 3, 8, 8), graph_module.code
+    given = inputs.run(graph_module, (x,))
+    for name, tensor in before.items():
+        assert torch.equal(graph_module.state_dict()[name], tensor), name
+    assert graph_module.code == code
+    assert graph_module.graph.owning_module is graph_module
+    assert torch.equal(given, graph_module(x))
 
 
 class _nothing:

@@ -109,3 +109,25 @@ def test_a_choice_that_matters_stays_a_check() -> None:
     assert torch.equal(run(result.graph_module, (X,)), run(copy.deepcopy(model), (X,)))
     with pytest.raises(AssertionError, match="capture again for this shape"):
         result.graph_module(torch.randn(3, 3, 16, 16))
+
+
+class Trained(Detector):
+    """Has statistics, which a run in training mode moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.norm(x))
+
+
+def test_no_trial_moves_the_statistics_of_a_training_model() -> None:
+    model = Trained().train()
+    model(X)
+    before = copy.deepcopy(model.state_dict())
+    graph_module = capture(model, (X,)).graph_module
+    for state in (model.state_dict(), graph_module.state_dict()):
+        for name, tensor in before.items():
+            assert torch.equal(state[name], tensor), name
+    same_at(model, graph_module, (3, 3, 8, 8))

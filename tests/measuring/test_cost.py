@@ -120,6 +120,40 @@ def test_the_model_is_left_as_it_was() -> None:
     )
 
 
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return self.linear(torch.cat(pair, 1)).mean(1)
+
+
+class Tokens(nn.Module):
+    """A class token, expanded to the batch and handed to a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.inner = Inner()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner((x, self.token.expand(x.shape[0], -1, -1)))
+
+
+def test_a_view_of_a_parameter_may_enter_a_module_and_gradients_stay_asked_for() -> None:
+    network = seeded(Tokens())
+    network.inner.linear.bias.requires_grad_(False)
+    x = torch.randn(2, 3, 8, requires_grad=True)
+    assert count_macs(network, x) == 4 * 8 * 8
+    assert x.requires_grad
+    asked = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert asked == ["token", "inner.linear.weight"]
+    with pytest.raises(InputError):
+        count_macs(network, torch.randn(2, 3, 9))
+    assert network.token.requires_grad
+
+
 def test_wrong_inputs_are_refused_and_leave_no_hooks() -> None:
     network = seeded(Plain())
     with pytest.raises(InputError, match=r"inputs of shape \(1, 4, 12, 12\)"):

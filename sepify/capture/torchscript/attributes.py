@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class Attributes:
         for name, tensor in state_of(working).items():
             self._names.setdefault(identity(tensor), name)
         self._traced: dict[str, Traced] = {}
+        self._containers: dict[int, Any] = {}  # held, so that no id is given twice
         self._constants: dict[int, tuple[Tensor, str]] = {}
 
     @property
@@ -44,7 +46,13 @@ class Attributes:
             return ModuleRef(value, owner.child(name))
         if isinstance(value, Tensor):
             return self._stored(self._names.get(identity(value), owner.child(name)), value)
+        if isinstance(value, (list, dict, tuple)):
+            self._containers |= {id(container): container for container in _containers_in(value)}
         return value
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a list or dict that the model keeps, or one within such a one."""
+        return id(value) in self._containers
 
     def constant(self, tensor: Tensor) -> Traced:
         """A tensor that the file holds without a name; the same tensor is the same buffer."""
@@ -82,6 +90,13 @@ class Attributes:
             node = self._graph.create_node("get_attr", path)
             self._traced[path] = Traced(value, node, Dependence.FIXED)
         return self._traced[path]
+
+
+def _containers_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, dict, tuple)):
+        yield value
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _containers_in(item)
 
 
 def state_of(module: torch.jit.ScriptModule) -> dict[str, Tensor]:

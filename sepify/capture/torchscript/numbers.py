@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sepify.capture.torchscript.operators import DTYPES
+from sepify.capture.torchscript.operators import by_name, operator_of
 from sepify.capture.torchscript.scalars import ARITHMETIC, COMPOSED, CONVERSIONS, negated_node
 from sepify.capture.torchscript.values import Traced, concrete, is_number
 
@@ -38,7 +38,7 @@ def arithmetic(machine: Interpreter, node: Any, name: str, values: list[Any]) ->
     if all(not isinstance(value, Traced) for value in values) and name in _FOLDED:
         return _FOLDED[name](*values)
     if name == "to":
-        return convert(machine, _python_type(values), values[0])
+        return _to_dtype(machine, by_name(operator_of(node.schema()), values))
     if name in CONVERSIONS:
         return convert(machine, CONVERSIONS[name], values[0])
     if name == "__not__":
@@ -126,13 +126,13 @@ def as_number(value: Any) -> Any:
     return value.item()
 
 
-def _python_type(values: list[Any]) -> type:
-    """The Python type that aten::to converts a number to, from whichever argument is the dtype."""
-    indices = [v for v in values[1:] if type(v) is int]
-    dtype = DTYPES[indices[0]] if indices else torch.float32
-    if dtype is torch.bool:
-        return bool
-    return float if dtype.is_floating_point else int
+def _to_dtype(machine: Interpreter, named: Mapping[str, Any]) -> Any:
+    """aten::to of a number: the Python type of the dtype, or of the tensor it is to be like."""
+    dtype = concrete(named["other"]).dtype if "other" in named else named.get("dtype")
+    if dtype is None:  # to another device
+        return named["self"]
+    kind = bool if dtype is torch.bool else float if dtype.is_floating_point else int
+    return convert(machine, kind, named["self"])
 
 
 def _is_constant_scalar(value: Any) -> bool:

@@ -139,6 +139,16 @@ def arguments_of(
     return tuple(value for _, value in positional), keywords
 
 
+def by_name(operator: Operator, values: Sequence[Any]) -> dict[str, Any]:
+    """The values under the names of the operator's parameters, enumerations as torch's objects."""
+    named = {}
+    for parameter, value in zip(operator.parameters, values, strict=True):
+        # aten::to.prim_dtype and its like declare an int
+        kind = "ScalarType" if parameter.name == "dtype" else parameter.kind
+        named[parameter.name] = _enumeration(kind, value)
+    return named
+
+
 def takes_numbers(name: str) -> bool:
     """Whether the operator's second operand may be a Python number instead of a tensor."""
     packet = getattr(torch.ops.aten, name, None)

@@ -12,10 +12,12 @@ from torch import Tensor, fx
 from torch.fx.node import has_side_effect
 
 from sepify.capture.torchscript.attributes import Attributes
+from sepify.capture.torchscript.moving import to_arguments
 from sepify.capture.torchscript.operators import (
     Operator,
     Target,
     arguments_of,
+    by_name,
     call_target,
     takes_numbers,
     target_of,
@@ -120,8 +122,14 @@ class Recorder:
                 f"TorchScript operator aten::{name} is unknown to torch {torch.__version__} "
                 f"({source_line(node)}); save the file again with a newer torch"
             )
-        args, kwargs = arguments_of(op, self._fitted(op, values))
+        fitted = self._fitted(op, values)
         try:
+            if name == "to":
+                args, kwargs = to_arguments(by_name(op, fitted))
+                if len(args) == 1 and not kwargs:
+                    return fitted[0]  # it is that already
+            else:
+                args, kwargs = arguments_of(op, fitted)
             result = call_target(target, concrete(args), concrete(kwargs))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise CaptureError(

@@ -92,6 +92,15 @@ def _set_item(container: Any, key: Any, item: Any) -> Any:
     return container
 
 
+def _setdefault(mapping: dict[Any, Any], key: Any, item: Any) -> Any:
+    return mapping.setdefault(key, item)
+
+
+def _popitem(mapping: dict[Any, Any]) -> tuple[Any, Any]:
+    key = next(iter(mapping))  # TorchScript takes the oldest, Python the newest
+    return key, mapping.pop(key)
+
+
 def _slice(items: Any, start: int | None, end: int | None, step: int) -> Any:
     return items[slice(start, end, step)]
 
@@ -111,10 +120,11 @@ CONTAINERS: dict[str, Function] = {
     "aten::insert": _insert,
     "aten::pop": lambda items, *key: items.pop(*key),
     "aten::clear": lambda items: items.clear(),
+    "aten::remove": lambda items, item: items.remove(item),
+    "aten::sort": lambda items, reverse=False: items.sort(reverse=reverse),
     "aten::reverse": lambda items: items.reverse(),
     "aten::copy": lambda items: items.copy(),
     "aten::list": list,
-    "aten::dict": dict,
     "aten::len": len,
     "aten::slice": _slice,
     "aten::add": operator.add,
@@ -127,6 +137,8 @@ CONTAINERS: dict[str, Function] = {
     "aten::values": lambda d: list(d.values()),
     "aten::items": lambda d: list(d.items()),
     "aten::get": lambda d, *key: d.get(*key),
+    "aten::setdefault": _setdefault,
+    "aten::popitem": _popitem,
     "aten::update": lambda d, other: d.update(other),
     "prim::TupleIndex": operator.getitem,
 }
@@ -150,14 +162,14 @@ PLAIN: dict[str, Function] = {
     "aten::all": all,
     "aten::sum": sum,
     "aten::count": lambda items, item: items.count(item),
-    "aten::sort": lambda items, reverse=False: items.sort(reverse=reverse),
     "aten::sorted": sorted,
     "aten::range": lambda *bounds: list(range(*bounds)),
     "prim::rangelist": lambda end: list(range(end)),
     "aten::warn": lambda *_: None,
     "prim::device": torch.device,
+    "aten::device": torch.device,
     "aten::is_scripting": lambda: True,
-    "aten::is_grad_enabled": lambda: False,
+    "aten::is_grad_enabled": lambda: True,  # the graph is to be trained: see _requires_grad
     "aten::is_autocast_enabled": lambda *_: False,
 }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sepify.capture.torchscript.operators import dtype_index
+from sepify.capture.torchscript.operators import dtype_index, operator_of
 from sepify.capture.torchscript.scalars import CONTAINERS, PLAIN, RANGES
 from sepify.capture.torchscript.source import source_line
 from sepify.capture.torchscript.values import Traced, concrete
@@ -62,6 +62,13 @@ def _tuple(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...
 def _dict(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
     keys = [machine.recorder.assume(key, node) for key in values[::2]]
     return (dict(zip(keys, values[1::2], strict=True)),)
+
+
+def _dict_of(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+    """`dict()` and `OrderedDict()`, of nothing, of pairs, or of another one."""
+    (source,) = values or [[]]
+    pairs = source.items() if isinstance(source, dict) else source
+    return ({machine.recorder.assume(key, node): item for key, item in pairs},)
 
 
 def _unpack(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
@@ -132,17 +139,48 @@ def _device(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ..
     return (Traced(tensor.concrete.device, recorded, tensor.content.FIXED),)
 
 
+def _device_type(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+    """Folded, with one note wherever it is asked: what the model decides by it is decided."""
+    (device,) = values
+    if isinstance(device, Traced):
+        kind = device.concrete.type
+        machine.recorder.notes.append(f"assumed to run on {kind!r}, as for the example input")
+    return (concrete(device).type,)
+
+
+def _requires_grad(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+    """As in training with every weight free, which the captured module must allow: what a model
+    takes otherwise (the fast path of nn.MultiheadAttention) is an operator without derivative."""
+    tensor = concrete(values[0])
+    differentiable = tensor.is_floating_point() or tensor.is_complex()
+    return (differentiable and not any(values[0] is x for x in machine.recorder.inputs),)
+
+
 def _number_tensor_len(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
     return (machine.recorder.size(machine.tensor(values[0]), 0),)
+
+
+_KEYED = {  # what follows a container is a key or an index, and then perhaps an item
+    *("aten::__getitem__", "aten::_set_item", "aten::Delete", "aten::get", "aten::pop"),
+    *("aten::setdefault", "aten::insert", "prim::TupleIndex"),
+}
 
 
 def container(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
     """A list, tuple, dict or string operator; an index that sizes decide is assumed."""
     kind = node.kind()
     function = CONTAINERS[kind]
-    if kind in ("aten::__getitem__", "aten::_set_item", "aten::slice", "prim::TupleIndex"):
-        values[1:2] = [machine.recorder.assume(values[1], node)]
-    if kind in ("aten::slice", "aten::mul", "aten::get", "aten::pop"):
+    if machine.attributes.holds(values[0]) and operator_of(node.schema()).in_place:
+        raise CaptureError(
+            f"the model changes a list or dict that it keeps in itself ({source_line(node)}), "
+            "which a graph cannot; make a new one in forward, and save again"
+        )
+    if kind in ("aten::sort", "aten::remove"):  # by the values of items
+        values[0][:] = machine.known(values[0], node)
+        values[1:] = [machine.known(value, node) for value in values[1:]]
+    if kind in _KEYED:
+        values[1:2] = [machine.recorder.assume(value, node) for value in values[1:2]]
+    elif kind in ("aten::slice", "aten::mul"):
         values[1:] = [machine.recorder.assume(value, node) for value in values[1:]]
     result = function(*values)
     return (result,) if node.outputsSize() else ()
@@ -162,13 +200,16 @@ def plain(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "TensorType": Tensor,
+    "NumberType": (int, float),
     "IntType": int,
     "FloatType": float,
     "BoolType": bool,
     "StringType": str,
     "NoneType": type(None),
     "ListType": list,
+    "AnyListType": list,  # isinstance(x, list)
     "TupleType": tuple,
+    "AnyTupleType": tuple,
     "DictType": dict,
 }
 
@@ -192,11 +233,13 @@ STRUCTURE: dict[str, Handler] = {
     "prim::ListConstruct": _list,
     "prim::TupleConstruct": _tuple,
     "prim::DictConstruct": _dict,
+    "aten::dict": _dict_of,
     "prim::ListUnpack": _unpack,
     "prim::TupleUnpack": _unpack,
     "prim::TupleSlice": _tuple_slice,
     "prim::ConstantChunk": _chunk,
     "prim::isinstance": _isinstance,
+    "prim::type": _device_type,
     "prim::Uninitialized": _uninitialized,
     "prim::Print": _nothing,
     "aten::__is__": _is,
@@ -212,6 +255,7 @@ QUESTIONS: dict[str, Handler] = {
     "aten::dim": _fact(lambda x: x.dim()),
     "prim::dtype": _fact(lambda x: dtype_index(x.dtype)),
     "prim::device": _device,
+    "prim::requires_grad": _requires_grad,
     "prim::layout": _fact(lambda x: 0),
     "prim::is_cuda": _fact(lambda x: x.is_cuda),
     "prim::is_sparse": _fact(lambda x: x.is_sparse),
