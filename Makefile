@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt pins torch: a looser request takes gigabytes of GPU packages
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint test-zoo bench-zoo bench-factorize bench-scale bench-latency clean
+.PHONY: demo test lint test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-latency clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sepify demo
@@ -27,6 +27,9 @@ bench-zoo: $(VENV)/.zoo
 
 bench-factorize: $(VENV)/.bench
 	$(BIN)/python benchmarks/factorize.py
+
+bench-plan: $(VENV)/.bench
+	$(BIN)/python benchmarks/plan.py
 
 bench-scale: $(VENV)/.bench
 	$(BIN)/python benchmarks/factorize_scale.py

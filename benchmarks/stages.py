@@ -10,7 +10,7 @@ from functools import wraps
 from typing import Any
 
 from sepify import convert as _  # noqa: F401 - its modules must be loaded before they are timed
-from sepify.calibration import lockstep, solve
+from sepify.calibration import gathering, lockstep, solve
 from sepify.factorize import statistics
 
 # (holder, name, stage): the name is looked up in the holder each time that it is called
@@ -20,7 +20,7 @@ TIMED: tuple[tuple[Any, str, str], ...] = (
     (statistics.MomentSums, "add", "moments"),
     (statistics.MomentSums, "moments", "moments"),
     (solve, "factorize_svd", "svd start"),
-    (solve, "solve_least_squares", "solving"),
+    (gathering, "solve_least_squares", "solving"),
     (solve, "refine_block", "refining"),
 )
 WHOLE = frozenset({"refining"})  # what it calls counts as its own

@@ -17,8 +17,9 @@ def fold_batchnorm(
     """A copy of `graph_module` where each convolution absorbs the BatchNorm that follows it:
     weight * gamma / sqrt(var + eps), and the bias accordingly (Jacob et al. 2018, eq. 14).
 
-    Left as it is: what follows a convolution named in `untouched`, BatchNorm in training mode or without running statistics, a convolution whose
-    output has another user, and modules that are called in more than one place.
+    Left as it is: what follows a convolution named in `untouched`, BatchNorm in training mode or
+    without running statistics, a convolution whose output has another user, and modules that are
+    called in more than one place.
     """
     folded = copy.deepcopy(graph_module)
     calls = call_counts(folded)

@@ -27,8 +27,8 @@ class Mixed(nn.Module):
         self.first = nn.Conv2d(20, 40, 1, bias=False)
         self.grouped = nn.Conv2d(40, 20, 3, 1, 1, groups=20)
         self.gate = nn.Conv2d(20, 20, 1)
-        self.wide = nn.Conv2d(20, 24, (1, 5), padding="same", dilation=2)
-        self.head = nn.Linear(48, 10)
+        self.wide = nn.Conv2d(20, 32, (1, 5), padding="same", dilation=2)  # whole blocks
+        self.head = nn.Linear(64, 10)
 
     def forward(self, x):
         x = F.relu(self.norm(self.stem(x)))
