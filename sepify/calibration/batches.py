@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sepify.errors import CalibrationWarning, InputError
 
@@ -51,6 +51,12 @@ def calibration_batches(
     if not batches:
         raise InputError("the calibration data is empty")
     return tuple(batches)
+
+
+def on_device_of(model: nn.Module, batch: Batch) -> Batch:
+    """`batch` where the model's first parameter is: images may stay on the CPU, in a loader."""
+    parameter = next(model.parameters(), None)
+    return batch if parameter is None else tuple(t.to(parameter.device) for t in batch)
 
 
 def image_count(batches: Sequence[Batch]) -> int:

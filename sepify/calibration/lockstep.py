@@ -171,10 +171,11 @@ def _feeding(node: fx.Node, wanted: _Paused, actual: _Paused) -> Callable[[Feed]
 
 
 def _within(room: int, values: Values) -> Values:
-    """`values` with the tensors that do not fit into `room` bytes moved to temporary files."""
+    """`values` with the tensors that do not fit into `room` bytes moved to temporary files. What is
+    on another device than the CPU stays there."""
     kept = dict(values)
     for node, value in values.items():
-        if isinstance(value, Tensor) and not is_on_disk(value):
+        if isinstance(value, Tensor) and value.is_cpu and not is_on_disk(value):
             room -= value.numel() * value.element_size()
             kept[node] = value if room >= 0 else on_disk(value)
     return kept

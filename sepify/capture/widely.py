@@ -35,6 +35,9 @@ def trace_widely(model: nn.Module, inputs: Inputs, fresh: Callable[[], nn.Module
     traced = value_trace(model, inputs)
     if not any(map(_is_check, traced.graph_module.graph.nodes)):
         return traced
+    if not any(module.training for module in model.modules()):  # statistics would move
+        fresh = partial(_warm, fresh, inputs)
+        traced = value_trace(fresh(), inputs, traced.leaves)
 
     def traced_at(at: Inputs, soft: bool) -> Traced | None:
         return _traced_at(fresh(), at, soft, inputs, traced.leaves)
@@ -57,6 +60,13 @@ def trace_widely(model: nn.Module, inputs: Inputs, fresh: Callable[[], nn.Module
             if all(y is None or _agrees(wider.graph_module, x, y) for x, y in others):
                 return wider
     return traced
+
+
+def _warm(fresh: Callable[[], nn.Module], inputs: Inputs) -> nn.Module:
+    """A copy that remembers the example, whatever the model ran on before."""
+    model = fresh()
+    run_in_place(model, inputs)
+    return model
 
 
 def _traced_at(

@@ -1,8 +1,14 @@
 import pytest
 import torch
 from nets import images
+from torch import nn
 
-from sepify.calibration.batches import BATCH_SIZE, calibration_batches, image_count
+from sepify.calibration.batches import (
+    BATCH_SIZE,
+    calibration_batches,
+    image_count,
+    on_device_of,
+)
 from sepify.errors import CalibrationWarning, InputError
 
 
@@ -52,3 +58,10 @@ def test_several_inputs():
 def test_bad_data(data, message):
     with pytest.raises(InputError, match=message):
         calibration_batches(data)
+
+
+def test_batches_go_where_the_model_is():
+    batch = (images(2), images(2))
+    moved = on_device_of(nn.Conv2d(3, 3, 3, device="meta"), batch)
+    assert [tensor.device.type for tensor in moved] == ["meta", "meta"]
+    assert on_device_of(nn.ReLU(), batch) is batch

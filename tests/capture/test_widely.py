@@ -78,7 +78,7 @@ def test_int_float_min_and_max_of_sizes(shape: tuple[int, ...]) -> None:
     assert (builtins.int, builtins.min, globals().get("int")) == before
 
 
-@pytest.mark.parametrize("remembered", [None, (2, 3, 16, 16), (7, 3, 8, 8)])
+@pytest.mark.parametrize("remembered", [None, (2, 3, 16, 16), (7, 3, 8, 8), (5, 3, 24, 40)])
 @pytest.mark.parametrize("shape", SIZES)
 def test_a_model_that_remembers_the_last_size(
     shape: tuple[int, ...], remembered: tuple[int, ...] | None
