@@ -1,0 +1,40 @@
+"""The two consoles, and what every command says in the same words."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+
+from sepify.errors import CalibrationWarning
+
+out = Console()
+err = Console(stderr=True)
+
+
+def list_written(paths: Iterable[Path]) -> None:
+    """Name the files that were written, on stderr."""
+    for path in paths:
+        err.print(f"wrote {escape(str(path))}", soft_wrap=True)
+
+
+_show_other_warning = warnings.showwarning
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours is one line on stderr; any other is shown as Python shows it."""
+    if issubclass(category, CalibrationWarning):
+        err.print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
+    else:
+        _show_other_warning(message, category, filename, lineno, file, line)

@@ -1,0 +1,72 @@
+"""sepify convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepify.cli.console import list_written, out
+from sepify.cli.options import Budget, Data, Keep, Model, Shapes, Types, input_request
+from sepify.cli.progress import progress_bar
+
+EXAMPLES = (
+    "sepify convert model.pt -o small.pt --rank 2 --calibration images.npy",
+    "sepify convert model.pt -o small.pt --plan edited.json --calibration images.npy",
+    "sepify convert model.pt2 -o small.onnx --rank 2",
+)
+
+
+def convert(
+    model: Model,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write: .pt (TorchScript), .pt2 (torch.export), .onnx, or .safetensors "
+            "(weights, to load with the plan)",
+        ),
+    ],
+    rank: Annotated[int, typer.Option(help="Separable terms a channel, from 1")] = 1,
+    order: Annotated[str, typer.Option(help="dw-pw or pw-dw")] = "dw-pw",
+    keep: Keep = None,
+    budget: Budget = None,
+    plan: Annotated[Path | None, typer.Option(help="Carry out this plan.json instead")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Unlabelled inputs (n,C,H,W): .npy, or .npz with 'images'")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="least-squares (default with calibration data) or svd")
+    ] = None,
+    memory: Annotated[
+        float, typer.Option(help="GiB for calibration; what is beyond goes to a temporary file")
+    ] = 4.0,
+    data: Data = None,
+    report: Annotated[bool, typer.Option(help="Also write OUTPUT's .report.json and .html")] = True,
+    input_shape: Shapes = None,
+    dtype: Types = None,
+) -> None:
+    """Rewrite a model's convolutions into depthwise + pointwise ones."""
+    from sepify.converting import ConversionRequest, convert_file
+
+    request = ConversionRequest(
+        model=model,
+        output=output,
+        inputs=input_request(input_shape, dtype),
+        rank=rank,
+        order=order,
+        keep=tuple(keep or ()),
+        budget=budget,
+        plan=plan,
+        calibration=calibration,
+        method=method,
+        memory=memory,
+        data=data,
+        report=report,
+    )
+    with progress_bar() as progress:
+        result = convert_file(request, progress)
+    out.print(result.summary)
+    list_written(result.written)
