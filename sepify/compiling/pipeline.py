@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,30 +10,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from sepify.capture import capture
 from sepify.compiling.budget import parse_budget
 from sepify.compiling.dependencies import require_tvm
 from sepify.compiling.model import (
     CompiledMetadata,
     CompiledModel,
-    as_tuple,
     dtype_name,
     largest_relative_error,
     require_runnable,
 )
-from sepify.compiling.targets import find_target
-from sepify.compiling.tuning import Tuned, tune_operators
-from sepify.errors import CompileError, InputError
-from sepify.passes.fold_batchnorm import fold_batchnorm
+from sepify.compiling.prepare import STAGES, prepare
+from sepify.compiling.targets import Target, find_target
+from sepify.errors import CompileError
 
 MAX_RELATIVE_ERROR = 1e-4
-_STAGES = 6
 
 
 def compile(
     model: fx.GraphModule | nn.Module,
     x: Tensor | tuple[Tensor, ...],
-    target: str = "native",
+    target: str | Target = "native",
     *,
     tune: str | int | None = None,
     database: Path | str | None = None,
@@ -50,7 +44,8 @@ def compile(
     Args:
         model: anything that `sepify.capture` takes.
         x: the example input `(N, C, H, W)`, or a tuple of inputs; N at least 1.
-        target: a preset of `targets()`; this CPU must be able to run it.
+        target: a preset of `targets()`, or a Target; this CPU must be able to run it (a bundle
+            for another one: `make_bundle`).
         tune: how long MetaSchedule may search: trials in total (`500`), or a time (`"10min"`).
             Without it, a few trials for each operator that needs any.
         database: folder of the tuning records; without it, `sepify` in the user's cache folder.
@@ -67,56 +62,43 @@ def compile(
     require_tvm()
     budget = parse_budget(tune)
     preset = find_target(target)
-    inputs = x if isinstance(x, tuple) else (x,)
-    if not inputs or not all(isinstance(tensor, Tensor) for tensor in inputs):
-        raise InputError("the example input must be a tensor or a tuple of tensors")
     started = time.monotonic()
     note = progress or _silent
 
     from sepify.compiling import tvm_api
-    from sepify.compiling.lowering import lower
 
-    description, machine = preset.description, preset.machine
-    assert description is not None  # find_target has filled them in
-    assert machine is not None
-    tvm_target = tvm_api.make_target(description)
-    features = tuple(sorted(tvm_api.code_features(tvm_target)))
-    require_runnable(preset.name, features)
-
-    with torch.no_grad():
-        note("capturing", 0, _STAGES)
-        frozen = copy.deepcopy(model).eval()
-        expected = _run(frozen, inputs)
-        folded = fold_batchnorm(capture(frozen, inputs).graph_module.eval())
-        note("exporting", 1, _STAGES)
-        module = tvm_api.import_exported(_export(folded, inputs))
-        note("lowering", 2, _STAGES)
-        module = tvm_api.fuse(lower(module, machine), tvm_target)
-        note("tuning", 3, _STAGES)
-        tuned = tune_operators(module, description, budget, database, note)
-        note("building", 4, _STAGES)
-        calls = list(tvm_api.called_functions(module))
-        own = [name for name, f in tvm_api.functions(module).items() if tvm_api.is_own(f)]
-        executable = tvm_api.build(module, tvm_target)
-        note("checking", 5, _STAGES)
+    if preset.is_foreign:
+        raise CompileError(
+            f"code for {preset.name} does not run on this machine: make a bundle for it "
+            "(sepify compile MODEL --target T -o FOLDER)"
+        )
+    assert preset.description is not None  # find_target has filled it in
+    features = tvm_api.code_features(tvm_api.make_target(preset.description))
+    require_runnable(preset.name, tuple(features))
+    ready = prepare(model, x, preset, budget, database, note)
+    note("building", 4, STAGES)
+    executable = tvm_api.build(ready.module, ready.tvm_target)
+    note("checking", 5, STAGES)
 
     metadata = CompiledMetadata(
         target=preset.name,
-        tvm_target=description,
-        features=features,
-        input_shapes=tuple(tuple(tensor.shape) for tensor in inputs),
-        input_dtypes=tuple(dtype_name(tensor) for tensor in inputs),
-        output="tensor" if isinstance(expected, Tensor) else "tuple",
+        tvm_target=preset.description,
+        features=ready.features,
+        input_shapes=tuple(tuple(tensor.shape) for tensor in ready.inputs),
+        input_dtypes=tuple(dtype_name(tensor) for tensor in ready.inputs),
+        output="tensor" if isinstance(ready.expected, Tensor) else "tuple",
         max_relative_error=0.0,
         seconds=0.0,
         versions={**tvm_api.VERSIONS, "torch": torch.__version__},
-        kernels=_count(calls, own, tuned),
-        own_kernels=dict(Counter(_kind(name) for name in calls if name in own)),
-        trials=tuned.trials,
-        failed_trials=tuned.failed,
-        records_reused=tuned.reused,
+        kernels=ready.kernels,
+        own_kernels=ready.own_kernels,
+        trials=ready.tuned.trials,
+        failed_trials=ready.tuned.failed,
+        records_reused=ready.tuned.reused,
     )
-    error = largest_relative_error(CompiledModel(executable, metadata)(*inputs), expected)
+    compiled = CompiledModel(executable, metadata)
+    with torch.no_grad():
+        error = largest_relative_error(compiled(*ready.inputs), ready.expected)
     if not error <= MAX_RELATIVE_ERROR:
         raise CompileError(
             f"the compiled network differs from torch by {error:.1e} of its largest output "
@@ -126,40 +108,6 @@ def compile(
     return CompiledModel(
         executable, replace(metadata, max_relative_error=error, seconds=round(seconds, 3))
     )
-
-
-def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-    """What torch computes, which the compiled network must too."""
-    try:
-        output = model(*inputs)
-    except Exception as error:  # the model's own code
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the model does not run on the example input: {first}") from error
-    parts = as_tuple(output)
-    if not all(bool(torch.isfinite(part).all()) for part in parts):
-        raise CompileError("the model's own output is not finite: NaN or infinity in its weights?")
-    return output if isinstance(output, Tensor) else parts
-
-
-def _export(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    try:
-        return torch.export.export(model, inputs)
-    except Exception as error:  # torch.export raises dozens of types
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CompileError(f"torch.export refused the network: {first}") from error
-
-
-def _count(calls: list[str], own: list[str], tuned: Tuned) -> dict[str, int]:
-    by = Counter(
-        "own" if name in own else "metaschedule" if name in tuned.operators else "default"
-        for name in calls
-    )
-    return {maker: by[maker] for maker in ("own", "metaschedule", "default")}
-
-
-def _kind(name: str) -> str:
-    """`sepify_<kind>_<digest>` -> kind."""
-    return name.removeprefix("sepify_").rpartition("_")[0]
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

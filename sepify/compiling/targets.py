@@ -1,33 +1,74 @@
-"""The CPUs that we compile for, by name."""
+"""The CPUs that we compile for: presets by name, the CPU that we run on, or a JSON file."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import platform
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sepify.compiling.kernels.shapes import Machine
 from sepify.errors import UsageError
+from sepify.storage import read_json
 
 _AVX512 = Machine(lanes=16, registers=32)
 _AVX2 = Machine(lanes=8, registers=16)
 _SSE = Machine(lanes=4, registers=16)
+_NEON_V8 = Machine(lanes=4, registers=32)
+_NEON_V7 = Machine(lanes=4, registers=16)
+
+_AARCH64_WHEELS = "manylinux_2_28_aarch64"
+_X86_WHEELS = "manylinux_2_28_x86_64"
+
+# of a target file: key -> type
+_FILE_KEYS: dict[str, type] = {
+    "name": str,
+    "triple": str,
+    "cpu": str,
+    "features": list,
+    "float_abi": str,
+    "cores": int,
+    "compiler": str,
+    "lanes": int,
+    "registers": int,
+}
 
 
 @dataclass(frozen=True)
 class Target:
-    """A preset. `description` is TVM's target as a dict; None for the CPU that we run on."""
+    """A CPU. `description` is TVM's target as a dict; None for the CPU that we run on.
+
+    `compiler` is the C compiler that links for it; `wheels` the platform of the packages that hold
+    TVM's runtime for it, "" where there are none.
+    """
 
     name: str
     summary: str
     description: dict[str, Any] | None
     machine: Machine | None
+    cores: int = 1
+    compiler: str = "cc"
+    wheels: str = ""
 
     @property
     def triple(self) -> str:
         """What the code runs on, as LLVM writes it; "" for the CPU that we run on."""
         return str((self.description or {}).get("mtriple", ""))
+
+    @property
+    def architecture(self) -> str:
+        """x86_64, aarch64 or armv7, as far as the triple tells."""
+        if not self.triple:
+            return host_architecture()
+        return _architecture(self.triple)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this machine's processor or system cannot run its code, whatever the features."""
+        system = "linux" in self.triple and "android" not in self.triple
+        return bool(self.triple) and (self.architecture != host_architecture() or not system)
 
 
 def targets() -> tuple[Target, ...]:
@@ -35,17 +76,90 @@ def targets() -> tuple[Target, ...]:
     return _PRESETS
 
 
-def find_target(name: str) -> Target:
+def host_architecture() -> str:
+    """The architecture of this machine, in the words of `Target.architecture`."""
+    return _architecture(platform.machine())
+
+
+def find_target(name: str | Target) -> Target:
     """The preset of that name, `native` filled in with what LLVM says about this CPU (loads tvm).
+    A Target is given back as it is, filled in likewise.
 
     Raises UsageError offering the nearest names.
     """
-    known = {target.name: target for target in _PRESETS}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, cutoff=0.4) or list(known)
-        raise UsageError(f"unknown target {name!r}; did you mean {' or '.join(near)}?")
-    target = known[name]
+    if isinstance(name, str):
+        known = {target.name: target for target in _PRESETS}
+        if name not in known:
+            near = difflib.get_close_matches(name, known, cutoff=0.4) or list(known)
+            raise UsageError(f"unknown target {name!r}; did you mean {' or '.join(near)}?")
+        target = known[name]
+    else:
+        from sepify.compiling import tvm_api
+
+        target = name
+        if target.description is not None and target not in _PRESETS:
+            tvm_api.require_cpu(target.triple, str(target.description["mcpu"]))
     return target if target.description is not None else _detect(target)
+
+
+def read_target(path: Path | str) -> Target:
+    """A target from a JSON file: `triple` and `cpu`, and where the defaults do not fit `name`,
+    `features` (`["+dotprod"]`), `float_abi` ("hard" or "soft"), `cores`, `compiler`, and the
+    vectors: `lanes` of float32 and `registers`.
+
+    Raises FileError for no JSON, UsageError naming a key that is missing, unknown or of the wrong
+    kind.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: a target is a JSON object with triple and cpu")
+    for key, item in value.items():
+        if key not in _FILE_KEYS:
+            raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(_FILE_KEYS)}")
+        kind = _FILE_KEYS[key]
+        if type(item) is not kind:
+            raise UsageError(f"{path}: {key} must be a {kind.__name__}, not {item!r}")
+        if kind is int and item < 1:
+            raise UsageError(f"{path}: {key} must be at least 1, not {item}")
+    for key in ("triple", "cpu"):
+        if key not in value:
+            raise UsageError(f"{path}: {key} is missing; for example aarch64-linux-gnu, cortex-a55")
+    description = {"kind": "llvm", "mtriple": value["triple"], "mcpu": value["cpu"]}
+    architecture = _architecture(value["triple"])
+    if architecture == "armv7":
+        description["mfloat-abi"] = value.get("float_abi", "hard")
+        description["mattr"] = value.get("features", ["+neon", "+vfp4"])
+    elif "features" in value:
+        description["mattr"] = value["features"]
+    defaults = {"aarch64": _NEON_V8, "armv7": _NEON_V7, "x86_64": _AVX2}
+    if architecture not in defaults:
+        raise UsageError(f"{path}: triple {value['triple']!r}: only x86-64, aarch64 and armv7")
+    machine = defaults[architecture]
+    machine = replace(
+        machine,
+        lanes=value.get("lanes", machine.lanes),
+        registers=value.get("registers", machine.registers),
+    )
+    if machine.registers not in (16, 32):
+        raise UsageError(f"{path}: registers must be 16 or 32, not {machine.registers}")
+    if machine.lanes not in (4, 8, 16):
+        raise UsageError(f"{path}: lanes must be 4, 8 or 16, not {machine.lanes}")
+    linux = "linux-gnu" in value["triple"]
+    wheels = {"aarch64": _AARCH64_WHEELS, "x86_64": _X86_WHEELS}.get(architecture, "")
+    compilers = {
+        "aarch64": "aarch64-linux-gnu-gcc",
+        "armv7": "arm-linux-gnueabihf-gcc",
+        "x86_64": "x86_64-linux-gnu-gcc",
+    }
+    return _target(
+        value.get("name", Path(path).stem),
+        f"from {Path(path).name}",
+        description,
+        machine,
+        value.get("cores", 1),
+        value.get("compiler", compilers[architecture]),
+        wheels if linux else "",
+    )
 
 
 def _detect(target: Target) -> Target:
@@ -57,21 +171,91 @@ def _detect(target: Target) -> Target:
     hidden = tvm_api.code_features(tvm_api.make_target(description)) - present
     if hidden:
         description["mattr"] = [f"-{feature}" for feature in sorted(hidden)]
-    machine = _SSE
+    machine = _NEON_V8 if host_architecture() == "aarch64" else _SSE
     if {"avx512f", "avx512vl"} <= present:
         machine = _AVX512
     elif {"avx2", "fma"} <= present:
         machine = _AVX2
-    machine = replace(machine, max_tasks=2 * (os.cpu_count() or 1))
-    return replace(target, description=description, machine=machine)
+    cores = os.cpu_count() or 1
+    machine = replace(machine, max_tasks=2 * cores)
+    wheels = {"aarch64": _AARCH64_WHEELS, "x86_64": _X86_WHEELS}.get(host_architecture(), "")
+    return replace(target, description=description, machine=machine, cores=cores, wheels=wheels)
 
 
-def _x86(level: str) -> dict[str, Any]:
-    return {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": level}
+def _architecture(triple: str) -> str:
+    first = triple.partition("-")[0].lower()
+    if first in ("aarch64", "arm64"):
+        return "aarch64"
+    if first in ("x86_64", "amd64"):
+        return "x86_64"
+    return "armv7" if first.startswith(("armv7", "arm")) else first
+
+
+def _target(
+    name: str,
+    summary: str,
+    description: dict[str, Any],
+    machine: Machine,
+    cores: int,
+    compiler: str,
+    wheels: str,
+) -> Target:
+    machine = replace(machine, max_tasks=max(machine.max_tasks, 2 * cores))
+    return Target(name, summary, description, machine, cores, compiler, wheels)
+
+
+def _x86(name: str, summary: str, machine: Machine) -> Target:
+    description = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": name}
+    return Target(name, summary, description, machine, 4, "x86_64-linux-gnu-gcc", _X86_WHEELS)
+
+
+def _armv8(name: str, summary: str, cpu: str, cores: int) -> Target:
+    description = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": cpu, "mattr": ["+neon"]}
+    compiler = "aarch64-linux-gnu-gcc"
+    return _target(name, summary, description, _NEON_V8, cores, compiler, _AARCH64_WHEELS)
+
+
+def _armv7(name: str, summary: str, cpu: str, cores: int) -> Target:
+    description = {
+        "kind": "llvm",
+        "mtriple": "armv7l-linux-gnueabihf",
+        "mcpu": cpu,
+        "mfloat-abi": "hard",
+        "mattr": ["+neon", "+vfp4"],
+    }
+    return _target(name, summary, description, _NEON_V7, cores, "arm-linux-gnueabihf-gcc", "")
+
+
+def _elsewhere(name: str, summary: str, triple: str, cpu: str, compiler: str) -> Target:
+    description = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "mattr": ["+neon"]}
+    return _target(name, summary, description, _NEON_V8, 8, compiler, "")
 
 
 _PRESETS = (
     Target("native", "the CPU that this runs on", None, None),
-    Target("x86-64-v3", "any x86 with AVX2 and FMA (since about 2013)", _x86("x86-64-v3"), _AVX2),
-    Target("x86-64-v4", "any x86 with AVX-512 (servers since 2017)", _x86("x86-64-v4"), _AVX512),
+    _x86("x86-64-v3", "any x86 with AVX2 and FMA (since about 2013)", _AVX2),
+    _x86("x86-64-v4", "any x86 with AVX-512 (servers since 2017)", _AVX512),
+    _armv7("raspberry-pi-2", "Cortex-A7, 32 bits (also a Pi 3 or 4 with 32 bits)", "cortex-a7", 4),
+    _armv8("raspberry-pi-3", "Cortex-A53, 64 bits (also the Zero 2 W)", "cortex-a53", 4),
+    _armv8("raspberry-pi-4", "Cortex-A72, 64 bits (also the 400)", "cortex-a72", 4),
+    _armv8("raspberry-pi-5", "Cortex-A76, 64 bits (also the 500)", "cortex-a76", 4),
+    _armv8("jetson-orin", "the CPU of a Jetson Orin: Cortex-A78AE", "cortex-a78ae", 8),
+    _armv8("graviton2", "AWS m6g and the like: Neoverse N1", "neoverse-n1", 8),
+    _armv8("graviton3", "AWS m7g and the like: Neoverse V1, with SVE", "neoverse-v1", 8),
+    _elsewhere(
+        "android-arm64",
+        "any 64-bit Android since 7.0; bundle c alone",
+        "aarch64-linux-android24",
+        "generic",
+        "aarch64-linux-android24-clang",
+    ),
+    _elsewhere(
+        "apple-m1",
+        "macOS on Apple silicon; bundle c alone, linked on the Mac",
+        "arm64-apple-macosx11.0.0",
+        "apple-m1",
+        "clang",
+    ),
+    _armv8("aarch64", "any 64-bit ARM with Linux", "generic", 4),
+    _armv7("armv7", "any 32-bit ARM with NEON and VFPv4, Linux", "generic", 4),
 )

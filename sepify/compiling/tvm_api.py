@@ -5,6 +5,7 @@ Written for apache-tvm 0.27.0 with apache-tvm-ffi 0.1.14.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
@@ -21,13 +22,17 @@ from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
-from tvm.target.codegen import llvm_get_cpu_features
+from tvm.target.codegen import llvm_get_cpu_archlist, llvm_get_cpu_features
 
 from sepify.compiling.kernels.source import Kernel
-from sepify.errors import CompileError
+from sepify.errors import CompileError, UsageError
 
 # what LLVM puts into ordinary code; its other "features" are tuning hints or system instructions
-_CODE_FEATURES = {"fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt", "cx16"}
+_CODE_FEATURES = {
+    *("fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt", "cx16"),  # x86
+    *("neon", "fullfp16", "dotprod", "fp16fml", "complxnum", "bf16", "i8mm", "lse"),  # armv8
+    *("sve", "sve2", "vfp4", "hwdiv-arm"),  # armv8, armv7
+}
 _CODE_PREFIXES = ("sse", "ssse", "avx")
 
 VERSIONS = {"tvm": str(tvm.__version__), "tvm_ffi": str(tvm_ffi.__version__)}
@@ -52,8 +57,22 @@ def host_features() -> frozenset[str]:
 
 
 def make_target(description: dict[str, Any]) -> Any:
-    """A `tvm.target.Target`."""
-    return tvm.target.Target(description)
+    """A `tvm.target.Target`. Raises UsageError if LLVM has no code generator for its triple."""
+    try:
+        return tvm.target.Target(description)
+    except (ValueError, TypeError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"LLVM does not know this target: {first}") from error
+
+
+def require_cpu(triple: str, cpu: str) -> None:
+    """Raise UsageError if LLVM knows no such CPU, for which it would make generic code and say so
+    in its log alone."""
+    any_cpu = make_target({"kind": "llvm", "mtriple": triple})
+    known = [str(name) for name in llvm_get_cpu_archlist(any_cpu)]
+    if cpu not in known:
+        near = difflib.get_close_matches(cpu, known) or known[:8]
+        raise UsageError(f"LLVM knows no CPU {cpu!r} for {triple}; try {', '.join(near)}")
 
 
 def code_features(target: Any) -> frozenset[str]:

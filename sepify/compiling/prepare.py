@@ -1,0 +1,130 @@
+"""A model lowered for a CPU, not built yet: what running it here and bundling it share."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sepify.capture import capture
+from sepify.compiling.budget import Budget
+from sepify.compiling.model import as_tuple
+from sepify.compiling.targets import Target
+from sepify.compiling.tuning import Tuned, tune_operators
+from sepify.errors import CompileError, InputError
+from sepify.passes.fold_batchnorm import fold_batchnorm
+
+STAGES = 6
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Relax, every operator a PrimFunc: own kernels, tuned ones and TVM's plain ones.
+
+    `kernels` and `own_kernels` are those of `CompiledMetadata`; `expected` is what torch computes
+    for `inputs`.
+    """
+
+    target: Target
+    tvm_target: Any
+    module: Any
+    inputs: tuple[Tensor, ...]
+    expected: Tensor | tuple[Tensor, ...]
+    features: tuple[str, ...]
+    kernels: dict[str, int]
+    own_kernels: dict[str, int]
+    tuned: Tuned
+
+
+def prepare(
+    model: fx.GraphModule | nn.Module,
+    x: Tensor | tuple[Tensor, ...],
+    target: Target,
+    budget: Budget | None,
+    database: Path | str | None,
+    progress: Progress,
+) -> Prepared:
+    """Capture, fold, lower and tune `model` at the shapes of `x`; `target` is filled in.
+
+    MetaSchedule measures on this machine: without a `budget` nothing is tuned. Raises what
+    `sepify.compile` does.
+    """
+    from sepify.compiling import tvm_api
+    from sepify.compiling.lowering import lower
+
+    inputs = x if isinstance(x, tuple) else (x,)
+    if not inputs or not all(isinstance(tensor, Tensor) for tensor in inputs):
+        raise InputError("the example input must be a tensor or a tuple of tensors")
+    description, machine = target.description, target.machine
+    assert description is not None  # find_target has filled them in
+    assert machine is not None
+    tvm_target = tvm_api.make_target(description)
+
+    with torch.no_grad():
+        progress("capturing", 0, STAGES)
+        frozen = copy.deepcopy(model).eval()
+        expected = _run(frozen, inputs)
+        folded = fold_batchnorm(capture(frozen, inputs).graph_module.eval())
+        progress("exporting", 1, STAGES)
+        module = tvm_api.import_exported(_export(folded, inputs))
+        progress("lowering", 2, STAGES)
+        module = tvm_api.fuse(lower(module, machine), tvm_target)
+        progress("tuning", 3, STAGES)
+        tuned = Tuned((), 0, 0, 0)
+        if budget is not None:
+            tuned = tune_operators(module, description, budget, database, progress)
+    calls = list(tvm_api.called_functions(module))
+    own = [name for name, f in tvm_api.functions(module).items() if tvm_api.is_own(f)]
+    return Prepared(
+        target=target,
+        tvm_target=tvm_target,
+        module=module,
+        inputs=inputs,
+        expected=expected,
+        features=tuple(sorted(tvm_api.code_features(tvm_target))),
+        kernels=_count(calls, own, tuned),
+        own_kernels=dict(Counter(_kind(name) for name in calls if name in own)),
+        tuned=tuned,
+    )
+
+
+def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    """What torch computes, which the compiled network must too."""
+    try:
+        output = model(*inputs)
+    except Exception as error:  # the model's own code
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the model does not run on the example input: {first}") from error
+    parts = as_tuple(output)
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
+        raise CompileError("the model's own output is not finite: NaN or infinity in its weights?")
+    return output if isinstance(output, Tensor) else parts
+
+
+def _export(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(model, inputs)
+    except Exception as error:  # torch.export raises dozens of types
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CompileError(f"torch.export refused the network: {first}") from error
+
+
+def _count(calls: list[str], own: list[str], tuned: Tuned) -> dict[str, int]:
+    by = Counter(
+        "own" if name in own else "metaschedule" if name in tuned.operators else "default"
+        for name in calls
+    )
+    return {maker: by[maker] for maker in ("own", "metaschedule", "default")}
+
+
+def _kind(name: str) -> str:
+    """`sepify_<kind>_<digest>` -> kind."""
+    return name.removeprefix("sepify_").rpartition("_")[0]
