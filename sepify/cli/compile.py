@@ -40,7 +40,9 @@ def compile(
 
     if target == "list":
         for preset in targets():
-            out.print(f"{preset.name:14} {escape(preset.summary)}")
+            out.print(f"{preset.name:15} {escape(preset.summary)}", soft_wrap=True)
+            if preset.details:
+                out.print(f"{'':15} [dim]{escape(preset.details)}[/]", soft_wrap=True)
         return
     if model is None or output is None:
         raise UsageError("compile needs a MODEL and an output folder: sepify compile MODEL -o DIR")

@@ -58,6 +58,14 @@ class Target:
         return str((self.description or {}).get("mtriple", ""))
 
     @property
+    def details(self) -> str:
+        """Triple, CPU, features, cores and compiler in one line; "" for the CPU that we run on."""
+        if self.description is None:
+            return ""
+        parts = [self.triple, str(self.description["mcpu"]), *self.description.get("mattr", ())]
+        return f"{' '.join(parts)}, {self.cores} cores, {self.compiler}"
+
+    @property
     def architecture(self) -> str:
         """x86_64, aarch64 or armv7, as far as the triple tells."""
         if not self.triple:
@@ -119,7 +127,7 @@ def read_target(path: Path | str) -> Target:
         kind = _FILE_KEYS[key]
         if type(item) is not kind:
             raise UsageError(f"{path}: {key} must be a {kind.__name__}, not {item!r}")
-        if kind is int and item < 1:
+        if isinstance(item, int) and item < 1:
             raise UsageError(f"{path}: {key} must be at least 1, not {item}")
     for key in ("triple", "cpu"):
         if key not in value:
