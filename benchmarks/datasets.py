@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sepify.demo.data import load_demo_data
+from sepify.demo.train import read_split
 from sepify.errors import FileError
 from sepify.storage import atomic_path, read_arrays
 
@@ -22,6 +23,7 @@ OUT = HERE / "out"
 SHARED = HERE.parent.parent / "shared" / "data"  # beside the checkout, never copied into it
 CIFAR_ARCHIVE = SHARED / "cifar10-jpeg.tar.xz"
 CIFAR_CACHE = OUT / "cifar10.npz"
+CIFAR_TRAINING_CACHE = OUT / "cifar10-training.npz"
 CIFAR_CLASSES = (
     "airplane",
     "automobile",
@@ -70,6 +72,22 @@ def cifar10() -> Images:
     return Images(_normalised(pixels), _normalised(shown), torch.from_numpy(labels).long())
 
 
+def cifar10_training() -> Tensor:
+    """All 50,000 training images of `cifar10`, (n, 3, 32, 32), without their labels."""
+    if not CIFAR_TRAINING_CACHE.is_file():
+        files, train, _ = _read_cifar()
+        with atomic_path(CIFAR_TRAINING_CACHE) as temporary, temporary.open("wb") as file:
+            np.savez(file, images=_decoded(files, train))
+    return _normalised(read_arrays(CIFAR_TRAINING_CACHE, ["images"])["images"])
+
+
+def fashion_mnist_training() -> Tensor:
+    """All 60,000 training images of Fashion-MNIST, (n, 1, 28, 28), 0 to 255, without their labels,
+    from Debian's package. Raises FileError where it is not installed."""
+    pixels, _ = read_split("train")
+    return torch.from_numpy(pixels.copy()).float().unsqueeze(1)
+
+
 def cifar10_enlarged(calibration: int, test: int, size: int = 224) -> Images:
     """CIFAR-10's photographs enlarged bilinearly, BGR around Caffe's mean, without labels:
     natural images, if soft ones, for a network from elsewhere."""
@@ -113,7 +131,8 @@ def _cifar_pixels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return arrays["calibration"], arrays["test"], arrays["labels"]
 
 
-def _decode_cifar() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_cifar() -> tuple[dict[str, bytes], list[str], list[str]]:
+    """The JPEG files by name, and the names of the training and of the test images."""
     if not CIFAR_ARCHIVE.is_file():
         raise FileError(f"no CIFAR-10 archive: it belongs at {CIFAR_ARCHIVE}")
     files: dict[str, bytes] = {}
@@ -123,7 +142,11 @@ def _decode_cifar() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             if content is not None:
                 files[member.name] = content.read()
     train = sorted(name for name in files if "/train/" in name)
-    test = sorted(name for name in files if "/test/" in name)
+    return files, train, sorted(name for name in files if "/test/" in name)
+
+
+def _decode_cifar() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    files, train, test = _read_cifar()
     drawn = np.random.default_rng(SEED).permutation(len(train))[:CALIBRATION_IMAGES]
     labels = np.array([CIFAR_CLASSES.index(name.split("/")[-2]) for name in test], np.uint8)
     return _decoded(files, [train[i] for i in drawn]), _decoded(files, test), labels

@@ -12,6 +12,7 @@ from sepify.planning.make import make_plan as plan
 
 if TYPE_CHECKING:
     from sepify.compiling import CompiledModel, compile, load_compiled
+    from sepify.distilling import DistillationPair, Losses, Training, distill
     from sepify.forms import load_weights, save_model
     from sepify.measuring import Report, compare, load_report
 
@@ -22,6 +23,10 @@ _LATER = {
     "CompiledModel": "sepify.compiling",
     "compile": "sepify.compiling",
     "load_compiled": "sepify.compiling",
+    "DistillationPair": "sepify.distilling",
+    "Losses": "sepify.distilling",
+    "Training": "sepify.distilling",
+    "distill": "sepify.distilling",
     "Report": "sepify.measuring",
     "compare": "sepify.measuring",
     "load_report": "sepify.measuring",
@@ -34,12 +39,16 @@ __all__ = [
     "CompiledModel",
     "Conversion",
     "Decision",
+    "DistillationPair",
+    "Losses",
     "Plan",
     "Refinement",
     "Report",
+    "Training",
     "compare",
     "compile",
     "convert",
+    "distill",
     "errors",
     "load_compiled",
     "load_plan",

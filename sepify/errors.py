@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
 
 class SepifyError(Exception):
     """The work failed; the message says what, where and what to do next. Exit code 1."""
@@ -43,9 +48,21 @@ class CompileError(SepifyError):
     """A network could not be compiled for the target, or the result is wrong."""
 
 
+class DistillationError(SepifyError):
+    """The training had to stop; `student` is the best network until then, None if there is none."""
+
+    def __init__(self, message: str, student: GraphModule | None = None) -> None:
+        super().__init__(message)
+        self.student = student
+
+
 class DependencyError(SepifyError):
     """An optional package is missing; the message says which extra installs it."""
 
 
 class CalibrationWarning(UserWarning):
     """The calibration data will do, but not as well as the user may think."""
+
+
+class DistillationWarning(CalibrationWarning):
+    """The student will learn, but not as well as the user may think."""

@@ -197,6 +197,32 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
         ) from error
 
 
+def save_state(state: Mapping[str, Any], path: Path | str) -> None:
+    """Save tensors, numbers, strings, and lists and dicts of them with torch.save, whole or not at
+    all. Raises FileError."""
+    with atomic_path(path) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                torch.save(dict(state), file)
+        except RuntimeError as error:  # torch's own writer reports a full disk as RuntimeError
+            raise FileError(
+                f"cannot write {path}: {_first_line(error)}; nothing was changed"
+            ) from error
+
+
+def read_state(path: Path | str) -> dict[str, Any]:
+    """What `save_state` saved, onto the CPU; nothing in the file can run. Raises FileError."""
+    path = Path(path)
+    _require_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the restricted unpickler refuses or cannot read
+        raise FileError(f"{path} is damaged, or no checkpoint: {_first_line(error)}") from error
+    if not isinstance(state, dict):
+        raise FileError(f"{path} holds a {type(state).__name__}, no checkpoint")
+    return state
+
+
 def load_torchscript(path: Path | str) -> ModelFile:
     """Load a TorchScript file onto the CPU.
 

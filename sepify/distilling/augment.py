@@ -1,0 +1,33 @@
+"""Augmentation: images a little otherwise each time that they are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Augment = Callable[[Any, torch.Generator], Any]
+"""augment(images, generator) -> images, on the CPU before they go to the device. A network with
+several inputs gives and takes a tuple. Draw from the generator alone: then resuming is exact."""
+
+
+def shift_and_mirror(pixels: int, *, mirror: bool = True) -> Augment:
+    """Shift each image by up to `pixels` each way, zeros moving in, and mirror half of them: for
+    photographs; not for writing. (B, C, H, W) -> the same."""
+
+    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+        count, _, height, width = images.shape
+        padded = F.pad(images, (pixels,) * 4)
+        down, right = torch.randint(0, 2 * pixels + 1, (2, count, 1), generator=generator)
+        rows, columns = down + torch.arange(height), right + torch.arange(width)
+        if mirror:
+            mirrored = torch.rand(count, 1, generator=generator) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        numbers = torch.arange(count)[:, None, None]
+        # indexing around the channels puts them last
+        return padded[numbers, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    return augment

@@ -1,0 +1,162 @@
+"""distill(): the original network teaches the converted one."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, fx
+
+from sepify.capture import Model
+from sepify.distilling.accelerating import accelerator_for, own_randomness
+from sepify.distilling.augment import Augment
+from sepify.distilling.checkpoint import Epoch, digest, layout, load_checkpoint
+from sepify.distilling.data import Source, gather
+from sepify.distilling.judging import Judgement
+from sepify.distilling.losses import Losses, TaskLoss
+from sepify.distilling.pair import DistillationPair
+from sepify.distilling.run import Keeping, Run
+from sepify.distilling.training import Training
+from sepify.errors import DistillationWarning, InputError, UsageError
+from sepify.storage import require_writable
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What `distill` did; found as `student.meta["sepify.distillation"]`.
+
+    `start` judges the student as it was given; `best` is the number of the epoch whose weights
+    were kept, from 1, or 0 for those at the start; `matched` are the layers that were compared.
+    """
+
+    start: Judgement
+    epochs: tuple[Epoch, ...]
+    best: int
+    stopped: str  # why the training ended
+    matched: tuple[str, ...]
+
+    @property
+    def judgement(self) -> Judgement:
+        """Of the weights that were kept."""
+        return self.epochs[self.best - 1].judgement if self.best else self.start
+
+
+def distill(
+    student: fx.GraphModule,
+    *,
+    teacher: Model,
+    data: Source,
+    epochs: int = 3,
+    heldout: Source | None = None,
+    losses: Losses | None = None,
+    loss: TaskLoss | None = None,
+    augment: Augment | None = None,
+    training: Training | None = None,
+    checkpoint: Path | str | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> fx.GraphModule:
+    """Train a converted network to answer as its original does; labels are optional.
+
+    student     what `sepify.convert` returned; it is not changed
+    teacher     the original, in any form that `convert` takes; it is not changed either
+    data        images (n, C, H, W); a tuple of images and labels; a Dataset; or a loader of such
+                batches, which needs a length
+    epochs      passes over the data, from 1
+    heldout     images to judge by, in any of those forms, at most 1,024 are used; without them one
+                in eight is set aside (from a loader: its first batches)
+    losses      the parts of the loss, their weights, the temperature
+    loss        loss(student's output, teacher's, labels) -> scalar, instead of soft targets, for
+                networks that do not return class scores
+    augment     augment(images, generator) -> images; see `sepify.distilling.shift_and_mirror`
+    training    batch, optimiser, rate, average, precision, seed: `sepify.Training`
+    checkpoint  file to save the state to, every epoch and every five minutes
+    resume      go on from it if it is there: the result is that of a run without interruption
+    progress    progress(what, batches done, batches in all), called as the work goes on
+
+    Returns a copy of `student`, in its mode, with the weights of the epoch that the held-out images
+    found best; `.meta` as it was, and a `Distillation` in `.meta["sepify.distillation"]`.
+
+    Runs where Accelerate says: a GPU if there is one, and in several processes or on several
+    machines under `accelerate launch`. Raises a `sepify.errors.SepifyError`; DistillationError,
+    with the best student so far in it, for what goes wrong on the way (a loss that is not finite,
+    a loader that raises).
+    """
+    losses, training = losses or Losses(), training or Training()
+    if epochs < 1:
+        raise UsageError(f"epochs={epochs}: there is nothing to do; give 1 or more")
+    if not isinstance(student, fx.GraphModule):
+        raise InputError(
+            f"the student is a {type(student).__name__}: give the GraphModule that "
+            "sepify.convert returned"
+        )
+    path = _checkpoint_path(checkpoint, resume)
+
+    def finish(weights: Mapping[str, Tensor]) -> fx.GraphModule:
+        result = copy.deepcopy(student)
+        result.load_state_dict(weights, strict=False)  # modules that no node calls stay as they are
+        return result
+
+    with own_randomness(), accelerator_for(training) as accelerator:
+        material = gather(data, heldout, _inputs(student), training.batch, training.seed)
+        pair = DistillationPair(
+            copy.deepcopy(student), teacher, material.heldout[0], losses=losses, loss=loss
+        )
+        if losses.layers and not pair.matched:
+            warnings.warn(
+                "no layer of the student can be matched with one of the teacher: it learns from "
+                "the outputs alone",
+                DistillationWarning,
+                stacklevel=2,
+            )
+        identity = {
+            "student": layout(pair.learner),
+            "teacher": digest(pair.teacher),
+            "epochs": epochs,
+            "batches an epoch": len(material.loader),
+            "loss": _name(loss),
+            "augment": _name(augment),
+            **asdict(losses),
+            **asdict(replace(training, save_every=0.0)),
+        }
+        keeping = Keeping(path, identity, finish)
+        run = Run(accelerator, pair, material, training, epochs, augment, progress, keeping)
+        if path is not None and path.is_file():
+            run.restore(*load_checkpoint(path, identity))
+        stopped = run.to_the_end()
+    result, position = finish(run.best_weights), run.position
+    assert position.start is not None
+    result.meta["sepify.distillation"] = Distillation(
+        position.start, tuple(position.epochs), position.best, stopped, pair.matched
+    )
+    return result
+
+
+def _checkpoint_path(checkpoint: Path | str | None, resume: bool) -> Path | None:
+    if checkpoint is None:
+        if resume:
+            raise UsageError("resume needs the checkpoint to go on from: checkpoint=...")
+        return None
+    path = Path(checkpoint)
+    require_writable(path.parent)
+    if path.exists() and not resume:
+        raise UsageError(f"{path} is there already: resume it, or remove it to start anew")
+    return path
+
+
+def _inputs(student: fx.GraphModule) -> int:
+    """How many inputs the network needs: those that have no default."""
+    placeholders = [node for node in student.graph.nodes if node.op == "placeholder"]
+    return sum(1 for node in placeholders if not node.args)
+
+
+def _name(function: Callable[..., Any] | None) -> str | None:
+    if function is None:
+        return None
+    return getattr(function, "__qualname__", type(function).__qualname__)
