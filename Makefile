@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt pins torch: a looser request takes gigabytes of GPU packages
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-latency clean
+.PHONY: demo test lint test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-latency clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sepify demo
@@ -34,6 +34,9 @@ bench-plan: $(VENV)/.bench
 bench-scale: $(VENV)/.bench
 	$(BIN)/python benchmarks/factorize_scale.py
 
+bench-distill: $(VENV)/.bench
+	$(BIN)/python benchmarks/distill.py
+
 bench-latency: $(VENV)/.bench
 	$(BIN)/python benchmarks/latency_x86.py
 
@@ -46,15 +49,15 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) -e '.[tvm,onnx,test]'
+	$(PIP) -e '.[tvm,onnx,distill,test]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test
-	$(PIP) -e '.[tvm,onnx,test,bench]'
+	$(PIP) -e '.[tvm,onnx,distill,test,bench]'
 	touch $@
 
 $(VENV)/.zoo: $(VENV)/.test tests/zoo/packages.txt
-	$(PIP) -e '.[tvm,onnx,test,zoo]'
+	$(PIP) -e '.[tvm,onnx,distill,test,zoo]'
 	$(PIP) --no-deps -r tests/zoo/packages.txt
 	touch $@
 

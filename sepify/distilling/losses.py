@@ -46,6 +46,8 @@ class Losses:
             raise UsageError(f"layers_until={self.layers_until} is not a share, 0 to 1")
         if self.soft == self.layers == self.labels == 0:
             raise UsageError("every part of the loss is switched off: nothing would be learnt")
+        if self.soft == self.labels == 0 and self.layers_until < 1:
+            raise UsageError("with `layers` alone, nothing is left later on: set layers_until=1")
 
     def layers_at(self, done: float) -> float:
         """The weight of `layers` when the share `done` of the training is over."""

@@ -1,0 +1,30 @@
+"""torchmetrics loads torchvision wherever there is one; the zoo's does not load beside a CPU torch
+without its shim."""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent.parent
+
+if find_spec("torchvision"):
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.startswith("torchvision")]:
+            del sys.modules[name]
+        import zoo.torchvision_shim  # noqa: F401
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """For a process of its own: one thread, this checkout, and the shim where it is needed."""
+    folders = [str(TESTS.parent), str(TESTS)]
+    if "zoo.torchvision_shim" in sys.modules:
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text("import zoo.torchvision_shim\n")
+        folders.append(str(tmp_path / "site"))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
