@@ -9,9 +9,11 @@ far as the budget goes; the stem is kept), and `greedy` (the literature's way: t
 energy that the SVD keeps, the same for every layer, that just meets the budget). All are solved on
 the same 1,024 unlabelled images and scored on the whole test set.
 
-Then random plans: how well the predicted loss ranks whole plans (Spearman) against the loss
-measured on them; and the time that HiGHS takes for 100 convolutions of 9 ranks and 2 orders.
-Rows go to benchmarks/out/planning.json.
+Also: the CPU seconds of a calibration at rank 1, of which planning is to take two at most; random
+plans, and how well the predicted loss ranks them (Spearman) against the loss measured on them;
+accuracy_drop=0.5 planned by 2,000 labelled test images and held against the other 8,000; and the
+time that HiGHS takes for 100 convolutions of 9 ranks and 2 orders. All that is measured goes to
+benchmarks/out/planning.json at once, and a later run goes on from there.
 """
 
 from __future__ import annotations
@@ -21,32 +23,39 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import OUT, SEED
 from scipy.stats import spearmanr
 from subjects import SUBJECTS, Subject
-from torch import fx
+from torch import Tensor, fx
 
 import sepify
 from sepify.calibration.batches import calibration_batches
 from sepify.capture import capture
 from sepify.errors import FileError, PlanError
-from sepify.factorize.svd import svd_error
 from sepify.measuring.accuracy import top1
 from sepify.planning import Plan, survey
+from sepify.planning.columns import column_of
 from sepify.planning.knapsack import choose
-from sepify.planning.measurements import Measurements
-from sepify.planning.plan import Cost, Decision
+from sepify.planning.measurements import Measurements, load_measurements, save_measurements
+from sepify.planning.plan import Decision
 from sepify.planning.planner import Known, measure_candidates
 from sepify.planning.rounds import chosen_forms, damage_table
 from sepify.planning.survey import separable
+from sepify.planning.unmeasured import Picks, by_rank, energy_picks, uniform_picks
 from sepify.planning.workbench import set_up
 from sepify.storage import read_json, write_json
 
 IMAGES = 1_024
 BUDGETS = (0.5, 0.35, 0.3, 0.25, 0.2, 0.15)
+PROMISE = 0.5  # points
+PROMISE_LABELS = 2_000
+RESULTS_FILE = OUT / "planning.json"
+
+Notes = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -60,156 +69,191 @@ class Row:
     before: float
     top1: float
     refined: bool
-    seconds: float  # CPU seconds that planning took
+    seconds: float  # CPU seconds that planning took, measuring the candidates not counted
+
+    @property
+    def key(self) -> tuple[str, str, float, bool]:
+        """What tells rows apart."""
+        return self.subject, self.method, self.budget, self.refined
+
+
+class Results:
+    """Rows and single figures on disk, written whole after each."""
+
+    def __init__(self, path: Path, fresh: bool) -> None:
+        self.path = path
+        found = read_json(path) if path.is_file() and not fresh else {"rows": [], "notes": {}}
+        self.rows = {row.key: row for row in (Row(**item) for item in found["rows"])}
+        self.notes: Notes = found["notes"]
+
+    def row(self, key: tuple[str, str, float, bool], make: Callable[[], Row]) -> Row:
+        """The row, measured unless it is there."""
+        if key not in self.rows:
+            self.rows[key] = make()
+            self._write()
+        return self.rows[key]
+
+    def note(self, name: str, make: Callable[[], float]) -> float:
+        """The figure, measured unless it is there."""
+        if name not in self.notes:
+            self.notes[name] = make()
+            self._write()
+        return self.notes[name]
+
+    def _write(self) -> None:
+        rows = [asdict(row) for row in self.rows.values()]
+        write_json(self.path, {"rows": rows, "notes": self.notes})
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure what was asked for and is not yet known; print all of it."""
     options = _options()
-    rows: list[Row] = []
-    notes: dict[str, float] = {"solver_seconds": _solver_seconds()}
-    print(f"HiGHS, 100 convolutions x 9 ranks x 2 orders: {notes['solver_seconds']:.2f} s")
+    results = Results(RESULTS_FILE, options.fresh)
+    seconds = results.note("solver_seconds", _solver_seconds)
+    print(f"HiGHS, 100 convolutions x 9 ranks x 2 orders: {seconds:.2f} s")
     for key in options.networks.split(","):
         try:
             subject = SUBJECTS[key]()
         except FileError as error:
             print(f"{key} skipped: {error}")
             continue
-        _run(key, subject, options, rows, notes)
-        _save(rows, notes)
+        _run(key, subject, options, results)
 
 
-def _save(rows: list[Row], notes: dict[str, float]) -> None:
-    """Beside what other runs have measured."""
-    path = OUT / "planning.json"
-    before = read_json(path) if path.is_file() else {"rows": [], "notes": {}}
-    every = [*before["rows"], *(asdict(row) for row in rows)]
-    by_key = {(r["subject"], r["method"], r["budget"], r["refined"]): r for r in every}
-    write_json(path, {"rows": list(by_key.values()), "notes": {**before["notes"], **notes}})
-
-
-def _run(
-    key: str,
-    subject: Subject,
-    options: argparse.Namespace,
-    rows: list[Row],
-    notes: dict[str, float],
-) -> None:
+def _run(key: str, subject: Subject, options: argparse.Namespace, results: Results) -> None:
     x, images = subject.images.test[:1], subject.images.calibration[:IMAGES]
     graph = capture(subject.network, (x,)).graph_module
-    batches = calibration_batches(images)
-    begun = time.process_time()
-    measured = measure_candidates(graph, (x,), batches)
-    seconds = time.process_time() - begun
-    notes[f"{key}_measuring_seconds"] = seconds
+    measured = _measurements(key, graph, x, images, options.fresh, results.notes)
     before = 100 * top1(subject.network, subject.images.test, subject.images.labels)
-    print(f"\n{subject.title}: {before:.2f} %; measuring took {seconds:.1f} CPU seconds")
-    known = Known(measured)
-    makers: dict[str, Callable[[float], Plan]] = {
-        "planned": lambda share: sepify.plan(
-            graph, x, calibration=images, budget=sepify.Budget(macs=share), known=known
-        ),
-        "uniform": lambda share: _uniform(measured, share, subject.stem),
-        "greedy": lambda share: _greedy(measured, graph, share),
-    }
+    print(f"\n{subject.title}: {before:.2f} %")
+
+    def calibrate(refine: bool) -> float:
+        begun = time.process_time()
+        sepify.convert(
+            graph, rank=1, keep=(subject.stem,), example_inputs=x, calibration=images, refine=refine
+        )
+        return time.process_time() - begun
+
     for share in options.budgets:
         for method in options.methods:
-            make = makers[method]
-            begun = time.process_time()
+            make = _makers(graph, x, images, measured)[method]
+
+            def measure(make=make, method=method, share=share) -> Row:
+                return _measure(key, subject, graph, make, method, share, options.refine)
+
             try:
-                plan = make(share)
+                row = results.row((key, method, share, options.refine), measure)
             except PlanError as error:
                 print(f"{share:5.2f} {method:8} {error}")
                 continue
-            seconds = time.process_time() - begun
-            small = sepify.convert(
-                graph,
-                plan=replace(plan, outlook=None),
-                example_inputs=x,
-                calibration=images,
-                refine=options.refine,
-            )
-            score = 100 * top1(small, subject.images.test, subject.images.labels)
-            macs = sum(d.after.macs for d in plan) / sum(d.before.macs for d in plan)
-            rows.append(Row(key, method, share, macs, before, score, options.refine, seconds))
             print(
-                f"{share:5.2f} {method:8} MACs {macs:.3f}  top-1 {score:.2f} "
-                f"({score - before:+.2f})  planned in {seconds:.1f} s",
+                f"{share:5.2f} {method:8} MACs {row.macs:.3f}  top-1 {row.top1:.2f} "
+                f"({row.top1 - before:+.2f})  planned in {row.seconds:.1f} s",
                 flush=True,
             )
-    if not options.random_plans:
-        return
-    notes[f"{key}_spearman"] = _rank_correlation(measured, graph, batches, options.random_plans)
-    print(f"predicted against measured loss of random plans: {notes[f'{key}_spearman']:.3f}")
+    for refine in (False, True):
+        name = "refined" if refine else "unrefined"
+        seconds = results.note(f"{key}_calibration_{name}", lambda r=refine: calibrate(r))
+        print(f"one calibration at rank 1, {name}: {seconds:.1f} CPU seconds")
+    print(f"measuring the candidates: {results.notes[f'{key}_measuring_seconds']:.1f} CPU seconds")
+    if options.random_plans:
+        found = results.note(
+            f"{key}_spearman",
+            lambda: _rank_correlation(measured, graph, images, options.random_plans),
+        )
+        print(f"predicted against measured loss of random plans: {found:.3f}")
+    if options.promise:
+        lost = results.note(
+            f"{key}_promise_lost", lambda: _promise(subject, graph, measured, results.notes, key)
+        )
+        share = results.notes[f"{key}_promise_macs"]
+        print(f"accuracy_drop={PROMISE}: {lost:+.2f} points lost at {share:.3f} of the MACs")
 
 
-def _plan(measured: Measurements, picks: dict[str, int]) -> Plan:
+def _makers(
+    graph: fx.GraphModule, x: Tensor, images: Tensor, measured: Measurements
+) -> dict[str, Callable[[float], Plan]]:
+    column = column_of(measured, "macs")
+    convs = {c.name: conv for c, conv in separable(survey(graph))}
+
+    def limited(find: Callable[[float], Picks | None], share: float) -> Plan:
+        picks = find(share * column.original)
+        if picks is None:
+            raise PlanError("no plan of this kind is within the budget")
+        return _plan(measured, picks)
+
+    layers, costs = measured.layers, column.costs
+    return {
+        "planned": lambda share: sepify.plan(
+            graph,
+            x,
+            calibration=images,
+            budget=sepify.Budget(macs=share),
+            known=Known(measured),
+        ),
+        "uniform": lambda share: limited(lambda room: uniform_picks(layers, costs, room), share),
+        "greedy": lambda share: limited(
+            lambda room: energy_picks(layers, costs, room, convs), share
+        ),
+    }
+
+
+def _measure(
+    key: str,
+    subject: Subject,
+    graph: fx.GraphModule,
+    make: Callable[[float], Plan],
+    method: str,
+    share: float,
+    refine: bool,
+) -> Row:
+    begun = time.process_time()
+    plan = make(share)
+    seconds = time.process_time() - begun
+    images, labels = subject.images.test, subject.images.labels
+    small = sepify.convert(
+        graph,
+        plan=replace(plan, outlook=None),
+        example_inputs=images[:1],
+        calibration=subject.images.calibration[:IMAGES],
+        refine=refine,
+    )
+    macs = sum(d.after.macs or 0 for d in plan) / sum(d.before.macs or 0 for d in plan)
+    before, score = (100 * top1(network, images, labels) for network in (subject.network, small))
+    return Row(key, method, share, macs, before, score, refine, seconds)
+
+
+def _measurements(
+    key: str, graph: fx.GraphModule, x: Tensor, images: Tensor, fresh: bool, notes: Notes
+) -> Measurements:
+    path = OUT / f"planning-{key}.json"
+    if path.is_file() and not fresh and f"{key}_measuring_seconds" in notes:
+        return load_measurements(path)
+    begun = time.process_time()
+    measured = measure_candidates(graph, (x,), calibration_batches(images))
+    notes[f"{key}_measuring_seconds"] = time.process_time() - begun
+    save_measurements(measured, path)
+    return measured
+
+
+def _plan(measured: Measurements, picks: Picks) -> Plan:
     decisions = []
-    for layer in measured.layers:
-        taken = layer.candidates[picks.get(layer.names[0], 0)]
-        kept = layer.candidates[0].cost
-        for name in layer.names:
-            action = "keep" if taken.rank is None else "separate"
-            cost = Cost(taken.cost.macs, taken.cost.params)
-            decisions.append(
-                Decision(name, action, "", layer.kernel, kept, cost, taken.order, taken.rank)
-            )
+    for layer, pick in zip(measured.layers, picks, strict=True):
+        taken, kept = layer.candidates[pick], layer.candidates[0].cost
+        action = "separate" if pick else "keep"
+        decisions += [
+            Decision(name, action, "", layer.kernel, kept, taken.cost, taken.order, taken.rank)
+            for name in layer.names
+        ]
     return Plan(tuple(decisions))
 
 
-def _macs(plan: Plan) -> float:
-    return sum(d.after.macs or 0 for d in plan) / sum(d.before.macs or 0 for d in plan)
-
-
-def _ranks(measured: Measurements, name: str) -> dict[int, int]:
-    """Index of each dw-pw candidate by rank."""
-    (layer,) = (layer for layer in measured.layers if layer.names[0] == name)
-    return {c.rank: k for k, c in enumerate(layer.candidates) if c.order == "dw-pw" and c.rank}
-
-
-def _uniform(measured: Measurements, share: float, stem: str) -> Plan:
-    names = [layer.names[0] for layer in measured.layers if len(layer.candidates) > 1]
-    names = [name for name in names if name != stem]
-    best: Plan | None = None
-    for rank in range(1, 10):
-        for more in range(len(names)):
-            wanted = {n: rank + (i < more) for i, n in enumerate(reversed(names))}
-            picks = {n: _ranks(measured, n).get(r, 0) for n, r in wanted.items()}
-            plan = _plan(measured, picks)
-            if _macs(plan) > share:
-                break
-            best = plan
-    if best is None:
-        raise PlanError("rank 1 everywhere costs more")
-    return best
-
-
-def _greedy(measured: Measurements, graph: fx.GraphModule, share: float) -> Plan:
-    convs = {c.name: conv for c, conv in separable(survey(graph))}
-    lost = {
-        name: {rank: svd_error(conv.weight, "dw-pw", rank) for rank in _ranks(measured, name)}
-        for name, conv in convs.items()
-    }
-
-    def at(threshold: float) -> Plan:
-        picks = {}
-        for name, by_rank in lost.items():
-            enough = [rank for rank, error in by_rank.items() if error <= threshold]
-            picks[name] = _ranks(measured, name)[min(enough)] if enough else 0
-        return _plan(measured, picks)
-
-    for threshold in sorted({error for by_rank in lost.values() for error in by_rank.values()}):
-        plan = at(threshold)
-        if _macs(plan) <= share:
-            return plan
-    raise PlanError("no threshold meets the budget")
-
-
 def _rank_correlation(
-    measured: Measurements, graph: fx.GraphModule, batches: tuple, plans: int
+    measured: Measurements, graph: fx.GraphModule, images: Tensor, plans: int
 ) -> float:
     """Spearman's rho over random plans: each layer's rank is around one drawn for the plan."""
-    bench = set_up(graph, [c.name for c, _ in separable(survey(graph))], batches)
+    names = [c.name for c, _ in separable(survey(graph))]
+    bench = set_up(graph, names, calibration_batches(images))
     draw = random.Random(SEED)
     damages = damage_table(measured.layers)
     predicted, found = [], []
@@ -217,12 +261,35 @@ def _rank_correlation(
         centre = draw.uniform(1, 5)
         picks = []
         for layer in measured.layers:
-            ranks = {c.rank: k for k, c in enumerate(layer.candidates) if c.order == "dw-pw"}
             wanted = max(1, round(draw.gauss(centre, 1)))
-            picks.append(ranks.get(wanted, 0))
+            picks.append(by_rank(layer).get(wanted, 0))
         predicted.append(sum(row[k] for row, k in zip(damages, picks, strict=True)))
         found.append(bench.around(chosen_forms(measured.layers, picks), {}, _silent)[0])
     return float(spearmanr(predicted, found).statistic)
+
+
+def _promise(
+    subject: Subject, graph: fx.GraphModule, measured: Measurements, notes: Notes, key: str
+) -> float:
+    """Points lost, as `convert` makes it, on the test images that the planner has not seen."""
+    images, labels = subject.images.test, subject.images.labels
+    assert labels is not None
+    drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
+    known, unseen = drawn[:PROMISE_LABELS], drawn[PROMISE_LABELS:]
+    plan = sepify.plan(
+        graph,
+        images[:1],
+        calibration=subject.images.calibration[:IMAGES],
+        labelled=(images[known], labels[known]),
+        budget=sepify.Budget(accuracy_drop=PROMISE),
+        known=Known(measured),
+    )
+    notes[f"{key}_promise_macs"] = sum(d.after.macs or 0 for d in plan) / sum(
+        d.before.macs or 0 for d in plan
+    )
+    small = sepify.convert(graph, plan=plan, calibration=subject.images.calibration[:IMAGES])
+    before, after = (top1(net, images[unseen], labels[unseen]) for net in (graph, small))
+    return 100 * (before - after)
 
 
 def _solver_seconds() -> float:
@@ -251,6 +318,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--methods", default="planned,uniform,greedy")
     parser.add_argument("--refine", action="store_true", help="block by block after solving")
     parser.add_argument("--random-plans", type=int, default=24)
+    parser.add_argument("--promise", action="store_true", help="accuracy_drop as well")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs measured")
     parser.set_defaults(budgets=list(BUDGETS))
     torch.manual_seed(SEED)
     options = parser.parse_args()

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch, image_count
+from sepify.calibration.blocks import Block
 from sepify.calibration.gathering import SplitMomentSums
-from sepify.calibration.lockstep import Feed, solve_in_step
+from sepify.calibration.lockstep import Feed, Values, solve_in_step
+from sepify.calibration.refine import Refinement, refine_block
 from sepify.factorize.factors import Factors, Order
 from sepify.factorize.least_squares import solve_least_squares
 from sepify.factorize.statistics import Moments, covariance_bytes
@@ -58,9 +60,11 @@ def solve_around(
     others: Mapping[str, Sequence[Form]],
     batches: Sequence[Batch],
     progress: Progress,
+    refinement: Refinement | None = None,
 ) -> tuple[dict[str, Factors], dict[str, list[Factors]]]:
     """Factors for a whole plan, each layer solved behind those before it, and, from the same
-    statistics, for `others` in the place of one layer at a time."""
+    statistics, for `others` in the place of one layer at a time. With a `refinement` the plan's
+    factors are refined block by block as they are found."""
     alternatives: dict[str, list[Factors]] = {}
 
     def solve(name: str, conv: nn.Conv2d, for_each_batch: Callable[[Feed], None]) -> Factors:
@@ -71,7 +75,21 @@ def solve_around(
         alternatives[name] = rest
         return first
 
-    return solve_in_step(network, list(chosen), batches, solve), alternatives
+    def refine(
+        block: Block,
+        entered: Sequence[Values],
+        wanted: Sequence[Values],
+        inside: dict[str, Factors],
+    ) -> dict[str, Factors]:
+        assert refinement is not None
+
+        def tell(step: int, steps: int) -> None:
+            progress(f"refining from {block.names[0]}, step {step} of {steps}", 0, len(chosen))
+
+        return refine_block(network, block, entered, wanted, inside, refinement, tell).factors
+
+    refiner = None if refinement is None else refine
+    return solve_in_step(network, list(chosen), batches, solve, refiner), alternatives
 
 
 def _solve(conv: nn.Conv2d, forms: Sequence[Form], fit: Moments, heldout: Moments) -> list[Factors]:

@@ -74,7 +74,8 @@ class Outlook:
     Damage is the loss of the network's outputs on calibration data, before the factors are refined:
     `loss` "kl" in nats or "relative" to the outputs' variance; `predicted` by adding up the layers,
     `measured` on the plan as a whole. `gap` is the relative distance of the predicted damage to the
-    bound that the solver proved. `verified` says how an accuracy promise was checked.
+    bound that the solver proved: not 0 where another plan than the solver's measured best.
+    `verified` says how an accuracy promise was checked.
     """
 
     budget: str

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch
 from sepify.errors import UsageError
@@ -19,9 +19,11 @@ from sepify.planning.measurements import Measurements, check_measurements
 from sepify.planning.plan import Cost, Outlook, Plan
 from sepify.planning.promise import Jury, juries_of, keep_promise
 from sepify.planning.rounds import chosen_forms, settle
+from sepify.planning.run_off import FINAL_IMAGES, run_off
 from sepify.planning.stopwatch import measure_latencies
 from sepify.planning.survey import Convolution, separable, survey
 from sepify.planning.uniform import Filter, refusals
+from sepify.planning.unmeasured import unmeasured_picks
 from sepify.planning.workbench import MOST_IMAGES, Workbench, set_up, take_images
 
 Progress = Callable[[str, int, int], None]
@@ -67,7 +69,8 @@ def plan_to_budget(
         planning, spare = _halves(batches)
     else:
         planning, spare = tuple(batches), ()
-    bench = set_up(original, [c.name for c, _ in separable(convolutions)], planning)
+    convs = {convolution.name: conv for convolution, conv in separable(convolutions)}
+    bench = set_up(original, list(convs), planning)
     juries = None
     if budget.quantity == "accuracy_drop":
         juries = juries_of(bench, spare, labelled)
@@ -87,7 +90,8 @@ def plan_to_budget(
 
     column = column_of(measurements, budget.quantity)
     if juries is None:
-        outlook, picks = _within(bench, measurements, column, budget, note)
+        final = set_up(original, list(convs), planning, FINAL_IMAGES)
+        outlook, picks = _within(bench, final, convs, measurements, column, budget, note)
     else:
         outlook, picks = _promised(bench, measurements, budget, juries, note)
     costs = own_costs(measurements, convolutions, measure_maps(original, inputs))
@@ -99,6 +103,8 @@ def plan_to_budget(
 
 def _within(
     bench: Workbench,
+    final: Workbench,
+    convs: Mapping[str, nn.Conv2d],
     measurements: Measurements,
     column: Column,
     budget: Budget,
@@ -106,15 +112,18 @@ def _within(
 ) -> tuple[Outlook, Picks]:
     """The least damage within a cost."""
     limit = limit_of(column, budget)
-    settled = settle(bench, measurements.layers, column.costs, limit - column.besides, progress)
-    choice = settled.choice
+    layers, room = measurements.layers, limit - column.besides
+    others = unmeasured_picks(layers, column.costs, room, convs)
+    settled = settle(bench, layers, column.costs, room, progress, others)
+    best = run_off(final, layers, settled.tried, progress)
+    choice = best.choice
     outlook = Outlook(
         budget=str(budget),
         limit=limit,
         reached=choice.cost + column.besides,
         loss=measurements.loss,
         predicted=choice.damage,
-        measured=settled.measured,
+        measured=best.measured,
         gap=choice.gap,
         rounds=settled.rounds,
     )

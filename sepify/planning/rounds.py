@@ -9,7 +9,7 @@ layer's new factor. The best plan by its own measured loss is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sepify.calibration.alternatives import Form
 from sepify.planning.knapsack import Choice, Table, choose, total
@@ -24,11 +24,18 @@ SIGNIFICANT = 1e-6  # of the loss: smaller differences say nothing about a layer
 
 
 @dataclass(frozen=True)
-class Settled:
-    """The choice that was kept, its loss measured as a whole, and how many rounds were run."""
+class Tried:
+    """A choice and its loss, measured as a whole."""
 
     choice: Choice
     measured: float
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What was tried, the least measured loss first, and how many rounds were run."""
+
+    tried: tuple[Tried, ...]
     rounds: int
 
 
@@ -38,15 +45,17 @@ def settle(
     costs: Table,
     limit: float,
     progress: Progress,
+    others: Sequence[tuple[int, ...]] = (),
     rounds: int = ROUNDS,
 ) -> Settled:
-    """The choice with the least measured loss among those that the rounds come to.
+    """The choices that the rounds come to, and `others`, which cost no more than `limit`; each is
+    solved and measured as a whole.
 
     Raises PlanError if nothing fits `limit`.
     """
     damages = damage_table(layers)
     factors = [1.0] * len(layers)
-    tried: dict[tuple[int, ...], tuple[float, Choice]] = {}
+    tried: dict[tuple[int, ...], Tried] = {}
     for number in range(rounds):
         progress("choosing", number, rounds)
         scaled = [[d * f for d in row] for row, f in zip(damages, factors, strict=True)]
@@ -55,11 +64,18 @@ def settle(
             break
         near = [_near(layer, pick) for layer, pick in zip(layers, choice.picks, strict=True)]
         loss, changed = _try(bench, layers, choice.picks, near, progress)
-        tried[choice.picks] = (loss, choice)
+        plain = replace(choice, damage=total(damages, choice.picks))
+        tried[choice.picks] = Tried(plain, loss)
         factors = _corrected(factors, damages, choice.picks, near, loss, changed)
-    loss, choice = min(tried.values(), key=lambda pair: pair[0])
-    plain = Choice(choice.picks, choice.cost, total(damages, choice.picks), choice.gap)
-    return Settled(plain, loss, len(tried))
+    run = len(tried)
+    first = next(iter(tried.values())).choice  # the least predicted damage
+    for picks in others:
+        if picks not in tried:
+            loss, _ = bench.around(chosen_forms(layers, picks), {}, progress)
+            damage = total(damages, picks)
+            gap = 1 - (1 - first.gap) * first.damage / damage if damage else 0.0
+            tried[picks] = Tried(Choice(picks, total(costs, picks), damage, gap), loss)
+    return Settled(tuple(sorted(tried.values(), key=lambda each: each.measured)), run)
 
 
 def damage_table(layers: Sequence[Layer]) -> list[list[float]]:

@@ -10,6 +10,7 @@ from torch import fx
 
 from sepify.calibration.alternatives import Form, solve_alone, solve_around
 from sepify.calibration.batches import Batch, image_count
+from sepify.calibration.refine import Refinement
 from sepify.calibration.sensitivity import (
     Replay,
     estimate_damage,
@@ -78,6 +79,15 @@ class Workbench:
             self.network, factors, alternatives, self.judge, self.wanted, self.loss, progress
         )
 
+    def refined(
+        self, chosen: Mapping[str, Form], refinement: Refinement, progress: Progress
+    ) -> float:
+        """The loss of a whole plan whose factors are refined."""
+        factors, _ = solve_around(self.network, chosen, {}, self.fit, progress, refinement)
+        return measure_damage(
+            self.network, factors, {}, self.judge, self.wanted, self.loss, progress
+        )[0]
+
     def factors(self, chosen: Mapping[str, Form], progress: Progress) -> dict[str, Factors]:
         """Factors for a whole plan."""
         return solve_around(self.network, chosen, {}, self.fit, progress)[0]
@@ -89,9 +99,13 @@ class Workbench:
 
 
 def set_up(
-    original: fx.GraphModule, separable: Collection[str], batches: Sequence[Batch]
+    original: fx.GraphModule,
+    separable: Collection[str],
+    batches: Sequence[Batch],
+    most: int = MOST_IMAGES,
 ) -> Workbench:
-    """A workbench for `original`, whose convolutions `separable` may be rewritten.
+    """A workbench for `original`, whose convolutions `separable` may be rewritten, with the first
+    `most` images or so.
 
     Raises InputError if there are fewer than 32 images, or the network's outputs cannot be judged.
     """
@@ -103,7 +117,7 @@ def set_up(
         )
     network = make_out_of_place(original).eval().requires_grad_(False)
     network = fold_batchnorm(network, untouched=separable)
-    fit, judge = split_images(take_images(batches, MOST_IMAGES)[0], JUDGING)
+    fit, judge = split_images(take_images(batches, most)[0], JUDGING)
     wanted = original_outputs(network, judge)
     return Workbench(network, fit, judge, tuple(wanted), choose_loss(wanted))
 

@@ -64,7 +64,7 @@ def test_a_plan_is_within_its_budget_and_says_so(limit):
     assert plan.outlook.reached == sum(d.after.macs for d in plan)
     assert plan.outlook.limit == pytest.approx(limit * sum(d.before.macs for d in plan))
     assert plan.outlook.loss == "kl"
-    assert plan.outlook.gap == 0
+    assert 0 <= plan.outlook.gap < 1  # not 0 where a plan that is not the solver's measured best
     assert 0 < plan.outlook.measured < 10
     assert plan.outlook.predicted == pytest.approx(sum(d.damage for d in plan))
     assert all("loses" in d.reason and "nats" in d.reason for d in plan.separated)
@@ -247,8 +247,8 @@ def test_rounds_correct_a_layer_that_was_thought_harmless():
     settled = settle(bench, layers, costs, 50.0, lambda *_: None, rounds=4)
     first = bench.asked[0]
     assert (first["a"][1], first["b"][1]) == (2, 3)
-    assert settled.choice.picks == (3, 2)
-    assert settled.measured == pytest.approx(4 / 3 + 1.5 / 2)
+    assert settled.tried[0].choice.picks == (3, 2)
+    assert settled.tried[0].measured == pytest.approx(4 / 3 + 1.5 / 2)
     assert settled.rounds == len(bench.asked) >= 2
 
 

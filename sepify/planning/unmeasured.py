@@ -1,0 +1,72 @@
+"""Plans that nobody has to measure anything for: what a measured one must not lose to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from sepify.factorize.svd import svd_error
+from sepify.planning.knapsack import Table, total
+from sepify.planning.measurements import Layer
+
+Picks = tuple[int, ...]  # the candidate that each layer takes
+
+
+def unmeasured_picks(
+    layers: Sequence[Layer], costs: Table, limit: float, convs: Mapping[str, nn.Conv2d]
+) -> list[Picks]:
+    """Of the uniform and the greedy plan those that are within `limit`."""
+    found = (uniform_picks(layers, costs, limit), energy_picks(layers, costs, limit, convs))
+    return [picks for picks in found if picks is not None]
+
+
+def uniform_picks(layers: Sequence[Layer], costs: Table, limit: float) -> Picks | None:
+    """dw-pw everywhere but in the first convolution, which is kept, as is usual: at the highest
+    rank that `limit` allows for all, and at one more for as many of the last as it allows.
+    None if rank 1 costs too much."""
+    ranks = [by_rank(layer) for layer in layers]
+    later = [index for index in range(1, len(layers)) if ranks[index]]
+    best: Picks | None = None
+    for rank in range(1, max((max(found) for found in ranks if found), default=0) + 1):
+        for more in range(len(later) + 1):
+            wanted = dict.fromkeys(later, rank)
+            wanted |= dict.fromkeys(later[len(later) - more :], rank + 1)
+            # a rank that is not among the candidates would cost more than to keep the layer
+            picks = tuple(ranks[i].get(wanted.get(i, 0), 0) for i in range(len(layers)))
+            if total(costs, picks) > limit:
+                return best
+            best = picks
+    return best
+
+
+def energy_picks(
+    layers: Sequence[Layer], costs: Table, limit: float, convs: Mapping[str, nn.Conv2d]
+) -> Picks | None:
+    """In each layer the least dw-pw rank whose SVD loses no more than a share of the kernel's
+    energy, the same for all: the least share that `limit` allows. None if none does.
+
+    The usual way to choose ranks without data.
+    """
+    lost = []
+    for layer in layers:
+        found = by_rank(layer)
+        weight = convs[layer.names[0]].weight if found else None
+        lost.append({} if weight is None else {r: svd_error(weight, "dw-pw", r) for r in found})
+    for threshold in sorted({error for errors in lost for error in errors.values()}):
+        picks = []
+        for layer, errors in zip(layers, lost, strict=True):
+            enough = [rank for rank, error in errors.items() if error <= threshold]
+            picks.append(by_rank(layer)[min(enough)] if enough else 0)
+        if total(costs, picks) <= limit:
+            return tuple(picks)
+    return None
+
+
+def by_rank(layer: Layer) -> dict[int, int]:
+    """The number of each dw-pw candidate, by its rank."""
+    return {
+        candidate.rank: number
+        for number, candidate in enumerate(layer.candidates)
+        if candidate.order == "dw-pw" and candidate.rank is not None
+    }
