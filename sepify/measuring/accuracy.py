@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 of two models on the same `images` labelled images, as shares 0 to 1.
+    """Top-1 (or top-5) of two models on the same `images` labelled images, as shares 0 to 1.
 
     `before` and `after` carry Wilson intervals; `difference` is after - before with Newcombe's
     paired interval; `lost` and `gained` count the images that only `before` and only `after` gets
@@ -65,14 +65,21 @@ def check_labels(images: int, labels: Tensor) -> None:
             f"labels must be class numbers of shape (n,), not {labels.dtype} of shape "
             f"{tuple(labels.shape)}"
         )
-    if images != len(labels):
-        raise InputError(f"{images} images but {len(labels)} labels: each image needs one label")
+    require_one_each(images, labels)
+
+
+def require_one_each(images: int, targets: Tensor) -> None:
+    """Raise InputError unless there are images and as many targets (n, ...) as images."""
+    if targets.dim() == 0 or images != len(targets):
+        count = 1 if targets.dim() == 0 else len(targets)
+        raise InputError(f"{images} images but {count} labels: each image needs one label")
     if images == 0:
         raise InputError("the labelled data is empty: accuracy needs at least one image")
 
 
-def correct(scores: Tensor, labels: Tensor, who: str) -> Tensor:
-    """Which rows of class scores (n, classes) are largest at their label (n,); (n,) bool.
+def correct(scores: Tensor, labels: Tensor, who: str, top: int = 1) -> Tensor:
+    """Which rows of class scores (n, classes) have their label (n,) among the `top` largest; (n,)
+    bool.
 
     Raises InputError where the scores are not one row of two or more classes for each image, or a
     label is not one of the classes.
@@ -87,7 +94,10 @@ def correct(scores: Tensor, labels: Tensor, who: str) -> Tensor:
             f"labels run from {int(labels.min())} to {int(labels.max())}, but {who} knows classes "
             f"0 to {scores.shape[1] - 1}"
         )
-    return scores.argmax(1) == labels.to(scores.device)
+    labels = labels.to(scores.device)
+    if top == 1:
+        return scores.argmax(1) == labels
+    return (scores.topk(top, dim=1).indices == labels[:, None]).any(1)
 
 
 def accuracy(right_before: Tensor, right_after: Tensor) -> Accuracy:

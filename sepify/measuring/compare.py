@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.jit import ScriptModule
@@ -22,13 +22,19 @@ from sepify.measuring.contenders import (
     tvm_runner,
 )
 from sepify.measuring.cost import measure_cost, stored_size
-from sepify.measuring.data import AFTER, BEFORE, Labelled, Progress, agree, score
+from sepify.measuring.data import AFTER, BEFORE, Labelled, Progress
+from sepify.measuring.judging import Evidence, judge, judge_variants
 from sepify.measuring.latency import Contender, Latency, Skipped, Which, race, summarise
-from sepify.measuring.layers import pair_layers
+from sepify.measuring.layer_errors import layer_errors
+from sepify.measuring.layers import pair_layers, plan_document
 from sepify.measuring.machine import installed_versions, this_machine, usable_cpus
-from sepify.measuring.notes import accuracy_notes, chance_note, latency_notes
+from sepify.measuring.metrics import Metric
+from sepify.measuring.notes import latency_notes
 from sepify.measuring.outputs import Inputs, answer, as_inputs, evaluating
-from sepify.measuring.report.model import Report, Totals
+from sepify.measuring.rank_curves import rank_curves
+from sepify.measuring.report.model import Origin, Prospect, Report, Totals
+from sepify.planning.frontier import trace_frontier
+from sepify.planning.measurements import Measurements
 from sepify.planning.plan import Plan
 
 Models = dict[Which, nn.Module]
@@ -42,7 +48,11 @@ def compare(
     *,
     data: Labelled | None = None,
     unlabelled: Tensor | Inputs | None = None,
+    metric: Metric | None = None,
+    names: Sequence[str] = (),
+    beside: Mapping[str, nn.Module] | None = None,
     plan: Plan | None = None,
+    measurements: Measurements | None = None,
     target: str | None = "native",
     threads: Sequence[int] | None = None,
     compiled: tuple[Compiled, Compiled] | None = None,
@@ -50,14 +60,20 @@ def compare(
     progress: Progress | None = None,
     seconds: float = 20.0,
     seed: int = 0,
+    origin: Origin | None = None,
 ) -> Report:
     """Measure a network before and after its conversion, side by side. Neither is changed.
 
     before, after  nn.Module, GraphModule or TorchScript, on the CPU
     x              example inputs, batch first: what is timed, and what MACs are counted on
     data           labelled images for top-1: (images, labels) or an iterable of such batches
+    metric         metric(output, labels) -> one number an image (n,), instead of top-1; labels then
+                   are targets of any shape (n, ...)
+    names          of the classes, in the order of their numbers
+    beside         other conversions of the same network, by label, to stand beside on the frontier
     unlabelled     inputs for fidelity; by default the images of `data`, or else `x`
     plan           what was done to each layer; by default `after.meta["sepify"].plan`
+    measurements   what planning measured: the layers' rank curves and the planner's frontier
     target         TVM target to compile both for, this machine's; None leaves TVM out
     threads        numbers of threads to time with, default (1, 2) where the machine has two CPUs;
                    () times nothing
@@ -66,6 +82,7 @@ def compare(
     progress       progress(what, done, total), total 0 where it is unknown
     seconds        about how long the timing itself may take
     seed           of the order of turns and of the bootstrap
+    origin         how to make the report again; by default the plan alone
 
     MACs are multiply-adds for one image; FLOPs are twice that. Raises InputError where inputs or
     data do not fit the networks or an output is NaN, UsageError for impossible threads.
@@ -89,16 +106,14 @@ def compare(
             stored = stored_size(before, inputs), stored_size(after, inputs)
             sizes, kinds = (stored[0][0], stored[1][0]), (stored[0][1], stored[1][1])
 
-        accuracy = None
-        if data is not None:
-            accuracy, fidelity, classes = score(before, after, data, progress)
-            notes += [*chance_note(accuracy, classes), *accuracy_notes(accuracy)]
-        if unlabelled is not None or data is None:
-            given = inputs if unlabelled is None else as_inputs(unlabelled)
-            fidelity = agree(before, after, given, progress)
-            if unlabelled is None:
-                count = f"the {len(given[0])} example input" + "s" * (len(given[0]) != 1)
-                notes.append(f"Fidelity is on {count} alone: give data for a figure that counts.")
+        evidence = Evidence(inputs, data, unlabelled, metric, tuple(names))
+        scores, beware = judge(before, after, evidence, progress)
+        notes += beware
+        separated = [decision.name for decision in plan.separated] if plan else []
+        moved = layer_errors(models["before"], models["after"], evidence.readable_twice, separated)
+        _tell(progress, "decomposing the kernels")
+        curves = rank_curves(models["before"], inputs, measurements)
+        variants = judge_variants(before, beside or {}, evidence, progress)
 
         latency = None
         if counts:
@@ -121,12 +136,28 @@ def compare(
         method=plan.method if plan else None,
         before=totals[0],
         after=totals[1],
-        layers=pair_layers(costs["before"], costs["after"], plan),
+        layers=pair_layers(costs["before"], costs["after"], plan, moved, curves),
         latency=latency,
-        accuracy=accuracy,
-        fidelity=fidelity,
+        accuracy=scores.accuracy,
+        fidelity=scores.fidelity,
         notes=tuple(notes),
+        top5=scores.top5,
+        metrics=(scores.metric,) if scores.metric else (),
+        changes=scores.changes,
+        variants=variants,
+        origin=origin or Origin(plan=plan_document(plan)),
+        **_prospects(measurements),
     )
+
+
+def _prospects(measurements: Measurements | None) -> dict[str, Any]:
+    if measurements is None:
+        return {}
+    frontier = trace_frontier(measurements, "macs")
+    return {
+        "prospects": tuple(Prospect(p.cost, p.damage) for p in frontier.points),
+        "prospect_unit": frontier.loss,
+    }
 
 
 def _latency(

@@ -3,39 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sepify.errors import InputError
-from sepify.measuring.accuracy import Accuracy, accuracy, check_labels, correct
+from sepify.measuring.accuracy import (
+    Accuracy,
+    accuracy,
+    check_labels,
+    correct,
+    require_one_each,
+)
+from sepify.measuring.changes import Changes, ChangeTally
 from sepify.measuring.fidelity import Fidelity, Outputs, fidelity
+from sepify.measuring.metrics import Metric, MetricResult, metric_result, metric_values
 from sepify.measuring.outputs import Inputs, Network, answer, batch_size_for
 
 Labelled = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 Progress = Callable[[str, int, int], None]
 
+TOP5_CLASSES = 6  # below that, five guesses are all there are
 BEFORE, AFTER = "the original network", "the converted network"
 
 
-def score(
-    before: Network, after: Network, data: Labelled, progress: Progress | None = None
-) -> tuple[Accuracy, Fidelity, int]:
-    """Accuracy and fidelity on labelled images, in one pass, and the number of classes.
+@dataclass(frozen=True)
+class Scores:
+    """What one pass over labelled images tells. `accuracy`, `top5` and `changes` are None for a
+    task with the user's own metric, `top5` also below TOP5_CLASSES classes."""
 
-    `data` is (images, labels), of shapes (n, C, H, W) and (n,), or an iterable of such batches.
-    Raises InputError where it is empty, ill-shaped or does not fit the networks.
+    fidelity: Fidelity
+    accuracy: Accuracy | None = None
+    top5: Accuracy | None = None
+    changes: Changes | None = None
+    metric: MetricResult | None = None
+    classes: int = 0
+
+
+def score(
+    before: Network,
+    after: Network,
+    data: Labelled,
+    progress: Progress | None = None,
+    names: tuple[str, ...] = (),
+) -> Scores:
+    """Accuracy, fidelity and changed answers on labelled images, in one pass.
+
+    `data` is (images, labels), of shapes (n, C, H, W) and (n,), or an iterable of such batches;
+    `names` are those of the classes. Raises InputError where the data is empty, ill-shaped or does
+    not fit the networks.
     """
-    answers: list[tuple[Outputs, Outputs]] = []
-    right: list[tuple[Tensor, Tensor]] = []
-    for images, labels in _batches(data, progress):
-        old, new = answer(before, (images,), BEFORE), answer(after, (images,), AFTER)
-        right.append((correct(old[0], labels, BEFORE), correct(new[0], labels, AFTER)))
-        answers.append((old, new))
-    if not answers:
-        raise InputError("the labelled data is empty: accuracy needs at least one image")
-    compared = accuracy(torch.cat([b for b, _ in right]), torch.cat([a for _, a in right]))
-    return compared, fidelity(answers), answers[0][0][0].shape[1]
+    tally = ChangeTally(names)
+    right: dict[int, list[tuple[Tensor, Tensor]]] = {1: [], 5: []}
+    classes = 0
+
+    def pairs() -> Iterator[tuple[Outputs, Outputs]]:
+        nonlocal classes
+        for images, labels in _batches(data, progress):
+            check_labels(len(images), labels)
+            old, new = answer(before, (images,), BEFORE), answer(after, (images,), AFTER)
+            right[1].append((correct(old[0], labels, BEFORE), correct(new[0], labels, AFTER)))
+            classes = old[0].shape[1]
+            if classes >= TOP5_CLASSES:
+                five = correct(old[0], labels, BEFORE, 5), correct(new[0], labels, AFTER, 5)
+                right[5].append(five)
+            tally.add(images, labels, old[0], new[0])
+            yield old, new
+
+    agreed = fidelity(_some(pairs(), "accuracy"))
+    return Scores(
+        agreed,
+        _paired(right[1]),
+        _paired(right[5]) if right[5] else None,
+        tally.result(),
+        classes=classes,
+    )
+
+
+def score_metric(
+    before: Network,
+    after: Network,
+    data: Labelled,
+    metric: Metric,
+    name: str,
+    progress: Progress | None = None,
+) -> Scores:
+    """Fidelity and the user's metric on (images, targets), targets of any shape (n, ...)."""
+    values: list[tuple[Tensor, Tensor]] = []
+
+    def pairs() -> Iterator[tuple[Outputs, Outputs]]:
+        for images, targets in _batches(data, progress):
+            old, new = answer(before, (images,), BEFORE), answer(after, (images,), AFTER)
+            given = metric_values(metric, _single(old), targets, name)
+            values.append((given, metric_values(metric, _single(new), targets, name)))
+            yield old, new
+
+    agreed = fidelity(_some(pairs(), "a metric"))
+    result = metric_result(
+        name, torch.cat([b for b, _ in values]), torch.cat([a for _, a in values])
+    )
+    return Scores(agreed, metric=result)
+
+
+def _single(outputs: Outputs) -> Any:
+    """The tensor of a network with one output, else all of them."""
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _paired(right: list[tuple[Tensor, Tensor]]) -> Accuracy:
+    return accuracy(torch.cat([b for b, _ in right]), torch.cat([a for _, a in right]))
+
+
+def _some(pairs: Iterator[tuple[Outputs, Outputs]], what: str) -> Iterator[tuple[Outputs, Outputs]]:
+    """The same; raises InputError where there are none."""
+    first = next(pairs, None)
+    if first is None:
+        raise InputError(f"the labelled data is empty: {what} needs at least one image")
+    yield first
+    yield from pairs
 
 
 def agree(
@@ -71,7 +158,7 @@ def _batches(data: Labelled, progress: Progress | None) -> Iterator[tuple[Tensor
             ) from error
     else:
         images, labels = pair
-        check_labels(len(images), labels)
+        require_one_each(len(images), labels)
         size = batch_size_for(images[0])
         items = iter(zip(torch.split(images, size), torch.split(labels, size), strict=True))
         total = -(-len(images) // size)
@@ -81,7 +168,7 @@ def _batches(data: Labelled, progress: Progress | None) -> Iterator[tuple[Tensor
             raise InputError(
                 "each batch of labelled data must be a pair of tensors: images, labels"
             )
-        check_labels(len(pair[0]), pair[1])
+        require_one_each(len(pair[0]), pair[1])
         yield pair
         if progress is not None:
             progress("scoring labelled images", index, total)

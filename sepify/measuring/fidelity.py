@@ -32,6 +32,12 @@ class Fidelity:
     identical: bool
 
 
+def alike(given: Fidelity) -> Interval:
+    """The one figure of likeness to the original: agreement where there are classes, else the mean
+    cosine, which has no interval here."""
+    return given.agreement or Interval(given.cosine, given.cosine, given.cosine)
+
+
 def fidelity(batches: Iterable[tuple[Outputs, Outputs]]) -> Fidelity:
     """Compare (before, after) outputs, batch by batch; only sums are kept.
 

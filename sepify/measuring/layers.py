@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, cast
 
 from sepify.measuring.cost import LayerCost, ModelCost
-from sepify.measuring.report.model import LayerRow
+from sepify.measuring.report.model import LayerRow, RankPoint
 from sepify.planning.plan import Decision, Plan
+from sepify.planning.plan_file import plan_to_dict
 
 REST = "(everything else)"
 
 
-def pair_layers(before: ModelCost, after: ModelCost, plan: Plan | None) -> tuple[LayerRow, ...]:
+def pair_layers(
+    before: ModelCost,
+    after: ModelCost,
+    plan: Plan | None,
+    moved: Mapping[str, float] | None = None,
+    curves: Mapping[str, tuple[RankPoint, ...]] | None = None,
+) -> tuple[LayerRow, ...]:
     """A row for each layer that multiplies, is in the plan, or is new in `after`; then one row
     for the rest, so that the rows add up to the totals.
 
     A layer `name` is paired with what stands at `name` or below it in `after`: a separated
     convolution is `name.depthwise` and `name.pointwise`. A convolution of the plan that is no
-    module of `before` (a functional one) is listed at the plan's cost.
+    module of `before` (a functional one) is listed at the plan's cost. `moved` are the measured
+    errors and `curves` the rank curves, by name.
     """
     decisions = {decision.name: decision for decision in plan} if plan else {}
     seen = {layer.name for layer in before.layers}
@@ -57,8 +67,29 @@ def pair_layers(before: ModelCost, after: ModelCost, plan: Plan | None) -> tuple
         error=None,
         heldout_error=None,
     )
+    rows = [
+        replace(
+            row,
+            measured_error=(moved or {}).get(row.name),
+            curve=(curves or {}).get(row.name, ()),
+        )
+        for row in rows
+    ]
     costs = (rest.macs_before, rest.macs_after, rest.params_before, rest.params_after)
     return (*rows, rest) if any(costs) else tuple(rows)
+
+
+def plan_document(plan: Plan | None) -> dict[str, Any] | None:
+    """The plan as plan.json holds it, for a report."""
+    return None if plan is None else cast("dict[str, Any]", _without_nan(plan_to_dict(plan)))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return _finite(value) if isinstance(value, float) else value
 
 
 def _claim(name: str, unclaimed: dict[str, LayerCost]) -> list[LayerCost]:
@@ -83,6 +114,8 @@ def _row(before: LayerCost, after: Iterable[LayerCost], decision: Decision | Non
         params_after=sum(layer.params for layer in after),
         error=_finite(decision.error) if decision else None,
         heldout_error=_finite(decision.heldout_error) if decision else None,
+        seconds_before=_finite(decision.before.seconds) if decision else None,
+        seconds_after=_finite(decision.after.seconds) if decision else None,
     )
 
 

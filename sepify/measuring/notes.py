@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sepify.measuring.accuracy import Accuracy
+from sepify.measuring.accuracy import Accuracy, Interval
 from sepify.measuring.latency import Latency, LatencyRow, Spread
 from sepify.measuring.machine import Machine
 from sepify.measuring.report.words import milliseconds, percent, threads_text
@@ -57,12 +57,12 @@ def accuracy_notes(accuracy: Accuracy) -> tuple[str, ...]:
     return ()
 
 
-def chance_note(accuracy: Accuracy, classes: int) -> tuple[str, ...]:
+def chance_note(original: Interval, classes: int) -> tuple[str, ...]:
     """A warning where the original is no better than guessing: the data was most likely prepared
     in another way than it was trained with."""
-    if accuracy.before.low <= 1 / classes:
+    if original.low <= 1 / classes:
         return (
-            f"The original's top-1 of {percent(accuracy.before.value)} is near chance for "
+            f"The original's top-1 of {percent(original.value)} is near chance for "
             f"{classes} classes: is the data prepared as in training?",
         )
     return ()

@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 def decode(kind: type[T], value: Any, where: str) -> T:
     """`value` as a `kind`: a dataclass, str, int, float, bool, tuple of any length, dict with str
-    keys, or one of these or None. `where` is the path to the value, for messages.
+    keys, or one of these or None; Any is taken as it is. `where` is the path to the value, for
+    messages.
 
     Raises FileError naming the first field that is missing, unknown or of another type.
     """
@@ -22,6 +23,8 @@ def decode(kind: type[T], value: Any, where: str) -> T:
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
+    if kind is Any:
+        return value
     if is_dataclass(kind):
         return _dataclass(cast(type, kind), value, where)
     origin, arguments = get_origin(kind), get_args(kind)

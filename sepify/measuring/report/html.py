@@ -1,41 +1,86 @@
-"""The report as one HTML page that needs nothing else: style and plots are inside."""
+"""The report as one HTML page that needs nothing else: style, scripts and values are inside."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from sepify.measuring.report import plots, words
+from sepify.measuring.layer_errors import IMAGES
+from sepify.measuring.report import descriptions, words
+from sepify.measuring.report.facts import chart_facts, class_rows, confusion_fits
+from sepify.measuring.report.figures import headline, key_figures, quality
 from sepify.measuring.report.text import error_text
 
 if TYPE_CHECKING:
     from sepify.measuring.report.model import Report
 
+# Observable Plot draws, on d3; both are ISC-licensed, their licences stand beside them
+SCRIPTS = ("vendor/d3.min.js", "vendor/plot.min.js", "page/charts.js", "page/table.js")
+
 
 def as_html(report: Report) -> str:
-    """The page. Every name and reason is escaped, the plots are drawn by matplotlib."""
-    from jinja2 import Environment, StrictUndefined
+    """The page. Every name and reason is escaped; a browser is told to run the scripts of this page
+    alone and to fetch nothing."""
+    largest = max((max(r.macs_before, r.macs_after) for r in report.layers), default=0) or 1
+    shares = [("top-1", report.accuracy), ("top-5", report.top5)]
+    return render_page(
+        "report.html",
+        chart_facts(report),
+        title=f"{report.network}: conversion report",
+        report=report,
+        words=words,
+        quality=quality(report),
+        headline=headline(report),
+        key_figures=key_figures(report),
+        frontier_text=descriptions.frontier(report),
+        frontier_rows=descriptions.frontier_rows(report),
+        prospects_text=descriptions.prospects(report),
+        prospect_rows=descriptions.prospect_rows(report),
+        latency_text=descriptions.latency(report),
+        confusion_text=descriptions.confusion(report),
+        classes_text=descriptions.classes(report),
+        shares=[(label, given) for label, given in shares if given is not None],
+        class_rows=class_rows(report),
+        confusion_fits=confusion_fits(report),
+        timed=any(row.seconds_before is not None for row in report.layers),
+        total=report.before.macs or 1,
+        share=lambda macs: round(max(100 * macs / largest, 0), 2),
+        error_text=error_text(report) if any(r.error is not None for r in report.layers) else "",
+        measured_images=IMAGES,
+        plan_text=json.dumps(report.origin.plan, indent=2),
+    )
+
+
+def render_page(template: str, facts: dict[str, Any], **values: Any) -> str:
+    """One of the page's templates with the style sheet, the scripts and the charts' `facts`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("sepify.measuring.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = files("sepify.measuring.report").joinpath("template.html").read_text("utf-8")
-    largest = max((max(r.macs_before, r.macs_after) for r in report.layers), default=0) or 1
-    return environment.from_string(template).render(
-        report=report,
-        words=words,
-        headline=words.headline(report),
-        figures=words.key_figures(report),
-        frontier=Markup(plots.frontier_plot(report)),
-        frontier_text=plots.frontier_description(report),
-        by_layer=Markup(plots.layer_plot(report)),
-        by_layer_text=plots.layer_description(report),
-        error_text=error_text(report),
-        share=lambda macs: _share(macs, largest),
+    scripts = [_read(name) for name in SCRIPTS]
+    return environment.get_template(template).render(
+        facts=facts,
+        style=Markup(_read("page/style.css")),
+        scripts=[Markup(script) for script in scripts],
+        script_hashes=Markup(" ".join(_hash(script) for script in scripts)),
+        **values,
     )
 
 
-def _share(macs: int, largest: int) -> Any:
-    """A bar's width in per cent of its cell."""
-    return round(max(100 * macs / largest, 0), 2)
+def _read(name: str) -> str:
+    return files("sepify.measuring.report").joinpath(name).read_text("utf-8")
+
+
+def _hash(script: str) -> str:
+    """As a Content-Security-Policy names a script that may run."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"

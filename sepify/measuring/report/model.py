@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 
 from sepify.errors import FileError, UsageError
-from sepify.measuring.accuracy import Accuracy
+from sepify.measuring.accuracy import Accuracy, Interval
+from sepify.measuring.changes import Changes
 from sepify.measuring.fidelity import Fidelity
 from sepify.measuring.latency import Latency
 from sepify.measuring.machine import Machine
+from sepify.measuring.metrics import MetricResult
 from sepify.measuring.report.decode import decode
 from sepify.storage import read_json, write_json, write_text
 
 FORMAT = "sepify-report"
-VERSION = 1
+VERSION = 2
+SUFFIXES = (".json", ".html", ".md")
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,29 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class RankPoint:
+    """One order and rank of one layer: MACs for one image, the share of the kernel's energy lost by
+    the best approximation of the weights, and the damage to the network's outputs that planning
+    found, None where nobody planned; `measured` says whether by running it or by an estimate."""
+
+    order: str
+    rank: int
+    macs: int
+    energy_lost: float
+    damage: float | None
+    measured: bool
+
+
+@dataclass(frozen=True)
 class LayerRow:
     """One layer of the original beside what became of it. MACs are for one image.
 
     `kernel` is (N, M, kh, kw) of a convolution, the weight's shape of another layer. `action`,
     `order`, `rank`, `reason`, `error` and `heldout_error` are the plan's, None or empty for a layer
-    that is not in it. The last row of a report holds what belongs to no layer, so that the rows
-    add up to the totals.
+    that is not in it. `measured_error` is how far its output really moved inside the converted
+    network, relative to its variance; `seconds_before` and `seconds_after` are those of the plan's
+    latency table, for one image; `curve` says what other ranks would cost and lose. The last row of
+    a report holds what belongs to no layer, so that the rows add up to the totals.
     """
 
     name: str
@@ -58,13 +79,59 @@ class LayerRow:
     params_after: int
     error: float | None
     heldout_error: float | None
+    measured_error: float | None = None
+    seconds_before: float | None = None
+    seconds_after: float | None = None
+    curve: tuple[RankPoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another conversion of the same network, for the frontier: its MACs for one image, and its
+    top-1, agreement or cosine, whichever this report shows for the converted network."""
+
+    label: str
+    macs: int
+    value: Interval
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """A point of the planner's own frontier: MACs of the convolutions, predicted loss of the
+    outputs."""
+
+    macs: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that went into the report: what for, its name, bytes and SHA-256."""
+
+    role: str
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How to make the report again: the command, the files it read and the plan, as in plan.json.
+    All empty for a report made in Python from values in memory."""
+
+    command: str = ""
+    files: tuple[InputFile, ...] = ()
+    plan: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """A conversion, measured. Prints as tables of at most 80 columns; `save` writes JSON or HTML.
+    """A conversion, measured. Prints as tables of at most 80 columns; `save` writes JSON, HTML or
+    Markdown.
 
-    `latency` is None where no runtime was timed, `accuracy` where no labelled data was given.
+    `latency` is None where no runtime was timed; `accuracy` (top-1) and `changes` where no labelled
+    data was given, `top5` also for fewer than six classes. `metrics` are the user's own. `variants`
+    and `prospects` stand beside this conversion on the frontier; `prospect_unit` is the loss's.
     `inputs` are the shapes of the example inputs; `notes` say what a reader should beware of.
     """
 
@@ -82,6 +149,13 @@ class Report:
     accuracy: Accuracy | None
     fidelity: Fidelity
     notes: tuple[str, ...]
+    top5: Accuracy | None = None
+    metrics: tuple[MetricResult, ...] = ()
+    changes: Changes | None = None
+    variants: tuple[Variant, ...] = ()
+    prospects: tuple[Prospect, ...] = ()
+    prospect_unit: str = ""
+    origin: Origin = Origin()
 
     def __rich__(self) -> Group:
         from sepify.measuring.report.text import render
@@ -109,10 +183,10 @@ class Report:
         return decode(cls, fields, "report")
 
     def save(self, path: Path | str) -> None:
-        """Write `path`, whole or not at all: .json for machines, .html for people (one file that
-        needs no network). Raises UsageError for another suffix, FileError where it cannot be
-        written."""
-        suffix = Path(path).suffix.lower()
+        """Write `path`, whole or not at all: .json for machines (`report_schema` describes it),
+        .html for people (one file that needs no network), .md for a pull request. Raises UsageError
+        for another suffix, FileError where it cannot be written."""
+        suffix = require_report_name(path)
         if suffix == ".json":
             write_json(path, self.to_dict())
         elif suffix == ".html":
@@ -120,7 +194,23 @@ class Report:
 
             write_text(path, as_html(self))
         else:
-            raise UsageError(f"{path}: a report is saved as .json or .html")
+            from sepify.measuring.report.markdown import as_markdown
+
+            write_text(path, as_markdown(self))
+
+
+def require_report_name(path: Path | str) -> str:
+    """The suffix of a report's file. Raises UsageError for one that reports are not saved as."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"{path}: a report is saved as {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def report_schema() -> Any:
+    """The JSON Schema (draft 2020-12) of a report saved as JSON, of this version."""
+    place = files("sepify.measuring.report").joinpath(f"report-{VERSION}.schema.json")
+    return json.loads(place.read_text("utf-8"))
 
 
 def load_report(path: Path | str) -> Report:

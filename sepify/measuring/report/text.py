@@ -11,20 +11,25 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sepify.measuring.report.figures import headline, key_figures
 from sepify.measuring.report.words import (
+    class_text,
+    decimal,
+    decimal_range,
     decision_text,
     difference,
     factor,
-    headline,
     interval,
     kernel_text,
-    key_figures,
+    machine_text,
     milliseconds,
     p_value,
     percent,
     quantity,
     range_text,
+    signed,
     sqnr_text,
+    versions_text,
 )
 
 if TYPE_CHECKING:
@@ -136,15 +141,30 @@ def _skipped(report: Report) -> list[RenderableType]:
 
 def _agreement(report: Report) -> RenderableType:
     lines = []
-    if report.accuracy is not None:
-        given = report.accuracy
+    for label, given in (("Top-1", report.accuracy), ("Top-5", report.top5)):
+        if given is not None:
+            lines += [
+                f"{label} on {given.images:,} labelled images (95 % intervals)",
+                f"  before      {percent(given.before.value)}  ({interval(given.before)})",
+                f"  after       {percent(given.after.value)}  ({interval(given.after)})",
+                f"  difference  {difference(given)}; lost {given.lost}, gained {given.gained}, "
+                f"McNemar {p_value(given.p)}",
+            ]
+    for metric in report.metrics:
         lines += [
-            f"Top-1 on {given.images:,} labelled images (95 % intervals)",
-            f"  before      {percent(given.before.value)}  ({interval(given.before)})",
-            f"  after       {percent(given.after.value)}  ({interval(given.after)})",
-            f"  difference  {difference(given)}; lost {given.lost}, gained {given.gained}, "
-            f"McNemar {p_value(given.p)}",
+            f"{metric.name}, mean of {metric.images:,} images (95 % intervals)",
+            f"  before      {decimal(metric.before.value)}  ({decimal_range(metric.before)})",
+            f"  after       {decimal(metric.after.value)}  ({decimal_range(metric.after)})",
+            f"  difference  {signed(metric.difference.value)}  "
+            f"({signed(metric.difference.low)} to {signed(metric.difference.high)})",
         ]
+    if report.changes is not None and report.changes.changed:
+        worst = report.changes.pairs[0]
+        lines.append(
+            f"{report.changes.changed:,} images got another answer; most often "
+            f"{class_text(report.changes, worst.before)} became "
+            f"{class_text(report.changes, worst.after)} ({worst.images})"
+        )
     fidelity = report.fidelity
     same, plural = "", "" if fidelity.inputs == 1 else "s"
     if fidelity.agreement is not None:
@@ -222,13 +242,10 @@ def _notes(report: Report) -> list[RenderableType]:
 
 def _circumstances(report: Report) -> str:
     machine = report.machine
-    names = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    cpus = f"{machine.cpus} CPU" + "s" * (machine.cpus != 1)
-    extensions = " ".join(machine.extensions)
     others = report.latency.others if report.latency else None
     busy = "" if others is None else f"; other processes used {others:.2f} CPUs meanwhile"
     governor = "" if machine.governor is None else f", governor {machine.governor}"
     return (
-        f"\n{machine.cpu}, {cpus} ({extensions}){governor}, {machine.system}{busy}\n{names}; "
+        f"\n{machine_text(machine)}{governor}{busy}\n{versions_text(report.versions)}; "
         f"seed {report.seed}; {report.created}"
     )

@@ -1,36 +1,18 @@
-"""How a report says its numbers: units, ratios, the sentence and the key figures on top."""
+"""How a report says its numbers: units, ratios, intervals, names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sepify.measuring.accuracy import Accuracy, Interval
-from sepify.measuring.latency import Latency, LatencyRow, Ratio
+from sepify.measuring.latency import Ratio
 
 if TYPE_CHECKING:
+    from sepify.measuring.changes import Changes
+    from sepify.measuring.machine import Machine
     from sepify.measuring.report.model import LayerRow, Report
 
-
-@dataclass(frozen=True)
-class Figure:
-    """One key figure: before -> after, the change in words, and what else to know about it."""
-
-    label: str
-    before: str
-    after: str
-    change: str
-    detail: str = ""
-    better: bool | None = None  # None where it is neither better nor worse
-
-
-@dataclass(frozen=True)
-class BestTime:
-    """The fastest runtime on each network at one number of threads."""
-
-    threads: int
-    before: LatencyRow
-    after: LatencyRow
+ARROW = "\N{RIGHTWARDS ARROW}"
 
 
 def quantity(value: float, unit: str = "") -> str:
@@ -71,6 +53,21 @@ def change(before: float, after: float, less: str = "fewer", more: str = "more")
 def factor(times: float) -> str:
     """4.7123 -> "4.71x", with a multiplication sign."""
     return f"{_digits(times)}\N{MULTIPLICATION SIGN}"
+
+
+def decimal(value: float) -> str:
+    """0.812345 -> "0.812"; three or four digits, with a true minus sign."""
+    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float) -> str:
+    """0.0123 -> "+0.0123"."""
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def decimal_range(estimate: Interval) -> str:
+    """The 95 % interval of a number: "0.81 to 0.83"."""
+    return f"{decimal(estimate.low)} to {decimal(estimate.high)}"
 
 
 def interval(estimate: Interval) -> str:
@@ -114,126 +111,33 @@ def decision_text(layer: LayerRow) -> str:
     return layer.action or ""
 
 
-def best_times(latency: Latency | None) -> tuple[BestTime, ...]:
-    """For each number of threads, the fastest runtime on each network, by medians."""
-    if latency is None:
-        return ()
-    best = []
-    for threads in dict.fromkeys(row.threads for row in latency.rows):
-        rows = [row for row in latency.rows if row.threads == threads]
-        before = min((r for r in rows if r.before), key=_median_before, default=None)
-        after = min((r for r in rows if r.after), key=_median_after, default=None)
-        if before is not None and after is not None:
-            best.append(BestTime(threads, before, after))
-    return tuple(best)
-
-
-def _median_before(row: LatencyRow) -> float:
-    return row.before.median if row.before else float("inf")
-
-
-def _median_after(row: LatencyRow) -> float:
-    return row.after.median if row.after else float("inf")
-
-
 def threads_text(threads: int) -> str:
     """1 -> "1 thread"."""
     return f"{threads} thread" if threads == 1 else f"{threads} threads"
 
 
-def headline(report: Report) -> str:
-    """The report in one sentence."""
-    macs = change(report.before.macs, report.after.macs)
-    parts = [f"{report.network} after conversion needs {macs} MACs"]
-    if report.before.macs == report.after.macs:
-        parts = [f"{report.network} after conversion needs as many MACs as before"]
-    best = best_times(report.latency)
-    if best:
-        quickest = best[0]
-        times = _median_before(quickest.before) / _median_after(quickest.after)
-        if times >= 1:
-            speed = f"runs {factor(times)} as fast as the fastest runtime on the original"
-        else:
-            speed = f"takes {factor(1 / times)} as long as the fastest runtime on the original"
-        parts.append(f"{speed} ({threads_text(quickest.threads)})")
-    if report.accuracy is not None:
-        now, then = report.accuracy.after.value, report.accuracy.before.value
-        parts.append(f"scores {percent(now)} top-1 instead of {percent(then)}")
-    elif report.fidelity.agreement is not None:
-        agreement = percent(report.fidelity.agreement.value)
-        parts.append(f"gives the original's top-1 answer on {agreement} of the inputs")
-    elif report.fidelity.sqnr is not None:
-        parts.append(f"answers like the original to an SQNR of {report.fidelity.sqnr:.1f} dB")
-    elif report.fidelity.identical:
-        parts.append("answers exactly like the original")
-    return f"{', '.join(parts[:-1])}, and {parts[-1]}." if len(parts) > 1 else f"{parts[0]}."
+def class_text(changes: Changes, number: int) -> str:
+    """The name of a class, or "class 3" where nobody named them."""
+    if number < len(changes.names):
+        return changes.names[number]
+    return f"class {number}"
 
 
-def key_figures(report: Report) -> tuple[Figure, ...]:
-    """MACs, FLOPs, parameters, size, latency and accuracy (or fidelity), before and after."""
-    b, a = report.before, report.after
-    stored = b.stored_as if b.stored_as == a.stored_as else f"{b.stored_as}, {a.stored_as}"
-    figures = [
-        _counted("MACs", b.macs, a.macs, "multiply-adds, one image"),
-        _counted("FLOPs", b.flops, a.flops, "2 per MAC, one image"),
-        _counted("parameters", b.params, a.params),
-        Figure(
-            "size",
-            quantity(b.size, "B"),
-            quantity(a.size, "B"),
-            change(b.size, a.size, "smaller", "larger"),
-            stored,
-            _better(b.size, a.size),
-        ),
-    ]
-    figures += [_time_figure(best) for best in best_times(report.latency)]
-    if report.accuracy is not None:
-        given = report.accuracy
-        figures.append(
-            Figure(
-                "top-1",
-                percent(given.before.value),
-                percent(given.after.value),
-                f"{points(given.difference.value)} points",
-                f"95 %: {points(given.difference.low)} to {points(given.difference.high)}",
-                None if given.p >= 0.05 else given.gained > given.lost,
-            )
-        )
-    else:
-        figures.append(_fidelity_figure(report))
-    return tuple(figures)
+def loss_unit(report: Report) -> str:
+    """The unit of the planner's loss, in words."""
+    return "nats" if report.prospect_unit == "kl" else "of the outputs' variance"
 
 
-def _time_figure(best: BestTime) -> Figure:
-    before, after = _median_before(best.before), _median_after(best.after)
-    ratio = best.after.over_fastest
-    runtimes = f"{best.before.runtime} \N{RIGHTWARDS ARROW} {best.after.runtime}"
-    if best.before.runtime == best.after.runtime:
-        runtimes = best.after.runtime
-    detail = "fastest runtime of each: " + runtimes
-    if ratio is not None:
-        detail += f"; 95 %: {factor(ratio.low)} to {factor(ratio.high)}"
-    settled = ratio is not None and not ratio.low <= 1 <= ratio.high
-    return Figure(
-        f"latency, {threads_text(best.threads)}",
-        f"{milliseconds(before)} ms",
-        f"{milliseconds(after)} ms",
-        change(before, after, "as fast", "as slow"),
-        detail,
-        before > after if settled else None,
-    )
+def machine_text(machine: Machine) -> str:
+    """The machine in one line."""
+    cpus = f"{machine.cpus} CPU" + "s" * (machine.cpus != 1)
+    extensions = f" ({' '.join(machine.extensions)})" if machine.extensions else ""
+    return f"{machine.cpu}, {cpus}{extensions}, {machine.system}"
 
 
-def _fidelity_figure(report: Report) -> Figure:
-    given = report.fidelity
-    on = f"{given.inputs} input" + ("" if given.inputs == 1 else "s") + ", no labels"
-    if given.agreement is not None:
-        return Figure(
-            "top-1 agreement", "100 %", percent(given.agreement.value), "with the original", on
-        )
-    return Figure(
-        "cosine", "1", f"{given.cosine:.4f}", "of the outputs", f"{on}; SQNR {sqnr_text(report)}"
-    )
+def versions_text(versions: dict[str, str]) -> str:
+    """ "python 3.11.7, torch 2.13.0"."""
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def sqnr_text(report: Report) -> str:
@@ -243,15 +147,6 @@ def sqnr_text(report: Report) -> str:
     if report.fidelity.sqnr is None:
         return "none: the original answers zero"
     return f"{report.fidelity.sqnr:.1f} dB"
-
-
-def _counted(label: str, before: int, after: int, detail: str = "") -> Figure:
-    better = _better(before, after)
-    return Figure(label, quantity(before), quantity(after), change(before, after), detail, better)
-
-
-def _better(before: float, after: float) -> bool | None:
-    return None if before == after else after < before
 
 
 def _digits(value: float) -> str:

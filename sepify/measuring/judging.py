@@ -1,0 +1,94 @@
+"""How well both networks answer: on labelled data, on unlabelled, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from sepify.measuring.cost import measure_cost
+from sepify.measuring.data import Labelled, Progress, Scores, agree, score, score_metric
+from sepify.measuring.fidelity import alike
+from sepify.measuring.metrics import Metric
+from sepify.measuring.notes import accuracy_notes, chance_note
+from sepify.measuring.outputs import Inputs, as_inputs, evaluating
+from sepify.measuring.report.model import Variant
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the networks are judged on: labelled `data`, with the user's `metric` or top-1, and the
+    `names` of its classes; `unlabelled` inputs; failing both, the example `inputs`."""
+
+    inputs: Inputs
+    data: Labelled | None = None
+    unlabelled: Tensor | Inputs | None = None
+    metric: Metric | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def readable_twice(self) -> Inputs:
+        """The most telling inputs that are held in memory."""
+        if self.unlabelled is not None:
+            return as_inputs(self.unlabelled)
+        if isinstance(self.data, tuple) and len(self.data) == 2:
+            return (self.data[0],) if isinstance(self.data[0], Tensor) else self.inputs
+        return self.inputs
+
+
+def judge(
+    before: nn.Module, after: nn.Module, evidence: Evidence, progress: Progress | None
+) -> tuple[Scores, tuple[str, ...]]:
+    """Scores, with the fidelity on unlabelled inputs where there are any, and what a reader should
+    beware of, the gravest first."""
+    scores: Scores | None = None
+    notes: list[str] = []
+    if evidence.data is not None:
+        scores = _score(before, after, evidence.data, evidence, progress)
+        if scores.accuracy is not None:
+            notes += chance_note(scores.accuracy.before, scores.classes)
+            notes += accuracy_notes(scores.accuracy)
+    if scores is None or evidence.unlabelled is not None:
+        bare = evidence.unlabelled is None
+        given = evidence.inputs if evidence.unlabelled is None else as_inputs(evidence.unlabelled)
+        fidelity = agree(before, after, given, progress)
+        scores = replace(scores, fidelity=fidelity) if scores else Scores(fidelity)
+        if bare:
+            count = f"the {len(given[0])} example input" + "s" * (len(given[0]) != 1)
+            notes.append(f"Fidelity is on {count} alone: give data for a figure that counts.")
+    return scores, tuple(notes)
+
+
+def judge_variants(
+    before: nn.Module,
+    others: Mapping[str, nn.Module],
+    evidence: Evidence,
+    progress: Progress | None,
+) -> tuple[Variant, ...]:
+    """Other conversions of `before`, each judged by the figure that stands for quality."""
+    variants = []
+    for label, other in others.items():
+        with evaluating(other):
+            macs = measure_cost(other, evidence.inputs).macs
+            scores, _ = judge(before, other, evidence, progress)
+        value = alike(scores.fidelity)
+        if scores.metric is not None:
+            value = scores.metric.after
+        elif scores.accuracy is not None:
+            value = scores.accuracy.after
+        variants.append(Variant(label, macs, value))
+    return tuple(variants)
+
+
+def _score(
+    before: nn.Module,
+    after: nn.Module,
+    data: Labelled,
+    evidence: Evidence,
+    progress: Progress | None,
+) -> Scores:
+    if evidence.metric is None:
+        return score(before, after, data, progress, evidence.names)
+    name = getattr(evidence.metric, "__name__", type(evidence.metric).__name__)
+    return score_metric(before, after, data, evidence.metric, name, progress)

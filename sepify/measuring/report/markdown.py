@@ -1,0 +1,54 @@
+"""The report as Markdown, for a pull request."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from sepify.measuring.report import descriptions, words
+from sepify.measuring.report.figures import headline, key_figures, quality
+
+if TYPE_CHECKING:
+    from sepify.measuring.report.model import Report
+
+
+def as_markdown(report: Report) -> str:
+    """GitHub's Markdown. Every name and reason is escaped: it stays text on one line."""
+    shares = [("top-1", report.accuracy), ("top-5", report.top5)]
+    return render_markdown(
+        "report.md",
+        title=f"{report.network}: conversion report",
+        report=report,
+        words=words,
+        quality=quality(report),
+        headline=headline(report),
+        key_figures=key_figures(report),
+        frontier_rows=descriptions.frontier_rows(report),
+        shares=[(label, given) for label, given in shares if given is not None],
+    )
+
+
+def render_markdown(template: str, **values: Any) -> str:
+    """One of the Markdown templates; whatever it prints is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    def finished(value: Any) -> Any:
+        return value if isinstance(value, Markup) else escape_markdown(str(value))
+
+    environment = Environment(
+        loader=PackageLoader("sepify.measuring.report", "page"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=finished,
+    )
+    environment.filters["html"] = escape
+    return environment.get_template(template).render(**values)
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is: on one line, its punctuation escaped."""
+    flat = " ".join(text.split())
+    escaped = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", flat)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
