@@ -119,7 +119,9 @@ def big_report() -> Report:
         notes=("A note.",),
         changes=changes(),
         variants=tuple(
-            Variant(f"uniform rank {rank}", int(0.6 * after * rank), Interval(v, v - 0.008, v + 0.008))
+            Variant(
+                f"uniform rank {rank}", int(0.6 * after * rank), Interval(v, v - 0.008, v + 0.008)
+            )
             for rank, v in ((1, 0.69), (2, 0.765), (3, 0.788))
         ),
         prospects=tuple(Prospect(after * (1 + n / 4), 0.3 / 2**n) for n in range(12)),
