@@ -15,6 +15,8 @@ from sepify.cli.progress import progress_bar
 EXAMPLES = (
     "sepify compile small.pt -o bundle",
     "sepify compile small.pt -o bundle --target x86-64-v3 --tune 10min",
+    "sepify compile small.pt -o bundle --target raspberry-pi-4",
+    "sepify compile small.pt -o bundle --target raspberry-pi-2 --bundle c --name digits",
 )
 
 
@@ -24,6 +26,24 @@ def compile(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write")] = None,
     target: Annotated[str, typer.Option(help="A preset, or 'list' to see them")] = "native",
+    target_json: Annotated[
+        Path | None,
+        typer.Option(
+            help="A target of your own instead: JSON with triple and cpu, and if need be name, "
+            "features, float_abi, cores, compiler, lanes, registers"
+        ),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            help="What to write for a device: runtime (TVM's runtime, a runner, a Python loader; "
+            "the default for a target that this machine is not) or c (plain C without TVM)"
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the C functions, with --bundle c")] = "network",
+    preprocessing: Annotated[
+        str | None, typer.Option(help="A note for whoever feeds it, kept in a bundle's model.json")
+    ] = None,
     tune: Annotated[
         str | None, typer.Option(help="Tuning budget: a time such as 10min, or a number of trials")
     ] = None,
@@ -31,12 +51,10 @@ def compile(
     input_shape: Shapes = None,
     dtype: Types = None,
 ) -> None:
-    """Compile a model with TVM for a CPU; the result is checked against torch before it is kept."""
-    from sepify.compiling import compile as compile_model
-    from sepify.compiling import targets
+    """Compile a model with TVM for a CPU. What this machine can run is checked against torch before
+    it is kept; a bundle for another one checks itself there: its self-test."""
+    from sepify.compiling import CompilationRequest, compile_file, targets
     from sepify.errors import UsageError
-    from sepify.models import load_model
-    from sepify.storage import require_writable
 
     if target == "list":
         for preset in targets():
@@ -46,13 +64,19 @@ def compile(
         return
     if model is None or output is None:
         raise UsageError("compile needs a MODEL and an output folder: sepify compile MODEL -o DIR")
-    require_writable(output.parent)
-    loaded = load_model(model, input_request(input_shape, dtype))
+    request = CompilationRequest(
+        model=model,
+        output=output,
+        inputs=input_request(input_shape, dtype),
+        target=target,
+        target_json=target_json,
+        bundle=bundle,
+        name=name,
+        preprocessing=preprocessing,
+        tune=tune,
+        database=database,
+    )
     with progress_bar() as progress:
-        compiled = compile_model(
-            loaded.module, loaded.inputs, target, tune=tune, database=database, progress=progress
-        )
-    compiled.save(output)
-    meta = compiled.metadata
-    out.print(f"compiled for {meta.target}; largest relative error {meta.max_relative_error:.1e}")
+        summary = compile_file(request, progress)
+    out.print(escape(summary), soft_wrap=True)
     list_written([output])

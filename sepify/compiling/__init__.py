@@ -1,14 +1,21 @@
 """GraphModule -> a TVM module for a CPU. The only folder that imports tvm, and only when called."""
 
+from sepify.compiling.bundle import Bundle, make_bundle
+from sepify.compiling.files import CompilationRequest, compile_file
 from sepify.compiling.model import CompiledMetadata, CompiledModel, load_compiled
 from sepify.compiling.pipeline import compile
-from sepify.compiling.targets import Target, targets
+from sepify.compiling.targets import Target, read_target, targets
 
 __all__ = [
+    "Bundle",
+    "CompilationRequest",
     "CompiledMetadata",
     "CompiledModel",
     "Target",
     "compile",
+    "compile_file",
     "load_compiled",
+    "make_bundle",
+    "read_target",
     "targets",
 ]

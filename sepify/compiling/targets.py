@@ -19,6 +19,10 @@ _SSE = Machine(lanes=4, registers=16)
 _NEON_V8 = Machine(lanes=4, registers=32)
 _NEON_V7 = Machine(lanes=4, registers=16)
 
+# Networks that TVM 0.27 compiled with SVE came out wrong (run at 256 bits, as on a Graviton3); the
+# own kernels are NEON anyway.
+_NO_SVE = ("-sve", "-sve2")
+
 _AARCH64_WHEELS = "manylinux_2_28_aarch64"
 _X86_WHEELS = "manylinux_2_28_x86_64"
 
@@ -137,8 +141,13 @@ def read_target(path: Path | str) -> Target:
     if architecture == "armv7":
         description["mfloat-abi"] = value.get("float_abi", "hard")
         description["mattr"] = value.get("features", ["+neon", "+vfp4"])
-    elif "features" in value:
-        description["mattr"] = value["features"]
+    else:
+        features = value.get("features", ["+neon"] if architecture == "aarch64" else [])
+        if {"+sve", "+sve2"} & set(features):
+            raise UsageError(f"{path}: +sve: TVM compiles wrong code with it; leave it out")
+        none = _NO_SVE if architecture == "aarch64" else ()
+        if features or none:
+            description["mattr"] = [*features, *none]
     defaults = {"aarch64": _NEON_V8, "armv7": _NEON_V7, "x86_64": _AVX2}
     if architecture not in defaults:
         raise UsageError(f"{path}: triple {value['triple']!r}: only x86-64, aarch64 and armv7")
@@ -179,6 +188,8 @@ def _detect(target: Target) -> Target:
     hidden = tvm_api.code_features(tvm_api.make_target(description)) - present
     if hidden:
         description["mattr"] = [f"-{feature}" for feature in sorted(hidden)]
+    if host_architecture() == "aarch64":
+        description["mattr"] = sorted({*description.get("mattr", ()), *_NO_SVE})
     machine = _NEON_V8 if host_architecture() == "aarch64" else _SSE
     if {"avx512f", "avx512vl"} <= present:
         machine = _AVX512
@@ -218,7 +229,8 @@ def _x86(name: str, summary: str, machine: Machine) -> Target:
 
 
 def _armv8(name: str, summary: str, cpu: str, cores: int) -> Target:
-    description = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": cpu, "mattr": ["+neon"]}
+    features = ["+neon", *_NO_SVE]
+    description = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": cpu, "mattr": features}
     compiler = "aarch64-linux-gnu-gcc"
     return _target(name, summary, description, _NEON_V8, cores, compiler, _AARCH64_WHEELS)
 
@@ -249,7 +261,7 @@ _PRESETS = (
     _armv8("raspberry-pi-5", "Cortex-A76, 64 bits (also the 500)", "cortex-a76", 4),
     _armv8("jetson-orin", "the CPU of a Jetson Orin: Cortex-A78AE", "cortex-a78ae", 8),
     _armv8("graviton2", "AWS m6g and the like: Neoverse N1", "neoverse-n1", 8),
-    _armv8("graviton3", "AWS m7g and the like: Neoverse V1, with SVE", "neoverse-v1", 8),
+    _armv8("graviton3", "AWS m7g and the like: Neoverse V1 (SVE is left out)", "neoverse-v1", 8),
     _elsewhere(
         "android-arm64",
         "any 64-bit Android since 7.0; bundle c alone",

@@ -37,6 +37,7 @@ def test_llvm_knows_every_arm_preset(name):
     assert target.machine.lanes == 4
     assert target.machine.registers == (16 if architecture == "armv7" else 32)
     assert "neon" in tvm_api.code_features(tvm_api.make_target(target.description))
+    assert "sve" not in tvm_api.code_features(tvm_api.make_target(target.description))
     assert target.cores >= 4
     assert target.compiler
 
@@ -71,7 +72,7 @@ def test_a_target_from_a_file(tmp_path):
         "kind": "llvm",
         "mtriple": "aarch64-linux-gnu",
         "mcpu": "cortex-a55",
-        "mattr": ["+dotprod"],
+        "mattr": ["+dotprod", "-sve", "-sve2"],
     }
 
 
@@ -86,6 +87,7 @@ def test_a_target_from_a_file(tmp_path):
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "lanes": 3}, "lanes must be"),
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "registers": 8}, "registers must be"),
         ({"triple": "riscv64-linux-gnu", "cpu": "generic"}, "only x86-64, aarch64 and armv7"),
+        ({"triple": "aarch64-linux-gnu", "cpu": "generic", "features": ["+sve"]}, "leave it out"),
         ([], "a target is a JSON object"),
     ],
 )

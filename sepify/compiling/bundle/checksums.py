@@ -1,0 +1,41 @@
+"""SHA256SUMS: the checksum of every file of a bundle, in the format of sha256sum."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from sepify.errors import FileError
+from sepify.storage import read_text, write_text
+
+NAME = "SHA256SUMS"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the checksums of everything else in `folder`."""
+    files = sorted(path for path in folder.iterdir() if path.name != NAME)
+    lines = [f"{digest(path)}  {path.name}\n" for path in files]
+    write_text(folder / NAME, "".join(lines))
+
+
+def check_checksums(folder: Path | str) -> None:
+    """Raise FileError naming the first file that is missing, or not the one that was written."""
+    folder = Path(folder)
+    for number, line in enumerate(read_text(folder / NAME).splitlines(), 1):
+        wanted, gap, name = line.partition("  ")
+        if len(wanted) != 64 or not gap or Path(name).name != name:
+            raise FileError(f"{folder / NAME}: line {number} is damaged; make the bundle again")
+        path = folder / name
+        if not path.is_file():
+            raise FileError(f"{folder} is incomplete: {name} is missing; copy it again")
+        if digest(path) != wanted:
+            raise FileError(f"{path} is damaged: its checksum differs; copy the bundle again")
