@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor, fx
 
-from sepify.calibration.batches import Calibration
+from sepify.calibration.batches import Batch, Calibration
 from sepify.calibration.gathering import MEMORY
 from sepify.calibration.refine import Refinement
 from sepify.calibration.solve import solve_by_svd, solve_on_data
 from sepify.capture import Model, capture
-from sepify.errors import UsageError
-from sepify.factorize.factors import Order
+from sepify.errors import DistillationWarning, UsageError
+from sepify.factorize.factors import Factors, Order
+from sepify.multipliers import reduce_network
+from sepify.passes.complete_blocks import ADDED_NORMS, complete_blocks
 from sepify.passes.pipeline import Step, run_passes
 from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
 from sepify.passes.separate import separate_convolutions
+from sepify.passes.settle_batchnorm import settle_batchnorm
 from sepify.planning.budget import Budget
-from sepify.planning.check import check_plan
-from sepify.planning.make import Wish, inputs_and_batches, plan_graph
-from sepify.planning.plan import METHODS, Method, Plan
+from sepify.planning.check import check_plan, without_kernels
+from sepify.planning.make import Wish, inputs_and_batches, plan_reduced
+from sepify.planning.plan import METHODS, Method, Plan, Style
 from sepify.planning.survey import survey
 from sepify.planning.uniform import Filter
 from sepify.verify import require_finite_weights, verify_conversion
@@ -46,6 +50,9 @@ def convert(
     order: Order = "dw-pw",
     budget: Budget | None = None,
     plan: Plan | None = None,
+    style: Style | None = None,
+    width: float | None = None,
+    resolution: float | tuple[int, int] | None = None,
     keep: Sequence[str] = (),
     filter_fn: Filter | None = None,
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,
@@ -64,6 +71,12 @@ def convert(
     order           "dw-pw" (depthwise first) or "pw-dw"
     budget          instead: the best mixture of orders and ranks within it; needs calibration data
     plan            what to do to each convolution, from `sepify.plan` or a file; overrides the rest
+    style           "linear" (the default); or "mobilenet" or "mobilenet-relu6": BatchNorm and ReLU
+                    or ReLU6 between depthwise and pointwise, which is to be trained: `distill`
+    width           share of the channels of every layer to go on with, by importance, rounded to
+                    multiples of 8 (`thin_channels` says how); to be trained likewise
+    resolution      of the images: a share such as 0.714, pixels of the shorter side, or (height,
+                    width); costs, calibration and distillation are at this size
     keep            names or shell patterns of convolutions to leave alone, e.g. "layer1.*"
     filter_fn       filter_fn(module, name) -> False leaves a convolution alone
     example_inputs  one example batch; TorchScript needs it, multiply-adds in the plan come from it
@@ -77,13 +90,15 @@ def convert(
     progress        progress(what, done, total), called as the work goes on
 
     Returns an ordinary GraphModule in the mode the model was in: `name.depthwise` and
-    `name.pointwise` for each rewritten `name`, every other key of the state_dict as it was, and a
-    `Conversion` with the plan in `.meta["sepify"]`. With calibration data, "svd" re-estimates
-    BatchNorm on it; "least-squares" solves biases too, and needs no such repair.
+    `name.pointwise` for each rewritten `name` (in style "mobilenet" `name.depthwise_bn`,
+    `name.depthwise_act` and, where the network has none of its own, `name.pointwise_bn` and
+    `name.pointwise_act` as well), every other key of the state_dict as it was, and a `Conversion`
+    with the plan in `.meta["sepify"]`. With calibration data, "svd" re-estimates BatchNorm on it;
+    "least-squares" solves biases too, and needs no such repair.
 
-    Warns (CalibrationWarning) where the data are few for a layer. Raises a
-    `sepify.errors.SepifyError`: CaptureError, InputError, PlanError, UsageError or
-    ConversionError.
+    Warns (CalibrationWarning) where the data are few for a layer, and (DistillationWarning) where
+    the result needs training. Raises a `sepify.errors.SepifyError`: CaptureError, InputError,
+    PlanError, UsageError, ConversionError, or DependencyError (a width needs Torch-Pruning).
     """
     if plan is not None and budget is not None:
         raise UsageError("a plan and a budget contradict each other: give one of them")
@@ -93,26 +108,93 @@ def convert(
     captured = capture(model, inputs)
     original = captured.graph_module
     require_finite_weights(original)
-    wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled)
-    plan = plan or plan_graph(original, inputs, batches, wish, progress)
+    style, width, resolution = _shape(plan, style, width, resolution)
+    reduced = reduce_network(original, inputs, batches, width, resolution)
+    network, inputs, batches = reduced.network, reduced.inputs, reduced.batches
+    if plan is None:
+        wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, style=style)
+        plan = plan_reduced(reduced, wish, progress)
     check_plan(plan, survey(original))
-    plan = replace(plan, method=method, batchnorm=method == "svd" and batches is not None)
+    if network is not original:
+        check_plan(without_kernels(plan), survey(network))
+    batchnorm = method == "svd" and batches is not None
+    plan = replace(plan, method=method, batchnorm=batchnorm, resolution=reduced.resolution)
 
     if method == "least-squares" and batches is not None:
         options = Refinement() if refine is True else refine or None
-        factors, plan = solve_on_data(original, plan, batches, progress, options, memory)
+        factors, plan = solve_on_data(network, plan, batches, progress, options, memory)
     else:
-        factors = solve_by_svd(original, plan)
-    steps = [Step("separate", partial(separate_convolutions, factors=factors))]
-    if plan.batchnorm and batches is not None:
-        steps.append(Step("reestimate-batchnorm", partial(reestimate_batchnorm, batches=batches)))
-    converted = run_passes(original, steps)
+        factors = solve_by_svd(network, plan)
+    converted = run_passes(network, conversion_steps(plan, factors, batches))
 
     if inputs is not None:
         verify_conversion(original, converted, inputs)
+    plan = _counted(plan, converted)
+    _warn_if_untrained(plan)
     front_end = f"{captured.front_end}: {captured.reason}"
-    converted.meta["sepify"] = Conversion(plan, front_end, captured.notes)
+    converted.meta["sepify"] = Conversion(plan, front_end, (*captured.notes, *reduced.notes))
     return converted
+
+
+def conversion_steps(
+    plan: Plan, factors: Mapping[str, Factors], batches: Sequence[Batch] | None
+) -> list[Step]:
+    """The passes that carry out `plan` with solved `factors`, in order."""
+    steps = [Step("separate", partial(separate_convolutions, factors=factors))]
+    if plan.ceiling is not None:
+        blocks = partial(complete_blocks, names=frozenset(factors), ceiling=plan.ceiling)
+        steps.append(Step("complete-blocks", blocks))
+        if batches is not None:
+            norms = {f"{name}.{norm}" for name in factors for norm in ADDED_NORMS}
+            settled = partial(settle_batchnorm, names=norms, batches=batches)
+            steps.append(Step("settle-batchnorm", settled))
+    if plan.batchnorm and batches is not None:
+        steps.append(Step("reestimate-batchnorm", partial(reestimate_batchnorm, batches=batches)))
+    return steps
+
+
+def _shape(
+    plan: Plan | None,
+    style: Style | None,
+    width: float | None,
+    resolution: float | tuple[int, int] | None,
+) -> tuple[Style, float, float | tuple[int, int] | None]:
+    """Style, width and resolution, which a plan brings along. Raises UsageError where both say
+    something, and not the same."""
+    if plan is None:
+        return style or "linear", 1.0 if width is None else width, resolution
+    asked = {"style": style, "width": width, "resolution": resolution}
+    for name, value in asked.items():
+        if value is not None and value != getattr(plan, name):
+            raise UsageError(
+                f"{name} {value!r} contradicts the plan, which says {getattr(plan, name)!r}: leave "
+                "it out, or change the plan"
+            )
+    return plan.style, plan.width, plan.resolution
+
+
+def _counted(plan: Plan, converted: fx.GraphModule) -> Plan:
+    """`plan` with the parameters that each separated convolution turned out to have."""
+    decisions = []
+    for decision in plan:
+        if decision.action == "separate":
+            made = converted.get_submodule(decision.name).parameters()
+            params = sum(parameter.numel() for parameter in made)
+            decision = replace(decision, after=replace(decision.after, params=params))
+        decisions.append(decision)
+    return replace(plan, decisions=tuple(decisions))
+
+
+def _warn_if_untrained(plan: Plan) -> None:
+    asked = [] if plan.style == "linear" else [f"style '{plan.style}'"]
+    asked += [] if plan.width == 1 else [f"width {plan.width:g}"]
+    if asked:
+        warnings.warn(
+            f"to be trained because of {' and '.join(asked)}: what convert returns is a start for "
+            "sepify.distill(converted, teacher=model, data=...), not a finished network",
+            DistillationWarning,
+            stacklevel=3,
+        )
 
 
 def _method(method: Method | None, plan: Plan | None, *, calibrated: bool) -> Method:

@@ -17,8 +17,9 @@ from sepify.forms import require_form, save_model
 from sepify.input_note import note_inputs
 from sepify.measuring import Report, compare
 from sepify.models import InputRequest, LoadedModel, load_model
+from sepify.multipliers import inputs_for
 from sepify.planning.budget import read_budget
-from sepify.planning.plan import Method, Plan
+from sepify.planning.plan import Method, Plan, Style
 from sepify.planning.plan_file import load_plan, save_plan
 from sepify.storage import read_array, read_arrays, require_writable
 
@@ -34,6 +35,9 @@ class ConversionRequest:
     inputs: InputRequest | None = None
     rank: int = 1
     order: str = "dw-pw"
+    style: str | None = None
+    width: float | None = None
+    resolution: float | None = None
     keep: tuple[str, ...] = ()
     budget: str | None = None
     plan: Path | None = None
@@ -72,6 +76,9 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
         order=cast(Order, request.order),
         budget=budget,
         plan=plan,
+        style=cast("Style | None", request.style),
+        width=request.width,
+        resolution=request.resolution,
         keep=request.keep,
         example_inputs=model.inputs,
         calibration=calibration,
@@ -80,7 +87,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
         progress=progress,
     )
     done: Plan = small.meta["sepify"].plan
-    how = save_model(small, request.output, model.inputs)
+    how = save_model(small, request.output, inputs_for(done, model.inputs))
     plan_file = request.output.with_suffix(".plan.json")
     save_plan(done, plan_file)
     written = [request.output, plan_file]

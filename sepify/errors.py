@@ -64,6 +64,10 @@ class SepifyWarning(UserWarning):
     """Something the user should know before trusting the result; the work goes on."""
 
 
+class DistillationWarning(SepifyWarning):
+    """What was asked for needs training afterwards: its start is not meant to be used."""
+
+
 class CalibrationWarning(SepifyWarning):
     """The calibration data will do, but not as well as the user may think."""
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.text import Text
+from torch import Tensor
 
 from sepify.calibration.batches import calibration_batches
 from sepify.capture import capture
 from sepify.converting import read_images, read_labelled
 from sepify.errors import UsageError
-from sepify.models import InputRequest, load_model
+from sepify.models import InputRequest, LoadedModel, load_model
+from sepify.multipliers import reduce_network
 from sepify.planning.budget import read_budget
 from sepify.planning.frontier import Frontier, trace_frontier
 from sepify.planning.latency_table import load_table, save_table
 from sepify.planning.make import make_plan
 from sepify.planning.measurements import load_measurements, save_measurements
-from sepify.planning.plan import Plan
+from sepify.planning.plan import STYLES, Plan, Style
 from sepify.planning.plan_diff import PlanDiff, diff_plans
 from sepify.planning.plan_file import load_plan, save_plan
 from sepify.planning.planner import Known, measure_candidates
@@ -41,6 +43,9 @@ class PlanningRequest:
     budget: str | None = None
     frontier: bool = False
     output: Path | None = None
+    style: str | None = None
+    width: float | None = None
+    resolution: float | None = None
     keep: tuple[str, ...] = ()
     data: Path | None = None
     measurements: Path | None = None
@@ -76,11 +81,7 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
     model = load_model(request.model, request.inputs)
     summary: RenderableType
     if budget is None:
-        graph = capture(model.module, model.inputs).graph_module
-        batches = calibration_batches(calibration, inputs=len(model.inputs))
-        refused = refusals(survey(graph), request.keep, None)
-        measured = measure_candidates(graph, model.inputs, batches, known, progress)
-        frontier = trace_frontier(measured.kept_only(refused), "macs")
+        frontier = _frontier(request, model, calibration, known, progress)
         if request.output is not None:
             write_json(request.output, frontier.to_dict())
         summary = render_frontier(frontier)
@@ -89,6 +90,9 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
             model.module,
             model.inputs,
             budget=budget,
+            style=_style(request),
+            width=1.0 if request.width is None else request.width,
+            resolution=request.resolution,
             keep=request.keep,
             calibration=calibration,
             labelled=labelled,
@@ -101,6 +105,34 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
     return PlanningResult(summary, tuple(path for path in written if path.is_file()))
 
 
+def _frontier(
+    request: PlanningRequest,
+    model: LoadedModel,
+    calibration: Tensor,
+    known: Known,
+    progress: Progress,
+) -> Frontier:
+    graph = capture(model.module, model.inputs).graph_module
+    batches = calibration_batches(calibration, inputs=len(model.inputs))
+    width = 1.0 if request.width is None else request.width
+    reduced = reduce_network(graph, model.inputs, batches, width, request.resolution)
+    assert reduced.inputs is not None
+    assert reduced.batches is not None
+    refused = refusals(survey(reduced.network), request.keep, None)
+    measured = measure_candidates(reduced.network, reduced.inputs, reduced.batches, known, progress)
+    style = _style(request)
+    frontier = trace_frontier(measured.kept_only(refused).of_style(style), "macs")
+    frontier = replace(frontier, style=style, width=reduced.width, resolution=reduced.resolution)
+    whole = sum(cost.macs or 0 for _, cost in reduced.before.values())
+    return frontier.of_original(whole) if whole else frontier
+
+
+def _style(request: PlanningRequest) -> Style:
+    if request.style not in (None, *STYLES):
+        raise UsageError(f"style {request.style!r} is not known; choose one of {', '.join(STYLES)}")
+    return request.style or "linear"
+
+
 def diff_files(first: Path, second: Path) -> PlanDiff:
     """What the second plan file does differently from the first."""
     return diff_plans(load_plan(first), load_plan(second))
@@ -110,7 +142,8 @@ def render_frontier(frontier: Frontier) -> RenderableType:
     """A sparkline and a few of the points, for a terminal of 80 columns."""
     unit = "nats" if frontier.loss == "kl" else "of the outputs' variance"
     points = frontier.points
-    lines = [
+    lines = describe_shape(frontier)
+    lines += [
         f"loss of the outputs ({unit}, log scale) from {points[0].share:.0%} to "
         f"{points[-1].share:.0%} of the convolutions' {frontier.original:,.0f} MACs",
         frontier.sparkline(),
@@ -120,6 +153,15 @@ def render_frontier(frontier: Frontier) -> RenderableType:
     return Group(Text("\n".join(lines)))
 
 
+def describe_shape(made: Frontier | Plan) -> list[str]:
+    """Style, width and resolution in a line, none where they are the original's."""
+    parts = [] if made.style == "linear" else [f"style {made.style}"]
+    parts += [] if made.width == 1 else [f"width {made.width:g}"]
+    if made.resolution is not None:
+        parts.append("images of {}x{}".format(*made.resolution))
+    return [", ".join(parts) + "; losses are before training"] if parts else []
+
+
 def describe_plan(plan: Plan) -> str:
     """A few lines on what a plan for a budget does and promises."""
     outlook = plan.outlook
@@ -127,7 +169,8 @@ def describe_plan(plan: Plan) -> str:
     before = sum(decision.before.macs or 0 for decision in plan)
     after = sum(decision.after.macs or 0 for decision in plan)
     unit = "nats" if outlook.loss == "kl" else "of the outputs' variance"
-    lines = [
+    lines = describe_shape(plan)
+    lines += [
         f"budget {outlook.budget}: {len(plan.separated)} of {len(plan.decisions)} convolutions "
         f"separated, MACs {before:,} -> {after:,} ({after / max(before, 1):.3f}x)",
         f"loss of the outputs: {outlook.predicted:.2g} {unit} predicted, {outlook.measured:.2g} "

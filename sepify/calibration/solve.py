@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
+from sepify.calibration.activate import activate, activate_blindly, fit_pointwise, judge_pointwise
 from sepify.calibration.batches import Batch, image_count, on_device_of
 from sepify.calibration.blocks import Block
 from sepify.calibration.gathering import HELDOUT, MEMORY, gather
@@ -61,7 +62,7 @@ def solve_on_data(
         if leaf is not None:  # no value inside a module that is called as a whole can be seen
             conv = original.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)
-            factors[name] = _svd_start(conv, plan[name])
+            factors[name] = _from_weights(conv, plan[name], plan.ceiling)
             work.remarks[name] = f"inside '{leaf}', so solved from its weights alone"
     work.tell("solved", len(reached))
     if work.starved:
@@ -96,8 +97,16 @@ class _Work:
         seen = gather(conv, self.images, self.memory)
         for_each_batch(seen.add)
         tied = self.tied.get(id(conv.weight))
-        start = _svd_start(conv, self.plan[name])
-        solution = seen.solve(start) if tied is None else seen.judge(tied)
+        ceiling, on = self.plan.ceiling, (conv, for_each_batch, self.images, self.memory)
+        if tied is not None:
+            judged = tied.between is None
+            solution = seen.judge(tied) if judged else judge_pointwise(tied, *on)
+        else:
+            solution = seen.solve(_svd_start(conv, self.plan[name]))
+            if ceiling is not None:
+                solution = fit_pointwise(
+                    activate(solution.factors, conv, ceiling, for_each_batch), *on
+                )
         self.tied[id(conv.weight)] = solution.factors
         self.solutions[name] = solution
         if seen.told:
@@ -155,8 +164,13 @@ def solve_by_svd(original: fx.GraphModule, plan: Plan) -> dict[str, Factors]:
     for decision in plan.separated:
         conv = original.get_submodule(decision.name)
         assert isinstance(conv, nn.Conv2d)
-        factors[decision.name] = _svd_start(conv, decision)
+        factors[decision.name] = _from_weights(conv, decision, plan.ceiling)
     return factors
+
+
+def _from_weights(conv: nn.Conv2d, decision: Decision, ceiling: float | None) -> Factors:
+    start = _svd_start(conv, decision)
+    return start if ceiling is None else activate_blindly(start, ceiling)
 
 
 def _svd_start(conv: nn.Conv2d, decision: Decision) -> Factors:

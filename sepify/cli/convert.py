@@ -8,13 +8,25 @@ from typing import Annotated
 import typer
 
 from sepify.cli.console import list_written, out
-from sepify.cli.options import Budget, Data, Keep, Model, Shapes, Types, input_request
+from sepify.cli.options import (
+    Budget,
+    Data,
+    Keep,
+    Model,
+    Resolution,
+    Shapes,
+    Style,
+    Types,
+    Width,
+    input_request,
+)
 from sepify.cli.progress import progress_bar
 
 EXAMPLES = (
     "sepify convert model.pt -o small.pt --rank 2 --calibration images.npy",
     "sepify convert model.pt -o small.pt --plan edited.json --calibration images.npy",
     "sepify convert model.pt2 -o small.onnx --rank 2",
+    "sepify convert model.pt -o small.pt --style mobilenet --width 0.75 --calibration images.npy",
 )
 
 
@@ -31,6 +43,9 @@ def convert(
     ],
     rank: Annotated[int, typer.Option(help="Separable terms a channel, from 1")] = 1,
     order: Annotated[str, typer.Option(help="dw-pw or pw-dw")] = "dw-pw",
+    style: Style = None,
+    width: Width = None,
+    resolution: Resolution = None,
     keep: Keep = None,
     budget: Budget = None,
     plan: Annotated[Path | None, typer.Option(help="Carry out this plan.json instead")] = None,
@@ -57,6 +72,9 @@ def convert(
         inputs=input_request(input_shape, dtype),
         rank=rank,
         order=order,
+        style=style,
+        width=width,
+        resolution=resolution,
         keep=tuple(keep or ()),
         budget=budget,
         plan=plan,

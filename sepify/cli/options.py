@@ -40,6 +40,24 @@ Budget = Annotated[
         help="One of macs=35%, params=250k, size_mb=1.5, latency=50%@native, accuracy_drop=0.5"
     ),
 ]
+Style = Annotated[
+    str | None,
+    typer.Option(
+        help="linear (default), or mobilenet or mobilenet-relu6: BatchNorm and ReLU or ReLU6 "
+        "between depthwise and pointwise, which needs training afterwards"
+    ),
+]
+Width = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of every layer's channels to keep, such as 0.75, rounded to multiples of 8; "
+        "needs training afterwards"
+    ),
+]
+Resolution = Annotated[
+    float | None,
+    typer.Option(help="Of the images: a share such as 0.714, or pixels of the shorter side"),
+]
 
 
 def input_request(shapes: list[str] | None, dtypes: list[str] | None) -> InputRequest:

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from sepify.cli.console import list_written, out
-from sepify.cli.options import Budget, Data, Keep, Model, Shapes, Types, input_request
+from sepify.cli.options import (
+    Budget,
+    Data,
+    Keep,
+    Model,
+    Resolution,
+    Shapes,
+    Style,
+    Types,
+    Width,
+    input_request,
+)
 from sepify.cli.progress import progress_bar
 
 EXAMPLES = (
@@ -29,6 +40,9 @@ def plan(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="plan.json; with --frontier its JSON")
     ] = None,
+    style: Style = None,
+    width: Width = None,
+    resolution: Resolution = None,
     keep: Keep = None,
     data: Data = None,
     measurements: Annotated[
@@ -50,6 +64,9 @@ def plan(
         budget=budget,
         frontier=frontier,
         output=output,
+        style=style,
+        width=width,
+        resolution=resolution,
         keep=tuple(keep or ()),
         data=data,
         measurements=measurements,

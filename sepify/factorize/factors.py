@@ -13,6 +13,36 @@ Order = Literal["dw-pw", "pw-dw"]
 ORDERS: tuple[Order, ...] = ("dw-pw", "pw-dw")
 
 
+BATCHNORM_EPS = 1e-5  # PyTorch's default, which the layers that are made here have
+
+
+@dataclass(frozen=True)
+class Between:
+    """BatchNorm and ReLU between depthwise and pointwise, as in a MobileNet block: of a depthwise
+    map z, min(max(weight * (z - mean) / sqrt(variance + eps) + bias, 0), ceiling).
+
+    `mean` and `variance` are those of z, one a channel, as are `weight` and `bias`; the ceiling is
+    infinity for ReLU and 6 for ReLU6.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    weight: Tensor
+    bias: Tensor
+    ceiling: float
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """(B, M*r, H, W) -> the same."""
+        scale = self.scale.to(z.dtype)
+        shift = (self.bias - self.mean * self.scale).to(z.dtype)
+        return (z * scale[:, None, None] + shift[:, None, None]).clamp(0, self.ceiling)
+
+    @property
+    def scale(self) -> Tensor:
+        """What z is multiplied by, (M*r,)."""
+        return self.weight / (self.variance + BATCHNORM_EPS).sqrt()
+
+
 @dataclass(frozen=True)
 class Factors:
     """A separable convolution of rank r for a standard one with weight (N, M, kh, kw).
@@ -26,6 +56,8 @@ class Factors:
     the bias belongs to the pointwise convolution. In pw-dw each output channel sums r filtered maps
     (Conv2d with groups=N), and the bias belongs to the depthwise one: a bias before it would meet
     zero padding at the border and be lost there.
+
+    With something `between` the two (dw-pw only) they multiply out to no kernel.
     """
 
     order: Order
@@ -33,6 +65,7 @@ class Factors:
     depthwise: Tensor
     pointwise: Tensor
     bias: Tensor | None
+    between: Between | None = None
 
     def kernel(self) -> Tensor:
         """The standard kernel (N, M, kh, kw) that these factors multiply out to."""
@@ -56,21 +89,31 @@ def full_rank(kernel: tuple[int, ...], order: Order) -> int:
 def run_factors(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:
     """What the separable convolution that stands in for `conv` gives for (B, M, H, W)."""
     if factors.order == "dw-pw":
-        return F.conv2d(_run_depthwise(factors, conv, x, None), factors.pointwise, factors.bias)
+        maps = run_depthwise(factors, conv, x)
+        maps = maps if factors.between is None else factors.between(maps)
+        return F.conv2d(maps, factors.pointwise, factors.bias)
     return _run_depthwise(factors, conv, F.conv2d(x, factors.pointwise), factors.bias)
+
+
+def run_depthwise(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The depthwise maps (B, M*r, H', W') of dw-pw factors, before anything else."""
+    return _run_depthwise(factors, conv, x, None)
 
 
 def run_factors_to_learn(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:
     """As `run_factors`, differentiated faster: a depth multiplier makes torch's backward pass up to
-    ten times slower on a CPU, and the kernel that the factors multiply out to has none."""
+    ten times slower on a CPU, and the kernel that the factors multiply out to has none; nor has a
+    depthwise convolution that meets each channel r times."""
     if factors.order == "dw-pw" and factors.rank == 1:
         return run_factors(factors, conv, x)
+    if factors.between is not None:
+        return run_factors(factors, conv, x.repeat_interleave(factors.rank, 1))
     output: Tensor = conv._conv_forward(x, factors.kernel(), factors.bias)
     return output
 
 
 def _run_depthwise(factors: Factors, conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
-    groups = conv.in_channels if factors.order == "dw-pw" else conv.out_channels
+    groups = x.shape[1] if factors.order == "dw-pw" else conv.out_channels
     padding: str | tuple[int, ...] | int = conv.padding
     if conv.padding_mode != "zeros":
         x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)

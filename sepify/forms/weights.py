@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.convert import convert
-from sepify.errors import FileError
+from sepify.errors import DistillationWarning, FileError
 from sepify.planning.plan import Plan
 from sepify.planning.plan_file import load_plan
 from sepify.storage import read_weights
@@ -35,7 +36,9 @@ def load_weights(
         plan = load_plan(plan)
     # the factors are about to be replaced: any solver will do, and this one needs no data
     factors_later = replace(plan, method="svd", batchnorm=False)
-    small = convert(model, plan=factors_later, example_inputs=example_inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DistillationWarning)  # the weights are, or were warned of
+        small = convert(model, plan=factors_later, example_inputs=example_inputs)
     saved = read_weights(weights)
     _add_solved_biases(small, plan, saved)
     _load(small, saved, weights)

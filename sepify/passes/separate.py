@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from sepify.errors import ConversionError
-from sepify.factorize.factors import Factors
+from sepify.factorize.factors import BATCHNORM_EPS, Between, Factors
 from sepify.passes.graph import called_module, leaf_around, set_module
 
 ROLES = {"dw-pw": ("depthwise", "pointwise"), "pw-dw": ("pointwise", "depthwise")}
@@ -27,6 +28,9 @@ def separate_convolutions(
         dw-pw:  x -> depthwise (stride, padding, dilation) -> pointwise (bias)
         pw-dw:  x -> pointwise -> depthwise (stride, padding, dilation, bias)
 
+    Factors with BatchNorm and a ReLU between (dw-pw only) have `name.depthwise_bn` and
+    `name.depthwise_act` there, called in their place.
+
     Inside a module that is called as a whole, the container itself is called in the place of the
     convolution, by that module's own code.
 
@@ -40,12 +44,13 @@ def separate_convolutions(
         conv = convs[name]
         if not isinstance(conv, nn.Conv2d):
             raise ConversionError(f"'{name}' is a {type(conv).__name__}, not a Conv2d")
-        set_module(separated, name, _separable(conv, solved, made))
+        container = _separable(conv, solved, made)
+        set_module(separated, name, container)
         nodes = [node for node in separated.graph.nodes if node.target == name]
         if not nodes and leaf_around(separated, name) is None:
             raise ConversionError(f"no node calls '{name}'")
         for node in nodes:
-            _replace_call(separated, node, name, solved)
+            _replace_call(separated, node, name, tuple(dict(container.named_children())))
     separated.recompile()
     return separated
 
@@ -98,8 +103,33 @@ def _separable(
         last = pointwise if depthwise_first else depthwise
         last.bias = nn.Parameter(bias, requires_grad=trained.requires_grad)
     parts: dict[str, nn.Module] = {"depthwise": depthwise, "pointwise": pointwise}
-    container = nn.Sequential(OrderedDict((role, parts[role]) for role in ROLES[solved.order]))
+    roles = list(ROLES[solved.order])
+    if solved.between is not None:
+        parts["depthwise_bn"] = _batchnorm(solved.between, conv)
+        parts["depthwise_act"] = activation(solved.between.ceiling)
+        roles[1:1] = ["depthwise_bn", "depthwise_act"]
+    container = nn.Sequential(OrderedDict((role, parts[role]) for role in roles))
     return container.train(conv.training)
+
+
+def activation(ceiling: float) -> nn.Module:
+    """ReLU, or ReLU6 for a `ceiling` of 6. Raises ConversionError for another one."""
+    if ceiling not in (6.0, float("inf")):
+        raise ConversionError(f"no activation is cut off at {ceiling}")
+    return nn.ReLU6() if ceiling == 6.0 else nn.ReLU()
+
+
+def _batchnorm(between: Between, conv: nn.Conv2d) -> nn.BatchNorm2d:
+    like = conv.weight
+    norm = nn.BatchNorm2d(len(between.mean), BATCHNORM_EPS, device=like.device, dtype=like.dtype)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():
+        norm.running_mean.copy_(between.mean)
+        norm.running_var.copy_(between.variance)
+        norm.weight.copy_(between.weight)
+        norm.bias.copy_(between.bias)
+    return norm.requires_grad_(like.requires_grad)
 
 
 def _without_init(in_channels: int, out_channels: int, **options: Any) -> nn.Conv2d:
@@ -107,10 +137,12 @@ def _without_init(in_channels: int, out_channels: int, **options: Any) -> nn.Con
     return nn.Conv2d(in_channels, out_channels, **options, device="meta")
 
 
-def _replace_call(graph_module: fx.GraphModule, node: fx.Node, name: str, solved: Factors) -> None:
+def _replace_call(
+    graph_module: fx.GraphModule, node: fx.Node, name: str, roles: Sequence[str]
+) -> None:
     value = node.args[0] if node.args else node.kwargs["input"]
     with graph_module.graph.inserting_before(node):
-        for role in ROLES[solved.order]:
+        for role in roles:
             value = graph_module.graph.call_module(f"{name}.{role}", (value,))
     assert isinstance(value, fx.Node)
     node.replace_all_uses_with(value)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sepify.errors import PlanError
 from sepify.factorize.factors import full_rank
-from sepify.planning.plan import Decision, Plan
+from sepify.planning.plan import Decision, Plan, Style
 from sepify.planning.survey import Convolution
 
 
@@ -24,7 +25,13 @@ def check_plan(plan: Plan, convolutions: Sequence[Convolution]) -> None:
         _check_kernel(decision, convolution)
         if decision.action == "separate":
             _check_separable(decision, convolution)
+            _check_style(decision, plan.style)
     _check_ties(plan, by_name)
+
+
+def without_kernels(plan: Plan) -> Plan:
+    """`plan` for a thinned network, whose kernels are not those that it names."""
+    return replace(plan, decisions=tuple(replace(d, kernel=()) for d in plan))
 
 
 def _check_kernel(decision: Decision, convolution: Convolution) -> None:
@@ -45,6 +52,13 @@ def _check_separable(decision: Decision, convolution: Convolution) -> None:
         raise PlanError(
             f"{decision.where}: rank {decision.rank} is too high, {highest} is already exact "
             f"for a kernel {convolution.kernel} as {decision.order}"
+        )
+
+
+def _check_style(decision: Decision, style: Style) -> None:
+    if style != "linear" and decision.order != "dw-pw":
+        raise PlanError(
+            f"{decision.where}: style '{style}' is depthwise first, not {decision.order}"
         )
 
 

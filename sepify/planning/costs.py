@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from sepify.factorize.factors import Order
 from sepify.passes.graph import convolutions_inside
-from sepify.planning.plan import Cost
+from sepify.planning.plan import Cost, Style
 from sepify.planning.survey import Convolution
 
 
@@ -103,16 +103,24 @@ def standard_cost(convolution: Convolution, maps: Maps | None) -> Cost:
 
 
 def separable_cost(
-    convolution: Convolution, maps: Maps | None, order: Order, rank: int, bias: bool
+    convolution: Convolution,
+    maps: Maps | None,
+    order: Order,
+    rank: int,
+    bias: bool,
+    style: Style = "linear",
 ) -> Cost:
     """r * (D_K*D_K*M + M*N) * D_F*D_F for dw-pw (section 3.1, times r); for pw-dw the M*N*r part
-    at the size of the map that is read. The bias adds N parameters and no multiply-adds. Bytes as
-    for the standard one, and the map between the two written and read."""
+    at the size of the map that is read. The bias adds N parameters and no multiply-adds, BatchNorm
+    between the two, for a style that has it, two for each of its maps. Bytes as for the standard
+    one, and the map between the two written and read."""
     out_channels, in_channels, kh, kw = convolution.kernel
     filtered = in_channels if order == "dw-pw" else out_channels
     depthwise = rank * filtered * kh * kw
     pointwise = rank * in_channels * out_channels
     params = depthwise + pointwise + (out_channels if bias else 0)
+    if style != "linear":
+        params += 2 * rank * filtered
     if maps is None:
         return Cost(None, params)
     mixed_at = maps.written if order == "dw-pw" else maps.read

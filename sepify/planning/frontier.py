@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import log10
 from typing import Any
 
@@ -10,10 +10,11 @@ from sepify.planning.budget import Quantity
 from sepify.planning.columns import Column, column_of
 from sepify.planning.knapsack import Choice, choose
 from sepify.planning.measurements import Measurements
+from sepify.planning.plan import Style
 from sepify.planning.rounds import damage_table
 
 FORMAT = "sepify-frontier"
-VERSION = 1
+VERSION = 2  # 1 had no style and no multipliers
 POINTS = 24
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -33,12 +34,24 @@ class FrontierPoint:
 @dataclass(frozen=True)
 class Frontier:
     """Points from the cheapest plan to the original network, none worse and dearer than another.
-    `loss` is "kl", nats, or "relative", a share of the outputs' variance."""
+    `loss` is "kl", nats, or "relative", a share of the outputs' variance.
+
+    With a `width` below 1 or a `resolution`, costs are compared with the original at full width and
+    size, and the loss is against the thinned network, at that size, before training.
+    """
 
     quantity: Quantity
     loss: str
     original: float
     points: tuple[FrontierPoint, ...]
+    style: Style = "linear"
+    width: float = 1.0
+    resolution: tuple[int, int] | None = None
+
+    def of_original(self, original: float) -> Frontier:
+        """The same beside an original that costs `original`."""
+        points = tuple(replace(p, share=p.cost / original) for p in self.points)
+        return replace(self, original=original, points=points)
 
     def to_dict(self) -> dict[str, Any]:
         """In plain JSON types, keys in a stable order."""
@@ -46,6 +59,9 @@ class Frontier:
         return {
             "format": FORMAT,
             "version": VERSION,
+            "style": self.style,
+            "width": self.width,
+            "resolution": None if self.resolution is None else list(self.resolution),
             "quantity": self.quantity,
             "loss": self.loss,
             "original": self.original,

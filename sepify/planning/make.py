@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, fx, nn
@@ -12,8 +12,9 @@ from sepify.calibration.batches import Batch, Calibration, calibration_batches
 from sepify.capture import capture
 from sepify.errors import UsageError
 from sepify.factorize.factors import Order
+from sepify.multipliers import Reduced, budget_for, reduce_network, related_to_original
 from sepify.planning.budget import Budget
-from sepify.planning.plan import Plan
+from sepify.planning.plan import STYLES, Plan, Style
 from sepify.planning.uniform import Filter, plan_uniform
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Wish:
     filter_fn: Filter | None = None
     labelled: tuple[Tensor, Tensor] | None = None
     allow_costlier: bool = False
+    style: Style = "linear"
 
 
 def make_plan(
@@ -47,12 +49,16 @@ def make_plan(
     calibration: Calibration | None = None,
     labelled: tuple[Tensor, Tensor] | None = None,
     allow_costlier: bool = False,
+    style: Style = "linear",
+    width: float = 1.0,
+    resolution: float | tuple[int, int] | None = None,
     known: Known | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
     """What `convert` would do to each convolution of `model`, and why; nothing is converted.
 
-    model, example_inputs, rank, order, keep, filter_fn, progress   as in `sepify.convert`
+    model, example_inputs, rank, order, keep, filter_fn, style, width, resolution, progress
+                    as in `sepify.convert`; a budget is of the original, at full width and size
     budget          choose order and rank of each layer so that the outputs are damaged least
     calibration     unlabelled inputs to plan by, at least 32, better a few hundred
     labelled        images and labels, for Budget(accuracy_drop=...); without them agreement with
@@ -65,8 +71,23 @@ def make_plan(
     """
     inputs, batches = inputs_and_batches(example_inputs, calibration)
     original = capture(model, inputs).graph_module
-    wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier)
-    return plan_graph(original, inputs, batches, wish, progress, known)
+    wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier, style)
+    reduced = reduce_network(original, inputs, batches, width, resolution)
+    return plan_reduced(reduced, wish, progress, known)
+
+
+def plan_reduced(
+    reduced: Reduced, wish: Wish, progress: Progress | None = None, known: Known | None = None
+) -> Plan:
+    """The plan for a captured model that was thinned, or is for smaller images, or neither; a
+    budget is of the original."""
+    fitting = (
+        wish if wish.budget is None else replace(wish, budget=budget_for(wish.budget, reduced))
+    )
+    plan = plan_graph(reduced.network, reduced.inputs, reduced.batches, fitting, progress, known)
+    if plan.outlook is not None:
+        plan = replace(plan, outlook=replace(plan.outlook, budget=str(wish.budget)))
+    return related_to_original(plan, reduced)
 
 
 def plan_graph(
@@ -84,6 +105,7 @@ def plan_graph(
             inputs,
             rank=wish.rank,
             order=wish.order,
+            style=wish.style,
             keep=wish.keep,
             filter_fn=wish.filter_fn,
             allow_costlier=wish.allow_costlier,
@@ -92,6 +114,8 @@ def plan_graph(
         raise UsageError("a budget chooses orders and ranks: leave out rank, order, allow_costlier")
     if batches is None or inputs is None:
         raise UsageError("a budget needs data to plan by: give calibration images")
+    if wish.style not in STYLES:
+        raise UsageError(f"style {wish.style!r} is not known; choose one of {', '.join(STYLES)}")
     from sepify.planning.planner import plan_to_budget  # scipy's solvers take a while to load
 
     return plan_to_budget(
@@ -102,6 +126,7 @@ def plan_graph(
         keep=wish.keep,
         filter_fn=wish.filter_fn,
         labelled=wish.labelled,
+        style=wish.style,
         known=known,
         progress=progress,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from sepify.errors import PlanError
 from sepify.factorize.factors import Order
-from sepify.planning.plan import Cost
+from sepify.planning.plan import Cost, Style
 from sepify.storage import read_json, write_json
 
 FORMAT = "sepify-measurements"
@@ -63,6 +63,24 @@ class Measurements:
     def kept_only(self, refusals: Mapping[str, str]) -> Measurements:
         """The same, with each convolution in `refusals` kept for the reason given there."""
         return replace(self, layers=tuple(_restricted(layer, refusals) for layer in self.layers))
+
+    def of_style(self, style: Style) -> Measurements:
+        """The same with the candidates that `style` allows, and with the parameters that its
+        BatchNorm has."""
+        if style == "linear":
+            return self
+        return replace(self, layers=tuple(_with_batchnorm(layer) for layer in self.layers))
+
+
+def _with_batchnorm(layer: Layer) -> Layer:
+    kept, *others = layer.candidates
+    each = 2 * len(layer.names) * (layer.kernel[1] if layer.kernel else 0)
+    depthwise_first = [
+        replace(c, cost=replace(c.cost, params=c.cost.params + each * (c.rank or 0)))
+        for c in others
+        if c.order == "dw-pw"
+    ]
+    return replace(layer, candidates=(kept, *depthwise_first))
 
 
 def _restricted(layer: Layer, refusals: Mapping[str, str]) -> Layer:

@@ -12,6 +12,13 @@ from sepify.factorize.factors import Order
 Action = Literal["keep", "separate"]
 Method = Literal["svd", "least-squares"]
 METHODS: tuple[Method, ...] = ("svd", "least-squares")
+Style = Literal["linear", "mobilenet", "mobilenet-relu6"]
+STYLES: tuple[Style, ...] = ("linear", "mobilenet", "mobilenet-relu6")
+CEILINGS: dict[Style, float | None] = {
+    "linear": None,
+    "mobilenet": float("inf"),
+    "mobilenet-relu6": 6.0,
+}
 
 
 @dataclass(frozen=True)
@@ -96,12 +103,20 @@ class Plan:
     `method` names the solver of the factors, None while no conversion has chosen one; `batchnorm`
     says whether BatchNorm statistics were re-estimated on calibration data afterwards; `outlook` is
     there for a plan that a budget asked for.
+
+    `style` says what stands between depthwise and pointwise: nothing ("linear"), or BatchNorm and
+    ReLU or ReLU6, as in a MobileNet block. `width` is the share of channels that the network was
+    thinned to before anything else, and `resolution` the (height, width) in pixels of the images
+    that it is for, None where it is that of the original.
     """
 
     decisions: tuple[Decision, ...]
     method: Method | None = None
     batchnorm: bool = False
     outlook: Outlook | None = None
+    style: Style = "linear"
+    width: float = 1.0
+    resolution: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions)
@@ -112,6 +127,11 @@ class Plan:
             if decision.name == name:
                 return decision
         raise KeyError(name)
+
+    @property
+    def ceiling(self) -> float | None:
+        """Of the ReLU between depthwise and pointwise; None where there is none."""
+        return CEILINGS[self.style]
 
     @property
     def separated(self) -> tuple[Decision, ...]:

@@ -11,14 +11,16 @@ from sepify.errors import PlanError
 from sepify.factorize.factors import ORDERS
 from sepify.planning.json_lines import Path as Place
 from sepify.planning.json_lines import read_with_lines
-from sepify.planning.plan import METHODS, Cost, Decision, Outlook, Plan
+from sepify.planning.plan import METHODS, STYLES, Cost, Decision, Outlook, Plan, Style
 from sepify.storage import read_json, read_text, write_json
 
 FORMAT = "sepify-plan"
-VERSION = 2
-READ_VERSIONS = (1, 2)  # 1 had no outlook, and of costs only MACs and parameters
+VERSION = 3
+# 1 had no outlook, and of costs only MACs and parameters; 2 had no style and no multipliers
+READ_VERSIONS = (1, 2, 3)
 
-TOP = ("format", "version", "method", "batchnorm_reestimated", "outlook", "convolutions")
+SHAPE = ("style", "width", "resolution")
+TOP = ("format", "version", *SHAPE, "method", "batchnorm_reestimated", "outlook", "convolutions")
 NOTES = ("macs", "params", "moved", "seconds", "error", "heldout_error", "block_error", "damage")
 KEYS = ("name", "action", "order", "rank", "reason", "kernel", *NOTES)
 
@@ -43,6 +45,9 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
+        "style": plan.style,
+        "width": plan.width,
+        "resolution": None if plan.resolution is None else list(plan.resolution),
         "method": plan.method,
         "batchnorm_reestimated": plan.batchnorm,
         "outlook": None if plan.outlook is None else asdict(plan.outlook),
@@ -92,7 +97,7 @@ class _Reader:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             self.fail(("format",), f'not a plan: "format" is not "{FORMAT}"')
         if document.get("version") not in READ_VERSIONS:
-            told = f"plan version {document.get('version')!r}; this sepify reads 1 and 2"
+            told = f"plan version {document.get('version')!r}; this sepify reads 1 to {VERSION}"
             self.fail(("version",), told)
         self.known(document, TOP, ())
         entries = document.get("convolutions")
@@ -111,7 +116,23 @@ class _Reader:
         batchnorm = document.get("batchnorm_reestimated", False)
         if not isinstance(batchnorm, bool):
             self.fail(("batchnorm_reestimated",), f'"batchnorm_reestimated" is {batchnorm!r}')
-        return Plan(tuple(decisions), method, batchnorm, self.outlook(document.get("outlook")))
+        outlook = self.outlook(document.get("outlook"))
+        return Plan(tuple(decisions), method, batchnorm, outlook, *self.shape(document))
+
+    def shape(self, document: dict[str, Any]) -> tuple[Style, float, tuple[int, int] | None]:
+        style, width = document.get("style", "linear"), document.get("width", 1.0)
+        if style not in STYLES:
+            self.fail(("style",), f'"style" is {style!r}, none of {", ".join(STYLES)}')
+        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width <= 1:
+            self.fail(("width",), f'"width" is {width!r}, no share above 0 and at most 1')
+        size = document.get("resolution")
+        if size is None:
+            return style, float(width), None
+        whole = isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)
+        if not whole or min(size) < 1:
+            told = f'"resolution" is {size!r}, neither [height, width] in pixels nor null'
+            self.fail(("resolution",), told)
+        return style, float(width), (size[0], size[1])
 
     def outlook(self, value: Any) -> Outlook | None:
         if value is None:

@@ -16,7 +16,7 @@ from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_c
 from sepify.planning.explain import decide
 from sepify.planning.latency_table import LatencyTable, with_latencies
 from sepify.planning.measurements import Measurements, check_measurements
-from sepify.planning.plan import Cost, Outlook, Plan
+from sepify.planning.plan import Cost, Outlook, Plan, Style
 from sepify.planning.promise import Jury, juries_of, keep_promise
 from sepify.planning.rounds import chosen_forms, settle
 from sepify.planning.run_off import FINAL_IMAGES, run_off
@@ -50,6 +50,7 @@ def plan_to_budget(
     keep: Sequence[str] = (),
     filter_fn: Filter | None = None,
     labelled: tuple[Tensor, Tensor] | None = None,
+    style: Style = "linear",
     known: Known | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -75,7 +76,7 @@ def plan_to_budget(
     if budget.quantity == "accuracy_drop":
         juries = juries_of(bench, spare, labelled)
     measurements = _measurements(original, inputs, bench, known, note)
-    measurements = measurements.kept_only(refused)
+    measurements = measurements.kept_only(refused).of_style(style)
     if budget.target is not None:
         table, keys = measure_latencies(
             original,
@@ -94,10 +95,11 @@ def plan_to_budget(
         outlook, picks = _within(bench, final, convs, measurements, column, budget, note)
     else:
         outlook, picks = _promised(bench, measurements, budget, juries, note)
-    costs = own_costs(measurements, convolutions, measure_maps(original, inputs))
+    costs = own_costs(measurements, convolutions, measure_maps(original, inputs), style)
     return Plan(
         decide(measurements.layers, picks, convolutions, costs, column, measurements.loss),
         outlook=outlook,
+        style=style,
     )
 
 
@@ -169,7 +171,10 @@ def measure_candidates(
 
 
 def own_costs(
-    measurements: Measurements, convolutions: Sequence[Convolution], maps: dict[str, Maps]
+    measurements: Measurements,
+    convolutions: Sequence[Convolution],
+    maps: dict[str, Maps],
+    style: Style = "linear",
 ) -> dict[str, list[Cost]]:
     """For each convolution by itself, what every candidate of its layer costs."""
     layers = {name: layer for layer in measurements.layers for name in layer.names}
@@ -181,7 +186,8 @@ def own_costs(
             if candidate.order is None or candidate.rank is None:
                 cost = standard_cost(convolution, at)
             else:
-                cost = separable_cost(convolution, at, candidate.order, candidate.rank, bias=True)
+                order, rank = candidate.order, candidate.rank
+                cost = separable_cost(convolution, at, order, rank, bias=True, style=style)
             alone = len(layers[convolution.name].names) == 1
             rows.append(replace(cost, seconds=candidate.cost.seconds if alone else None))
         costs[convolution.name] = rows

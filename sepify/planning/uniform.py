@@ -11,7 +11,7 @@ from sepify.errors import PlanError, UsageError
 from sepify.factorize.factors import ORDERS, Order, full_rank
 from sepify.factorize.svd import svd_error
 from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost, unit_maps
-from sepify.planning.plan import Decision, Plan
+from sepify.planning.plan import STYLES, Decision, Plan, Style
 from sepify.planning.survey import Convolution, survey
 
 Filter = Callable[[nn.Module, str], bool]
@@ -23,6 +23,7 @@ def plan_uniform(
     *,
     rank: int | None = 1,
     order: Order = "dw-pw",
+    style: Style = "linear",
     keep: Sequence[str] = (),
     filter_fn: Filter | None = None,
     allow_costlier: bool = False,
@@ -34,11 +35,12 @@ def plan_uniform(
     `filter_fn(module, name)` refuses, and, unless `allow_costlier`, what would cost more
     multiply-adds than before. Multiply-adds are known only with `example_inputs`.
 
-    Raises UsageError for a rank below 1 or above every layer's full rank or an unknown order, and
+    Raises UsageError for a rank below 1 or above every layer's full rank, an unknown order or style
+    or two that contradict each other, and
     PlanError for a `keep` pattern that matches nothing.
     """
     convolutions = survey(graph_module)
-    _check_request(convolutions, rank, order)
+    _check_request(convolutions, rank, order, style)
     refused = refusals(convolutions, keep, filter_fn)
     maps = {} if example_inputs is None else measure_maps(graph_module, example_inputs)
 
@@ -53,9 +55,9 @@ def plan_uniform(
         if rise >= 1 and not allow_costlier:
             reason = f"cost would rise: {rise:.2f}x the multiply-adds as {order} at rank {taken}"
             return _kept(convolution, at, reason)
-        return _separated(convolution, at, order, taken, wanted)
+        return _separated(convolution, at, order, taken, wanted, style)
 
-    return Plan(tuple(decide(convolution) for convolution in convolutions))
+    return Plan(tuple(decide(convolution) for convolution in convolutions), style=style)
 
 
 def refusals(
@@ -71,9 +73,15 @@ def refusals(
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _check_request(convolutions: Sequence[Convolution], rank: int | None, order: str) -> None:
+def _check_request(
+    convolutions: Sequence[Convolution], rank: int | None, order: str, style: str
+) -> None:
     if order not in ORDERS:
         raise UsageError(f"order {order!r} is not known; choose one of {', '.join(ORDERS)}")
+    if style not in STYLES:
+        raise UsageError(f"style {style!r} is not known; choose one of {', '.join(STYLES)}")
+    if style != "linear" and order != "dw-pw":
+        raise UsageError(f"style '{style}' is depthwise first: leave out order {order!r}")
     eligible = [c for c in convolutions if c.obstacle is None]
     if rank is not None:
         highest = max((full_rank(c.kernel, order) for c in eligible), default=None)
@@ -108,7 +116,7 @@ def _kept(convolution: Convolution, at: Maps | None, reason: str) -> Decision:
 
 
 def _separated(
-    convolution: Convolution, at: Maps | None, order: Order, rank: int, highest: int
+    convolution: Convolution, at: Maps | None, order: Order, rank: int, highest: int, style: Style
 ) -> Decision:
     assert convolution.module is not None
     bias = convolution.module.bias is not None
@@ -118,7 +126,7 @@ def _separated(
         f"asked for; rank {rank} of {highest}" + (", exact" if rank == highest else ""),
         convolution.kernel,
         standard_cost(convolution, at),
-        separable_cost(convolution, at, order, rank, bias),
+        separable_cost(convolution, at, order, rank, bias, style),
         order,
         rank,
         svd_error(convolution.module.weight, order, rank),

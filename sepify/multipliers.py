@@ -1,0 +1,194 @@
+"""The MobileNet paper's two global multipliers: fewer channels everywhere, smaller images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from sepify.errors import UsageError
+from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
+from sepify.passes.thin_channels import thin_channels
+from sepify.planning.budget import Budget
+from sepify.planning.costs import measure_maps, standard_cost
+from sepify.planning.plan import Cost, Plan
+from sepify.planning.survey import survey
+
+Tensors = tuple[Tensor, ...]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What is planned and converted in the place of the original: `network`, thinned to `width`, on
+    `inputs` and `batches` at `resolution` (height and width in pixels, None: as they were given).
+
+    `before` holds the kernel of each convolution of the original, and its cost at full resolution.
+    """
+
+    network: fx.GraphModule
+    inputs: Tensors | None
+    batches: tuple[Tensors, ...] | None
+    width: float
+    resolution: Size | None
+    before: dict[str, tuple[tuple[int, ...], Cost]]
+    notes: tuple[str, ...]
+
+
+def reduce_network(
+    original: fx.GraphModule,
+    inputs: Tensors | None,
+    batches: tuple[Tensors, ...] | None,
+    width: float = 1.0,
+    resolution: float | Size | None = None,
+) -> Reduced:
+    """`original` with both multipliers; itself where they are 1 and None.
+
+    Where there are `batches`, the thinned network's BatchNorm statistics are re-estimated on them.
+    Raises UsageError for a width that is not above 0 and at most 1, a resolution that makes no
+    sense or does not fit the network (naming the layer), or either without inputs; what
+    `thin_channels` raises.
+    """
+    if not 0 < width <= 1:
+        raise UsageError(f"width {width:g} is no share of the channels: give one in (0, 1]")
+    if width == 1 and resolution is None:
+        return Reduced(original, inputs, batches, 1.0, None, {}, ())
+    if inputs is None:
+        asked = "a width" if resolution is None else "a resolution"
+        raise UsageError(f"{asked} needs example inputs or calibration images")
+    maps = measure_maps(original, inputs)
+    before = {c.name: (c.kernel, standard_cost(c, maps.get(c.name))) for c in survey(original)}
+    size = None if resolution is None else target_size(resolution, inputs)
+    if size is not None:
+        inputs = resize_images(inputs, size)
+        _require_size(original, inputs, size)
+        if batches is not None:
+            batches = tuple(resize_images(batch, size) for batch in batches)
+    network, notes = original, tuple[str, ...]()
+    if width < 1:
+        thinned = thin_channels(original, inputs, width)
+        network, notes = thinned.network, tuple(thinned.notes())
+        if batches is not None and min(len(batch[0]) for batch in batches) > 1:
+            network = reestimate_batchnorm(network, batches)
+    return Reduced(network, inputs, batches, width, size, before, notes)
+
+
+def related_to_original(plan: Plan, reduced: Reduced) -> Plan:
+    """`plan`, which was made for the reduced network, with the multipliers, and with kernels and
+    costs before of the original."""
+    decisions = tuple(
+        replace(decision, kernel=kernel, before=cost)
+        for decision in plan
+        for kernel, cost in [reduced.before.get(decision.name, (decision.kernel, decision.before))]
+    )
+    return replace(plan, decisions=decisions, width=reduced.width, resolution=reduced.resolution)
+
+
+def budget_for(budget: Budget, reduced: Reduced) -> Budget:
+    """`budget`, which is about the original, for the reduced network. Raises UsageError for one
+    that would need the original's latency or accuracy."""
+    if not reduced.before or budget.quantity == "size_mb":
+        return budget
+    if budget.quantity == "accuracy_drop":
+        raise UsageError(
+            "accuracy_drop with a width or a resolution makes no promise: such a network is to be "
+            "trained first; give a budget in macs, params or size_mb"
+        )
+    if not budget.limit.share:
+        return budget
+    if budget.quantity == "latency":
+        raise UsageError("with a width or a resolution give a latency in ms, not a share")
+    costs = [cost for _, cost in reduced.before.values()]
+    whole = sum((c.macs or 0) if budget.quantity == "macs" else c.params for c in costs)
+    return Budget(**{budget.quantity: max(2, int(budget.limit.of(whole)))})  # type: ignore[arg-type]
+
+
+def target_size(resolution: float | Size, inputs: Tensors) -> Size:
+    """Height and width in pixels: (height, width) as they are; a share such as 0.714 of those of
+    the first image input, rounded to the nearest pixel; or a whole number, the shorter side. Raises
+    UsageError."""
+    images = next((tensor for tensor in inputs if _is_image(tensor)), None)
+    if images is None:
+        raise UsageError("a resolution is for images (n, C, H, W); the inputs hold none")
+    height, width = (int(extent) for extent in images.shape[2:])
+    if isinstance(resolution, tuple):
+        return resolution
+    if 0 < resolution <= 1 and not (isinstance(resolution, int) and resolution == 1):
+        share = float(resolution)
+    elif resolution > 1 and float(resolution).is_integer():
+        share = resolution / min(height, width)
+    else:
+        raise UsageError(
+            f"resolution {resolution:g} is neither a share in (0, 1] of the {height}x{width} "
+            "images nor a number of pixels"
+        )
+    return max(1, round(height * share)), max(1, round(width * share))
+
+
+def resize_images(tensors: Sequence[Tensor], size: Size) -> Tensors:
+    """The image tensors among `tensors` (n, C, H, W) at `size`, bilinear and without aliasing; the
+    others, and those that have it, as they are."""
+    return tuple(
+        F.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=True)
+        if _is_image(tensor) and tuple(tensor.shape[2:]) != size
+        else tensor
+        for tensor in tensors
+    )
+
+
+def inputs_for(plan: Plan | None, inputs: Tensors) -> Tensors:
+    """The original's `inputs` as the network that `plan` makes takes them."""
+    if plan is None or plan.resolution is None:
+        return inputs
+    return resize_images(inputs, plan.resolution)
+
+
+def _is_image(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_floating_point()
+
+
+def _require_size(original: fx.GraphModule, inputs: Tensors, size: Size) -> None:
+    """Raise UsageError, naming the layer, unless `original` runs on `inputs` of this size."""
+    runner = _Runner(original)
+    modes = {module: module.training for module in original.modules()}
+    original.eval()
+    try:
+        with torch.no_grad():
+            runner.run(*inputs)
+    except Exception as error:  # the code of any layer raises what it likes
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"resolution {size[0]}x{size[1]} does not fit this network: {runner.where()} ({told}); "
+            "choose one that it takes, or pool to a fixed size before that layer"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+class _Runner(fx.Interpreter):
+    """Remembers which node runs, and on what."""
+
+    at: fx.Node | None = None
+
+    def run_node(self, n: fx.Node) -> object:
+        self.at = n
+        return super().run_node(n)
+
+    def where(self) -> str:
+        if self.at is None:
+            return "it fails at once"
+        module = (
+            self.module.get_submodule(str(self.at.target)) if self.at.op == "call_module" else None
+        )
+        if isinstance(module, nn.Linear):
+            given = self.env.get(self.at.all_input_nodes[0])
+            shape = given.shape[-1] if isinstance(given, Tensor) else "another number"
+            return (
+                f"the linear layer '{self.at.target}' takes {module.in_features} features and "
+                f"would be given {shape}"
+            )
+        return f"'{self.at.target if module is not None else self.at.name}' fails"
