@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -83,6 +83,7 @@ class _Attempt:
         self.names = {module: name for name, module in self.network.named_modules()}
         self.importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
         self.graph = torch_pruning.DependencyGraph()
+        self.done: set[nn.Module] = set()
         said = StringIO()  # it tries inputs that torch.fx complains of at length
         try:
             with redirect_stderr(said), torch.enable_grad():
@@ -97,25 +98,42 @@ class _Attempt:
 
     def thin(self, width: float) -> list[str]:
         """Thin every group; the layers of the first that breaks the network, or none."""
-        fixed = [*_answering(self.network), *(self.network.get_submodule(n) for n in self.full)]
-        for group in list(self.graph.get_all_groups(ignored_layers=fixed)):
-            names = self._layers(group)
+        fixed = {*_answering(self.network), *(self.network.get_submodule(n) for n in self.full)}
+        for root in self._producers():
+            group = self._group(root, range(root.weight.shape[0]))
+            layers = self._layers(group)
+            self.done.update(layers)
+            names = [self.names[layer] for layer in layers]
             reason = _why_full(group)
             if reason is not None:
                 self.full.update(dict.fromkeys(names, reason))
+            if reason is not None or not fixed.isdisjoint(layers):
                 continue
             importance = self.importance(group)
             channels = len(importance)
             gone = importance.argsort(stable=True)[: channels - thinned_channels(channels, width)]
             if len(gone) == 0:
                 continue
-            root = group[0].dep
-            self.graph.get_pruning_group(
-                root.target.module, root.handler, sorted(gone.tolist())
-            ).prune()
+            self._group(root, sorted(gone.tolist())).prune()
             if self._output_shapes() != self.shapes:
                 return names
         return []
+
+    def _producers(self) -> Iterator[nn.Conv2d | nn.Linear]:
+        """The layers that make channels, in execution order, each group's first alone: a depthwise
+        convolution hands them on."""
+        for node in self.network.graph.nodes:
+            module = called_module(self.network, node)
+            known = module in self.graph.module2node and module not in self.done
+            if known and isinstance(module, nn.Conv2d | nn.Linear):
+                depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels
+                if not depthwise or module.in_channels == 1:
+                    yield module
+
+    def _group(self, root: nn.Conv2d | nn.Linear, channels: Sequence[int]) -> Any:
+        """What has to go with these output channels of `root`."""
+        pruner = self.graph.get_pruner_of_module(root)
+        return self.graph.get_pruning_group(root, pruner.prune_out_channels, list(channels))
 
     def finished(self) -> fx.GraphModule:
         """The thinned copy, with modes and gradient flags as they were."""
@@ -143,10 +161,10 @@ class _Attempt:
                 found[name] = f"{now} of {before} channels, {why}"
         return found
 
-    def _layers(self, group: Any) -> list[str]:
+    def _layers(self, group: Any) -> list[nn.Module]:
         """The convolutions and linear layers whose outputs a group takes channels from."""
         layers = (dep.target.module for dep, _ in group if self.graph.is_out_channel_pruning_fn(dep.handler))
-        return list(dict.fromkeys(self.names[m] for m in layers if isinstance(m, _LAYERS)))
+        return list(dict.fromkeys(m for m in layers if isinstance(m, _LAYERS)))
 
     def _output_shapes(self) -> list[torch.Size] | None:
         """Of all outputs; None where the network does not run."""
