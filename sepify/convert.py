@@ -14,7 +14,7 @@ from sepify.calibration.gathering import MEMORY
 from sepify.calibration.refine import Refinement
 from sepify.calibration.solve import solve_by_svd, solve_on_data
 from sepify.capture import Model, capture
-from sepify.errors import DistillationWarning, UsageError
+from sepify.errors import UntrainedWarning, UsageError
 from sepify.factorize.factors import Factors, Order
 from sepify.multipliers import reduce_network
 from sepify.passes.complete_blocks import ADDED_NORMS, complete_blocks
@@ -96,7 +96,7 @@ def convert(
     with the plan in `.meta["sepify"]`. With calibration data, "svd" re-estimates BatchNorm on it;
     "least-squares" solves biases too, and needs no such repair.
 
-    Warns (CalibrationWarning) where the data are few for a layer, and (DistillationWarning) where
+    Warns (CalibrationWarning) where the data are few for a layer, and (UntrainedWarning) where
     the result needs training. Raises a `sepify.errors.SepifyError`: CaptureError, InputError,
     PlanError, UsageError, ConversionError, or DependencyError (a width needs Torch-Pruning).
     """
@@ -192,7 +192,7 @@ def _warn_if_untrained(plan: Plan) -> None:
         warnings.warn(
             f"to be trained because of {' and '.join(asked)}: what convert returns is a start for "
             "sepify.distill(converted, teacher=model, data=...), not a finished network",
-            DistillationWarning,
+            UntrainedWarning,
             stacklevel=3,
         )
 

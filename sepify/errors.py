@@ -64,7 +64,7 @@ class SepifyWarning(UserWarning):
     """Something the user should know before trusting the result; the work goes on."""
 
 
-class DistillationWarning(SepifyWarning):
+class UntrainedWarning(SepifyWarning):
     """What was asked for needs training afterwards: its start is not meant to be used."""
 
 

@@ -9,7 +9,7 @@ from nets import Plain, Residual, images, relative_error, seeded
 from torch import nn
 
 import sepify
-from sepify.errors import DistillationWarning, PlanError, UsageError
+from sepify.errors import PlanError, UntrainedWarning, UsageError
 
 QUICK = sepify.Refinement(steps=10, batch=16)
 STYLES = {"mobilenet": nn.ReLU, "mobilenet-relu6": nn.ReLU6}
@@ -17,7 +17,7 @@ STYLES = {"mobilenet": nn.ReLU, "mobilenet-relu6": nn.ReLU6}
 
 def converted(model, **options):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DistillationWarning)
+        warnings.simplefilter("ignore", UntrainedWarning)
         options = dict(style="mobilenet", calibration=images(64), refine=QUICK) | options
         return sepify.convert(model, **options)
 
@@ -72,7 +72,7 @@ def test_the_new_batchnorm_holds_true_statistics():
 
 
 def test_without_training_it_warns_and_linear_does_not():
-    with pytest.warns(DistillationWarning, match=r"style 'mobilenet-relu6'.*sepify\.distill"):
+    with pytest.warns(UntrainedWarning, match=r"style 'mobilenet-relu6'.*sepify\.distill"):
         sepify.convert(seeded(Plain()), style="mobilenet-relu6")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

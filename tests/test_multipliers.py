@@ -10,13 +10,13 @@ from torch import nn
 
 import sepify
 from sepify.capture import capture
-from sepify.errors import DependencyError, DistillationWarning, PlanError, UsageError
+from sepify.errors import DependencyError, PlanError, UntrainedWarning, UsageError
 from sepify.multipliers import resize_images, target_size
 from sepify.passes.thin_channels import thin_channels, thinned_channels
 
 QUICK = sepify.Refinement(steps=5, batch=16)
 
-pytestmark = pytest.mark.filterwarnings("ignore::sepify.errors.DistillationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sepify.errors.UntrainedWarning")
 needs_pruning = pytest.mark.skipif(
     importlib.util.find_spec("torch_pruning") is None, reason="needs the extra 'width'"
 )
@@ -128,7 +128,7 @@ def test_convert_with_both_and_again_from_its_plan(tmp_path):
 
 @needs_pruning
 def test_a_width_alone_warns_and_needs_no_more_than_an_example():
-    with pytest.warns(DistillationWarning, match="width 0.5"):
+    with pytest.warns(UntrainedWarning, match="width 0.5"):
         small = sepify.convert(seeded(Plain(16)), width=0.5, example_inputs=images())
     assert small(images()).shape == (4, 5)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.convert import convert
-from sepify.errors import DistillationWarning, FileError
+from sepify.errors import FileError, UntrainedWarning
 from sepify.planning.plan import Plan
 from sepify.planning.plan_file import load_plan
 from sepify.storage import read_weights
@@ -37,7 +37,7 @@ def load_weights(
     # the factors are about to be replaced: any solver will do, and this one needs no data
     factors_later = replace(plan, method="svd", batchnorm=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DistillationWarning)  # the weights are, or were warned of
+        warnings.simplefilter("ignore", UntrainedWarning)  # the weights are, or were warned of
         small = convert(model, plan=factors_later, example_inputs=example_inputs)
     saved = read_weights(weights)
     _add_solved_biases(small, plan, saved)
