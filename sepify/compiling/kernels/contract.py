@@ -10,8 +10,6 @@ from sepify.compiling.kernels.shapes import Epilogue
 from sepify.compiling.kernels.source import Source
 from sepify.compiling.kernels.tiles import Run, Tiling
 
-_CHUNK_BYTES = 16 * 1024  # of weights: half of a first level cache
-
 
 @dataclass(frozen=True)
 class Contraction:
@@ -29,12 +27,19 @@ class Contraction:
 
 
 def contract(
-    source: Source, lanes: int, tiling: Tiling, rows: int, first: str, work: Contraction
+    source: Source,
+    lanes: int,
+    tiling: Tiling,
+    rows: int,
+    first: str,
+    work: Contraction,
+    weight_bytes: int,
 ) -> None:
     """Write the loops over output vectors from `first` on, `rows` rows and the tiles of a row.
 
-    The outermost loop of the reduction is cut into chunks whose weights stay in the first level
-    cache while all tiles of pixels pass by; between chunks the sums wait in a scratch buffer.
+    The outermost loop of the reduction is cut into chunks of at most `weight_bytes` of weights,
+    which stay in the first level cache while all tiles of pixels pass by; between chunks the sums
+    wait in a scratch buffer.
     """
     columns = sum(run.size * run.count for run in tiling.pixels)
     name, extent = work.loops[0]
@@ -43,7 +48,7 @@ def contract(
         inner *= inner_extent
     for vectors in tiling.vectors:
         step_bytes = 4 * lanes * vectors.size * inner
-        chunks = -(-extent // max(1, _CHUNK_BYTES // step_bytes))
+        chunks = -(-extent // max(1, weight_bytes // step_bytes))
         if rows * columns <= tiling.pixels[0].size:
             chunks = 1  # a single tile: nothing would be read again
         head = f"for {name} in range(co*{extent}//{chunks}, (co + 1)*{extent}//{chunks})"
@@ -56,6 +61,15 @@ def contract(
                     with source.loop("po", pixels.count):
                         tile = _Tile(lanes, vectors, pixels, vector, columns, chunks, head)
                         _write_tile(source, tile, work)
+
+
+def lane_loops(lanes: int, unroll: int) -> tuple[list[tuple[str, int]], tuple[str, int], str]:
+    """A reduction over the lanes of a vector, `unroll` of them written out: the loops outside, the
+    unrolled one, and the text of the lane."""
+    unroll = min(unroll, lanes)
+    if unroll == lanes:
+        return [], ("ci", lanes), "ci"
+    return [("cu", lanes // unroll)], ("ci", unroll), f"(cu*{unroll} + ci)"
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sepify.compiling.kernels.contract import Contraction, contract
+from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
+from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Shape, Source
-from sepify.compiling.kernels.strip import copy_strip
-from sepify.compiling.kernels.tiles import Tasks, choose_tasks, choose_tiling
+from sepify.compiling.kernels.strip import copy_strip, locate
+from sepify.compiling.kernels.tiles import (
+    choose_tasks,
+    rank_tiles,
+    tasks_for,
+    tiling_for,
+)
+
+
+def dense_knobs(conv: Conv, machine: Machine, *, blocked: bool = True) -> Knobs:
+    """The knobs that are expected to be good, without measuring."""
+    v, window = machine.lanes, conv.window
+    planes, lanes = (machine.blocks(conv.channels), v) if blocked else (conv.channels, 1)
+    out_blocks = machine.blocks(conv.outputs) // conv.groups
+    row_bytes = 0
+    if window.padded:
+        row_bytes = 4 * lanes * planes * window.stride[0] * window.span(1, conv.out_width)
+    macs = conv.macs // conv.batch
+    tasks = choose_tasks(conv, out_blocks, macs, row_bytes, 0.0, machine)
+    columns = tasks.rows * conv.out_width if is_flat(conv) else conv.out_width
+    pixels, vectors = rank_tiles(columns, out_blocks // tasks.splits, machine)[0]
+    return Knobs(pixels, vectors, tasks.rows, tasks.splits)
+
+
+def is_flat(conv: Conv) -> bool:
+    """Whether the pixels that are read lie one after another: tiles need not end with the row."""
+    return conv.window.area == 1 and conv.window.stride == (1, 1) and not conv.window.padded
 
 
 def dense_kernel(
-    conv: Conv, epilogue: Epilogue, machine: Machine, *, blocked: bool = True
+    conv: Conv,
+    epilogue: Epilogue,
+    machine: Machine,
+    *,
+    blocked: bool = True,
+    knobs: Knobs | None = None,
 ) -> Kernel:
     """Inputs X, W `(O/v, K, v)`, B `(O/v, v)` and the residual R if there is one.
 
@@ -36,28 +67,23 @@ def dense_kernel(
     if epilogue.residual:
         inputs.append(Buffer("R", y_shape))
 
-    row_bytes = 0
-    if window.padded:
-        row_bytes = 4 * lanes * planes * window.stride[0] * window.span(1, conv.out_width)
-    macs = conv.macs // conv.batch
-    tasks = choose_tasks(conv, out_blocks // conv.groups, macs, row_bytes, 0.0, machine)
-    # the pixels of a pointwise convolution lie one after another: tiles need not end with the row
-    flat = window.area == 1 and window.stride == (1, 1) and not window.padded
+    knobs = knobs or dense_knobs(conv, machine, blocked=blocked)
+    tasks, flat = tasks_for(knobs, conv.out_height), is_flat(conv)
     rows, columns = (1, tasks.rows * conv.out_width) if flat else (tasks.rows, conv.out_width)
     per_task = out_blocks // conv.groups // tasks.splits
-    tiling = choose_tiling(columns, per_task, machine)
+    tiling = tiling_for(knobs, columns, per_task)
+    around, unrolled, lane = lane_loops(v, knobs.unroll)
 
     source = Source()
     with source.loop("task", conv.batch * tasks.count, "parallel"):
         locate(source, tasks, conv.out_height)
-        x = _read_input(source, conv, tasks.rows, planes, blocked, lanes, flat)
+        x = _read_input(source, conv, tasks.rows, planes, lanes, lane if blocked else "", flat)
         with source.loop("g", conv.groups):
             first = f"g*{out_blocks // conv.groups} + split*{per_task}"
             if blocked:
                 loops = [("cb", planes // conv.groups), ("ky", window.kernel[0])]
-                loops.append(("kx", window.kernel[1]))
-                unrolled = ("ci", v)
-                k = f"((cb*{window.kernel[0]} + ky)*{window.kernel[1]} + kx)*{v} + ci"
+                loops += [("kx", window.kernel[1]), *around]
+                k = f"((cb*{window.kernel[0]} + ky)*{window.kernel[1]} + kx)*{v} + {lane}"
             else:
                 loops = [("cb", planes), ("ky", window.kernel[0])]
                 unrolled = ("kx", window.kernel[1])
@@ -70,27 +96,18 @@ def dense_kernel(
                 return f"image, {vector}, {place}, q"
 
             work = Contraction(loops, unrolled, k, x, y, epilogue)
-            contract(source, v, tiling, rows, first, work)
+            contract(source, v, tiling, rows, first, work, knobs.weight_bytes)
     kind = "pointwise" if window.area == 1 else "conv"
     return source.kernel(kind, inputs, y_shape)
 
 
-def locate(source: Source, tasks: Tasks, height: int) -> None:
-    """`task` -> image, first row of the strip, part of the output channels."""
-    source.line(f"image = T.meta_var(task // {tasks.count})")
-    source.line(f"split = T.meta_var(task % {tasks.splits})")
-    start = f"(task // {tasks.splits}) % {tasks.strips} * {tasks.rows}"
-    if tasks.strips * tasks.rows > height:
-        start = f"T.min({start}, {height - tasks.rows})"
-    source.line(f"row0 = T.meta_var({start})")
-
-
 def _read_input(
-    source: Source, conv: Conv, rows: int, planes: int, blocked: bool, lanes: int, flat: bool
+    source: Source, conv: Conv, rows: int, planes: int, lanes: int, lane: str, flat: bool
 ) -> Callable[[str, str], str]:
-    """Copy the strip if the window is padded; the text that reads pixel (row, column)."""
-    window = conv.window
-    lane = ", ci" if blocked else ""
+    """Copy the strip if the window is padded; the text that reads lane `lane` ("" if the input is
+    not blocked) of pixel (row, column)."""
+    window, blocked = conv.window, bool(lane)
+    lane = f", {lane}" if lane else ""
     block = f"g*{planes // conv.groups} + cb" if conv.groups > 1 else "cb"
     if flat:
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
-from sepify.compiling.kernels.tiles import Run, even_runs, task_count
+from sepify.compiling.kernels.strip import locate
+from sepify.compiling.kernels.tiles import Run, even_runs, task_count, tasks_for
 
-_TILE = {16: 8, 32: 14}  # pixels of one row kept in registers
+_ROW_TILE = {16: 8, 32: 14}  # pixels of one row kept in registers
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,25 @@ class Fold:
     finish: Callable[[str, str], str]  # (accumulator, column) -> text
 
 
-def depthwise_kernel(conv: Conv, epilogue: Epilogue, machine: Machine) -> Kernel:
+def default_row_tile(machine: Machine) -> int:
+    """Pixels of a depthwise row to filter at a time."""
+    return _ROW_TILE[machine.registers]
+
+
+def plane_knobs(conv: Conv, machine: Machine) -> Knobs:
+    """The knobs that are expected to be good, without measuring."""
+    blocks = machine.blocks(conv.channels)
+    work = conv.pixels * blocks * machine.lanes * conv.window.area  # of an image, multiply-adds
+    wanted = min(task_count(work, machine), blocks)
+    splits = max(n for n in range(1, wanted + 1) if blocks % n == 0)
+    strips = max(1, min(task_count(work, machine) // splits, conv.out_height // 4))
+    rows = -(-conv.out_height // strips)
+    return Knobs(1, 1, rows, splits, row_tile=default_row_tile(machine))
+
+
+def depthwise_kernel(
+    conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Knobs | None = None
+) -> Kernel:
     """Multiplier 1. Inputs X `(N, C/v, H, W, v)`, W `(C/v, kh*kw, v)`, B `(C/v, v)`, R if any."""
     v = machine.lanes
     blocks = machine.blocks(conv.channels)
@@ -38,44 +58,52 @@ def depthwise_kernel(conv: Conv, epilogue: Epilogue, machine: Machine) -> Kernel
         lambda acc, x, position: f"{acc} + {x} * W[cb, {position}, q]",
         lambda acc, column: epilogue.apply(acc, f"R[image, cb, row, {column}, q]"),
     )
-    return plane_kernel("depthwise", conv, fold, inputs, machine)
+    return plane_kernel("depthwise", conv, fold, inputs, machine, knobs)
 
 
 def plane_kernel(
-    kind: str, conv: Conv, fold: Fold, inputs: list[Buffer], machine: Machine
+    kind: str,
+    conv: Conv,
+    fold: Fold,
+    inputs: list[Buffer],
+    machine: Machine,
+    knobs: Knobs | None = None,
 ) -> Kernel:
     """A kernel that works on each block of channels by itself: depthwise convolution, pooling."""
     v = machine.lanes
     blocks = machine.blocks(conv.channels)
-    work = conv.pixels * blocks * v * conv.window.area  # of one image, in multiply-adds
-    wanted = min(task_count(work, machine), blocks)
-    chunks = max(n for n in range(1, wanted + 1) if blocks % n == 0)
+    knobs = knobs or plane_knobs(conv, machine)
+    tasks = tasks_for(knobs, conv.out_height)
+    per_task = blocks // tasks.splits
 
     def target(column: str) -> str:
         return f"Y[image, cb, row, {column}, q]"
 
     source = Source()
-    with source.loop("task", conv.batch * chunks, "parallel"):
-        source.line(f"image = T.meta_var(task // {chunks})")
-        with source.loop("co", blocks // chunks):
-            source.line(f"cb = T.meta_var(task % {chunks} * {blocks // chunks} + co)")
-            with source.loop("row", conv.out_height):
-                row_of_windows(source, conv, machine, fold, "row", target)
+    with source.loop("task", conv.batch * tasks.count, "parallel"):
+        locate(source, tasks, conv.out_height)
+        with source.loop("co", per_task):
+            source.line(f"cb = T.meta_var(split*{per_task} + co)")
+            with source.loop("r", tasks.rows):
+                source.line("row = T.meta_var(row0 + r)")
+                row_of_windows(source, conv, knobs.row_tile, machine.lanes, fold, "row", target)
     return source.kernel(kind, inputs, (conv.batch, blocks, conv.out_height, conv.out_width, v))
 
 
 def row_of_windows(
     source: Source,
     conv: Conv,
-    machine: Machine,
+    row_tile: int,
+    lanes: int,
     fold: Fold,
     row: str,
     target: Callable[[str], str],
 ) -> None:
-    """One output row of the block `cb` of `image`, columns that leave the map resolved here."""
-    for run in _column_runs(conv, _TILE[machine.registers]):
+    """One output row of the block `cb` of `image`, columns that leave the map resolved here;
+    `row_tile` pixels at a time."""
+    for run in _column_runs(conv, row_tile):
         with source.loop("po", run.count):
-            _tile(source, conv, machine.lanes, fold, row, run, target)
+            _tile(source, conv, lanes, fold, row, run, target)
 
 
 def _tile(

@@ -3,16 +3,32 @@ multiplier, the `pw-dw` order at rank > 1 (`groups=N`, r channels each), ResNeXt
 
 from __future__ import annotations
 
-from sepify.compiling.kernels.dense import locate
+from dataclasses import replace
+
+from sepify.compiling.kernels.depthwise import default_row_tile
+from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
-from sepify.compiling.kernels.strip import copy_strip
-from sepify.compiling.kernels.tiles import Tasks, even_runs, task_count
-
-_TILE = {16: 8, 32: 14}  # pixels of one row kept in registers
+from sepify.compiling.kernels.strip import copy_strip, locate
+from sepify.compiling.kernels.tiles import even_runs, task_count, tasks_for
 
 
-def grouped_kernel(conv: Conv, epilogue: Epilogue, machine: Machine) -> Kernel:
+def grouped_knobs(conv: Conv, machine: Machine) -> Knobs:
+    """The knobs that are expected to be good, without measuring. Here a task computes all strips of
+    its output vectors, `rows` at a time."""
+    depth, out_blocks = conv.channels // conv.groups, machine.blocks(conv.outputs)
+    strip_width = conv.window.span(1, conv.out_width)
+    row_bytes = 4 * machine.lanes * depth * conv.window.stride[0] * strip_width
+    strips = -(-conv.out_height // max(1, machine.scratch_bytes // row_bytes))
+    wanted = min(task_count(conv.macs // conv.batch, machine), out_blocks)
+    splits = max(n for n in range(1, wanted + 1) if out_blocks % n == 0)
+    rows = -(-conv.out_height // strips)
+    return Knobs(1, 1, rows, splits, row_tile=default_row_tile(machine))
+
+
+def grouped_kernel(
+    conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Knobs | None = None
+) -> Kernel:
     """Inputs X `(N, C/v, H, W, v)`, W `(O/v, depth, kh*kw, v)`, B `(O/v, v)`, R if any.
 
     A task gathers, for each of its output vectors, the input channel that each lane reads; after
@@ -30,13 +46,10 @@ def grouped_kernel(conv: Conv, epilogue: Epilogue, machine: Machine) -> Kernel:
     if epilogue.residual:
         inputs.append(Buffer("R", y_shape))
 
+    knobs = knobs or grouped_knobs(conv, machine)
+    tasks = tasks_for(replace(knobs, splits=1), conv.out_height)
+    chunks = knobs.splits
     strip_width = window.span(1, conv.out_width)
-    row_bytes = 4 * v * depth * window.stride[0] * strip_width
-    fitting = max(1, machine.scratch_bytes // row_bytes)
-    strips = -(-conv.out_height // fitting)
-    tasks = Tasks(-(-conv.out_height // strips), strips, 1)
-    wanted = min(task_count(conv.macs // conv.batch, machine), out_blocks)
-    chunks = max(n for n in range(1, wanted + 1) if out_blocks % n == 0)
 
     source = Source()
     with source.loop("chunk", conv.batch * chunks, "parallel"):
@@ -58,7 +71,7 @@ def grouped_kernel(conv: Conv, epilogue: Epilogue, machine: Machine) -> Kernel:
                 lambda y, x: f"X[image, {channel}//{v}, {y}, {x}, {channel}%{v}]",
             )
             with source.loop("row", tasks.rows):
-                for run in even_runs(conv.out_width, _TILE[machine.registers]):
+                for run in even_runs(conv.out_width, knobs.row_tile):
                     with source.loop("po", run.count):
                         _tile(source, conv, v, depth, run.size, run.start, epilogue)
     return source.kernel("grouped", inputs, y_shape)

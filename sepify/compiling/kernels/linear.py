@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from sepify.compiling.kernels.contract import Contraction, contract
+from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
-from sepify.compiling.kernels.tiles import Tiling, even_runs, greedy_runs, task_count
+from sepify.compiling.kernels.tiles import task_count, tiling_for
+
+
+def linear_knobs(batch: int, features: int, outputs: int, machine: Machine) -> Knobs:
+    """The knobs that are expected to be good, without measuring."""
+    blocks = machine.blocks(outputs)
+    wanted = min(task_count(batch * features * outputs, machine), blocks)
+    splits = max(n for n in range(1, wanted + 1) if blocks % n == 0)
+    pixels = min(batch, 4)
+    room = 8 if pixels == 1 else max(1, (machine.registers - 5) // pixels)
+    return Knobs(pixels, min(room, blocks // splits), 1, splits, unroll=8)
 
 
 def linear_kernel(
-    batch: int, features: int, outputs: int, clip: tuple[float, float] | None, machine: Machine
+    batch: int,
+    features: int,
+    outputs: int,
+    clip: tuple[float, float] | None,
+    machine: Machine,
+    knobs: Knobs | None = None,
 ) -> Kernel:
     """X `(N, I)`, W `(O/v, I, v)`, B `(O/v, v)` -> Y `(N, O/v, v)`: `O` padded to whole vectors."""
     v = machine.lanes
     blocks = machine.blocks(outputs)
-    wanted = min(task_count(batch * features * outputs, machine), blocks)
-    chunks = max(n for n in range(1, wanted + 1) if blocks % n == 0)
+    knobs = knobs or linear_knobs(batch, features, outputs, machine)
+    chunks = knobs.splits
     per_task = blocks // chunks
-    rows = min(batch, 4)
-    room = 8 if rows == 1 else max(1, (machine.registers - 5) // rows)
-    tiling = Tiling(even_runs(batch, rows), greedy_runs(per_task, min(room, per_task)))
-    step = next(n for n in (8, 4, 2, 1) if features % n == 0)
+    tiling = tiling_for(knobs, batch, per_task)
+    step = next(n for n in (16, 8, 4, 2, 1) if n <= knobs.unroll and features % n == 0)
 
     source = Source()
     with source.loop("task", chunks, "parallel"):
@@ -32,7 +46,7 @@ def linear_kernel(
             lambda vector, _row, column: f"{column}, {vector}, q",
             Epilogue(clip=clip),
         )
-        contract(source, v, tiling, 1, f"task*{per_task}", work)
+        contract(source, v, tiling, 1, f"task*{per_task}", work, knobs.weight_bytes)
     inputs = [Buffer("X", (batch, features)), Buffer("W", (blocks, features, v))]
     inputs.append(Buffer("B", (blocks, v)))
     return source.kernel("linear", inputs, (batch, blocks, v))

@@ -3,16 +3,34 @@ pointwise convolution has read it."""
 
 from __future__ import annotations
 
-from sepify.compiling.kernels.contract import Contraction, contract
-from sepify.compiling.kernels.dense import locate
-from sepify.compiling.kernels.depthwise import Fold, row_of_windows
+from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
+from sepify.compiling.kernels.depthwise import Fold, default_row_tile, row_of_windows
+from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
-from sepify.compiling.kernels.tiles import choose_tasks, choose_tiling
+from sepify.compiling.kernels.strip import locate
+from sepify.compiling.kernels.tiles import choose_tasks, rank_tiles, tasks_for, tiling_for
+
+
+def separable_knobs(conv: Conv, rank: int, outputs: int, machine: Machine) -> Knobs:
+    """The knobs that are expected to be good, without measuring."""
+    depth, out_blocks = rank * machine.blocks(conv.channels), machine.blocks(outputs)
+    macs = conv.pixels * rank * conv.channels * (conv.window.area + outputs)  # of one image
+    shared = conv.window.area / (conv.window.area + outputs)
+    row_bytes = 4 * depth * machine.lanes * conv.out_width
+    tasks = choose_tasks(conv, out_blocks, macs, row_bytes, shared, machine)
+    tile = rank_tiles(tasks.rows * conv.out_width, out_blocks // tasks.splits, machine)[0]
+    return Knobs(*tile, tasks.rows, tasks.splits, row_tile=default_row_tile(machine))
 
 
 def separable_kernel(
-    conv: Conv, rank: int, outputs: int, middle: Epilogue, epilogue: Epilogue, machine: Machine
+    conv: Conv,
+    rank: int,
+    outputs: int,
+    middle: Epilogue,
+    epilogue: Epilogue,
+    machine: Machine,
+    knobs: Knobs | None = None,
 ) -> Kernel:
     """`conv` is the depthwise part with depth multiplier `rank`, `outputs` the pointwise part's.
 
@@ -34,11 +52,11 @@ def separable_kernel(
     if epilogue.residual:
         inputs.append(Buffer("R", y_shape))
 
-    macs = conv.pixels * rank * conv.channels * (conv.window.area + outputs)  # of one image
-    shared = conv.window.area / (conv.window.area + outputs)
-    tasks = choose_tasks(conv, out_blocks, macs, 4 * depth * width, shared, machine)
+    knobs = knobs or separable_knobs(conv, rank, outputs, machine)
+    tasks = tasks_for(knobs, conv.out_height)
     pixels, per_task = tasks.rows * width, out_blocks // tasks.splits
-    tiling = choose_tiling(pixels, per_task, machine)
+    tiling = tiling_for(knobs, pixels, per_task)
+    around, unrolled, lane = lane_loops(v, knobs.unroll)
 
     source = Source()
     with source.loop("task", conv.batch * tasks.count, "parallel"):
@@ -53,20 +71,21 @@ def separable_kernel(
             row_of_windows(
                 source,
                 conv,
-                machine,
+                knobs.row_tile,
+                v,
                 fold,
                 "row0 + r",
                 lambda column: f"S[term*{blocks} + cb, r*{width} + {column}, q]",
             )
         work = Contraction(
-            [("cb", rank * blocks)],
-            ("ci", v),
-            f"cb*{v} + ci",
-            lambda _row, column: f"S[cb, {column}, ci]",
+            [("cb", rank * blocks), *around],
+            unrolled,
+            f"cb*{v} + {lane}",
+            lambda _row, column: f"S[cb, {column}, {lane}]",
             lambda vector, _row, column: (
                 f"image, {vector}, row0 + ({column})//{width}, ({column})%{width}, q"
             ),
             epilogue,
         )
-        contract(source, v, tiling, 1, f"split*{per_task}", work)
+        contract(source, v, tiling, 1, f"split*{per_task}", work, knobs.weight_bytes)
     return source.kernel("separable", inputs, y_shape)

@@ -1,5 +1,5 @@
-"""Private copies of a strip of the input, zeros where the window leaves the map: after that, no
-kernel has to ask where it is."""
+"""Where a task stands, and its private copy of a strip of the input, zeros where the window leaves
+the map: after that, no kernel has to ask where it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from collections.abc import Callable
 
 from sepify.compiling.kernels.shapes import Conv
 from sepify.compiling.kernels.source import Source
+from sepify.compiling.kernels.tiles import Tasks
+
+
+def locate(source: Source, tasks: Tasks, height: int) -> None:
+    """`task` -> image, first row of the strip, part of the output channels."""
+    source.line(f"image = T.meta_var(task // {tasks.count})")
+    source.line(f"split = T.meta_var(task % {tasks.splits})")
+    start = f"(task // {tasks.splits}) % {tasks.strips} * {tasks.rows}"
+    if tasks.strips * tasks.rows > height:
+        start = f"T.min({start}, {height - tasks.rows})"
+    source.line(f"row0 = T.meta_var({start})")
 
 
 def copy_strip(

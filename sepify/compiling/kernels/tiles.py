@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Machine
 
 # Throughput of a register tile (pixels, vectors) relative to the best, measured with AVX2: with
@@ -81,20 +82,28 @@ def greedy_runs(extent: int, size: int) -> tuple[Run, ...]:
     return (*runs, Run(full * size, rest, 1)) if rest else tuple(runs)
 
 
-def choose_tiling(pixels: int, vectors: int, machine: Machine) -> Tiling:
-    """The register tiling expected to be fastest, for a row of `pixels` and output `vectors`."""
-    best: tuple[float, Tiling] | None = None
+def tiling_for(knobs: Knobs, pixels: int, vectors: int) -> Tiling:
+    """The register tiling that `knobs` ask for, over `pixels` and output `vectors`."""
+    return Tiling(even_runs(pixels, knobs.pixels), greedy_runs(vectors, knobs.vectors))
+
+
+def tasks_for(knobs: Knobs, height: int) -> Tasks:
+    """The tasks that `knobs` ask for, over `height` output rows."""
+    return Tasks(knobs.rows, -(-height // knobs.rows), knobs.splits)
+
+
+def rank_tiles(pixels: int, vectors: int, machine: Machine) -> list[tuple[int, int]]:
+    """Register tiles (pixels, vectors) for a row of `pixels` and output `vectors`, those expected
+    to be fastest first."""
+    costs: dict[tuple[int, int], float] = {}
     for across, largest in _candidates(vectors, machine.registers):
-        tiling = Tiling(even_runs(pixels, largest), greedy_runs(vectors, across))
         cost = sum(
             p.count * v.count * p.size * v.size / _speed(p.size, v.size, machine.registers)
-            for p in tiling.pixels
-            for v in tiling.vectors
+            for p in even_runs(pixels, largest)
+            for v in greedy_runs(vectors, across)
         )
-        if best is None or cost < best[0]:
-            best = (cost, tiling)
-    assert best is not None  # a tile of one vector always fits
-    return best[1]
+        costs[largest, across] = cost
+    return sorted(costs, key=costs.__getitem__)
 
 
 def _candidates(vectors: int, registers: int) -> list[tuple[int, int]]:
