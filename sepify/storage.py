@@ -98,6 +98,35 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def append_line(path: Path | str, line: str) -> None:
+    """Add one line in one write: whoever else appends, lines stay whole. A half line that a killed
+    writer left is ended first. Raises FileError."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            torn = False
+            if size:
+                file.seek(size - 1)
+                torn = file.read(1) != b"\n"
+            file.write((("\n" if torn else "") + line + "\n").encode())
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {_cause(error)}; choose another place") from error
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """The lines of a file that is only appended to; none if it does not exist. Bytes that are not
+    UTF-8 are replaced: they belong to a line that was cut short. Raises FileError."""
+    path = Path(path)
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {_cause(error)}") from error
+
+
 def read_text(path: Path | str) -> str:
     """Read UTF-8 text. Raises FileError naming the file."""
     try:

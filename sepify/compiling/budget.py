@@ -24,6 +24,31 @@ class Budget:
         """Whether nobody asked for tuning."""
         return self.trials is None and self.seconds is None
 
+    def part(self, mine: int, all_: int) -> Budget:
+        """What `mine` of `all_` operators get of it, if they are served first."""
+        trials = None if self.trials is None else max(1, self.trials * mine // max(all_, 1))
+        seconds = None if self.seconds is None else self.seconds * mine / max(all_, 1)
+        return Budget(trials, seconds)
+
+    def rest(self, trials: int, seconds: float) -> Budget:
+        """What is left of it."""
+        return Budget(
+            None if self.trials is None else max(1, self.trials - trials),
+            None if self.seconds is None else max(0.0, self.seconds - seconds),
+        )
+
+    def is_spent(self, trials: int, seconds: float) -> bool:
+        """Whether so many trials, or so long a time, use it up. The default one has no trials."""
+        if self.is_default:
+            return True
+        return trials >= (self.trials or float("inf")) or seconds >= (self.seconds or float("inf"))
+
+    def progress(self, trials: int, seconds: float) -> tuple[int, int]:
+        """How much of it is used: trials, or whole seconds, done and in total."""
+        if self.trials is not None:
+            return trials, self.trials
+        return int(seconds), max(1, int(self.seconds or 0))
+
     def share(self, operators: int, spent: int) -> int:
         """Trials for the next of `operators` that are left, after `spent` trials."""
         if self.trials is not None:

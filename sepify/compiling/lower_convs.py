@@ -6,20 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sepify.compiling import tvm_api
-from sepify.compiling.kernels.dense import dense_kernel
-from sepify.compiling.kernels.depthwise import depthwise_kernel
-from sepify.compiling.kernels.grouped import grouped_kernel
-from sepify.compiling.kernels.linear import linear_kernel
-from sepify.compiling.kernels.separable import separable_kernel
-from sepify.compiling.kernels.shapes import Conv, Machine
-from sepify.compiling.kernels.weights import (
-    pack_bias,
-    pack_dense,
-    pack_depthwise,
-    pack_depthwise_bias,
-    pack_grouped,
-    pack_terms,
-)
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
+from sepify.compiling.kernels.weights import Array
+from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.steps import ConvStep, LinearStep, Network, read_conv, read_linear
 from sepify.compiling.values import Values
 
@@ -80,57 +69,46 @@ def _separable(network: Network, first: ConvStep, second: ConvStep) -> bool:
 def _conv(step: ConvStep) -> Emit:
     def emit(values: Values) -> None:
         conv, machine = step.conv, values.machine
-        lanes, epilogue = machine.lanes, step.epilogue
-        source, blocked = step.source, True
+        kind, blocked = "dense", True
         if conv.groups == 1:
             # an image has fewer channels than a vector has lanes: read as it is
-            blocked = not (conv.channels < lanes and values.is_plain(source))
-            kernel = dense_kernel(conv, epilogue, machine, blocked=blocked)
-            weight = pack_dense(step.weight, lanes, blocked=blocked)
+            blocked = not (conv.channels < machine.lanes and values.is_plain(step.source))
         elif conv.groups == conv.channels == conv.outputs:
-            kernel = depthwise_kernel(conv, epilogue, machine)
-            weight = pack_depthwise(step.weight, 1, lanes)[0]
-        elif _whole_groups(conv, machine):
-            kernel = dense_kernel(conv, epilogue, machine)
-            weight = pack_dense(step.weight, lanes)
-        else:
-            kernel = grouped_kernel(conv, epilogue, machine)
-            weight = pack_grouped(step.weight, lanes)
-        x = values.blocked(source) if blocked else values.plain(source)
-        arguments = [x, tvm_api.literal(weight), tvm_api.literal(pack_bias(step.bias, lanes))]
-        _call(values, kernel, arguments, step)
+            kind = "depthwise"
+        elif not _whole_groups(conv, machine):
+            kind = "grouped"
+        workload = Workload(kind, conv, step.epilogue, blocked)
+        _call(values, workload, step.source, (step.weight, step.bias), step)
 
     return emit
 
 
 def _separable_conv(first: ConvStep, second: ConvStep) -> Emit:
     def emit(values: Values) -> None:
-        lanes = values.machine.lanes
         rank = first.conv.outputs // first.conv.channels
-        kernel = separable_kernel(
+        workload = Workload(
+            "separable",
             first.conv,
-            rank,
-            second.conv.outputs,
-            first.epilogue,
             second.epilogue,
-            values.machine,
+            rank=rank,
+            outputs=second.conv.outputs,
+            middle=first.epilogue,
         )
-        weights = [
-            pack_depthwise(first.weight, rank, lanes),
-            pack_depthwise_bias(first.bias, rank, lanes),
-            pack_terms(second.weight, rank, lanes),
-            pack_bias(second.bias, lanes),
-        ]
-        arguments = [values.blocked(first.source), *(tvm_api.literal(w) for w in weights)]
-        _call(values, kernel, arguments, second)
+        parameters = (first.weight, first.bias, second.weight, second.bias)
+        _call(values, workload, first.source, parameters, second)
 
     return emit
 
 
-def _call(values: Values, kernel: Any, arguments: list[Any], step: ConvStep) -> None:
+def _call(
+    values: Values, workload: Workload, source: Any, parameters: tuple[Array, ...], step: ConvStep
+) -> None:
+    x = values.blocked(source) if workload.blocked else values.plain(source)
+    packed = workload.pack(values.machine.lanes, *parameters)
+    arguments = [x, *(tvm_api.literal(array) for array in packed)]
     if step.residual is not None:
         arguments.append(values.blocked(step.residual))
-    values.set_blocked(step.end, values.builder.call(kernel, arguments))
+    values.set_blocked(step.end, values.builder.call(values.kernel(workload), arguments))
 
 
 def _linear(step: LinearStep) -> Emit:
@@ -138,12 +116,11 @@ def _linear(step: LinearStep) -> Emit:
         outputs, features = step.weight.shape
         shape = tvm_api.shape(step.source)
         assert shape is not None  # checked when the step was read
-        machine = values.machine
-        kernel = linear_kernel(shape[0], features, outputs, step.clip, machine)
-        weight = pack_dense(step.weight[:, :, None, None], machine.lanes, blocked=False)
-        bias = pack_bias(step.bias, machine.lanes)
-        arguments = [values.plain(step.source), tvm_api.literal(weight), tvm_api.literal(bias)]
-        result = values.builder.call(kernel, arguments)
+        conv = Conv(shape[0], features, 1, 1, outputs, Window((1, 1)), 1, 1)
+        workload = Workload("linear", conv, Epilogue(clip=step.clip), blocked=False)
+        packed = workload.pack(values.machine.lanes, step.weight[:, :, None, None], step.bias)
+        arguments = [values.plain(step.source), *(tvm_api.literal(array) for array in packed)]
+        result = values.builder.call(values.kernel(workload), arguments)
         values.set_plain(step.end, values.columns(result, shape[0], outputs))
 
     return emit

@@ -10,15 +10,18 @@ from sepify.compiling.kernels.shapes import Machine
 from sepify.compiling.lower_convs import find_kernels
 from sepify.compiling.lower_others import lower_other
 from sepify.compiling.steps import Network
-from sepify.compiling.values import Values
+from sepify.compiling.values import Choose, Values
 
 
-def lower(module: tvm_api.Module, machine: Machine) -> tvm_api.Module:
-    """A new Relax module that computes the same as `module`."""
+def lower(
+    module: tvm_api.Module, machine: Machine, choose: Choose = lambda _workload: None
+) -> tvm_api.Module:
+    """A new Relax module that computes the same as `module`; `choose` is asked for the knobs of
+    each kernel that has any, once for each call of it."""
     network = Network(module)
     kernels, covered = find_kernels(network, machine)
     builder = tvm_api.Builder(network.inputs)
-    values = Values(builder, machine)
+    values = Values(builder, machine, choose)
     for variable in network.inputs:
         values.set_plain(variable, variable)
 

@@ -241,6 +241,20 @@ def parse_kernel(kernel: Kernel) -> Function:
     return tvm.script.from_source(kernel.script)
 
 
+def build_kernel(kernel: Kernel, target: Any) -> Callable[..., None]:
+    """A kernel on its own, to call with TVM tensors: inputs, then the output."""
+    function = parse_kernel(kernel).with_attr("global_symbol", kernel.name)
+    built: Callable[..., None] = tvm.compile(tvm.IRModule({kernel.name: function}), target)[
+        kernel.name
+    ]
+    return built
+
+
+def tensor(array: NDArray[np.float32]) -> Any:
+    """A copy of the array, for TVM."""
+    return tvm.runtime.tensor(np.ascontiguousarray(array))
+
+
 def literal(array: NDArray[np.float32]) -> Expr:
     """A tensor constant."""
     return relax.const(np.ascontiguousarray(array), "float32")

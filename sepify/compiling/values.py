@@ -7,22 +7,32 @@ enters own kernels and unpacks once where it leaves them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sepify.compiling import tvm_api
+from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.layout import pack_kernel, unpack_kernel
 from sepify.compiling.kernels.shapes import Machine
-from sepify.compiling.kernels.source import Shape
+from sepify.compiling.kernels.source import Kernel, Shape
+from sepify.compiling.kernels.workload import Workload
+
+Choose = Callable[[Workload], Knobs | None]  # None: the default ones
 
 
 class Values:
-    """New variables for those of the imported network."""
+    """New variables for those of the imported network; `choose` gives a kernel's knobs."""
 
-    def __init__(self, builder: tvm_api.Builder, machine: Machine) -> None:
+    def __init__(self, builder: tvm_api.Builder, machine: Machine, choose: Choose) -> None:
         self.builder = builder
         self.machine = machine
+        self._choose = choose
         self._plain: dict[Any, Any] = {}
         self._blocked: dict[Any, Any] = {}
+
+    def kernel(self, workload: Workload) -> Kernel:
+        """The kernel of a workload, with the knobs that were chosen for it."""
+        return workload.kernel(self.machine, self._choose(workload))
 
     def set_plain(self, variable: Any, value: Any) -> None:
         """`value` is the new `variable`, in its own shape."""

@@ -1,0 +1,84 @@
+"""What was measured, one JSON object a line of `kernels.jsonl`.
+
+Lines are only ever appended, each in one write, so that a kill at any byte costs one line at most;
+two files are merged by concatenating them. A line says for which target and versions it holds:
+others are left alone, and never used.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sepify.compiling.kernels.knobs import Knobs
+from sepify.compiling.kernels.workload import Workload
+from sepify.storage import append_line, read_lines
+
+FILE_NAME = "kernels.jsonl"
+GENERATION = 1  # of the kernels: raised when the same knobs give other code
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured candidate: its time in seconds, and that over the default knobs' in the same
+    minute; or why it has none."""
+
+    knobs: Knobs
+    seconds: float | None
+    relative: float | None
+    error: str | None = None
+
+
+class Records:
+    """The records of one target and set of versions, and how many there are of others."""
+
+    def __init__(self, folder: Path, target: dict[str, Any], versions: dict[str, str]) -> None:
+        """Raises FileError if the file exists and cannot be read."""
+        self.path = folder / FILE_NAME
+        self._target = target
+        self._versions = {**versions, "kernels": str(GENERATION)}
+        self._found: dict[str, dict[Knobs, Record]] = {}
+        self.of_other_versions = 0
+        self.damaged = 0
+        for line in read_lines(self.path):
+            self._read(line)
+
+    def measured(self, workload: Workload) -> dict[Knobs, Record]:
+        """Every candidate that was tried."""
+        return dict(self._found.get(workload.key, {}))
+
+    def best(self, workload: Workload) -> Knobs | None:
+        """The fastest candidate, or None if none was ever timed."""
+        timed = [r for r in self.measured(workload).values() if r.relative is not None]
+        return min(timed, key=lambda r: r.relative or 0.0).knobs if timed else None
+
+    def add(self, workload: Workload, record: Record) -> None:
+        """Keep a record, in the file too. Raises FileError if that cannot be written."""
+        line = {
+            "target": self._target,
+            "versions": self._versions,
+            "workload": json.loads(workload.key),
+            **asdict(record),
+        }
+        append_line(self.path, json.dumps(line, sort_keys=True, allow_nan=False))
+        self._found.setdefault(workload.key, {})[record.knobs] = record
+
+    def _read(self, line: str) -> None:
+        try:
+            value = json.loads(line)
+            target, versions = value["target"], value["versions"]
+            key = json.dumps(value["workload"], sort_keys=True, separators=(",", ":"))
+            record = Record(
+                Knobs(**value["knobs"]), value["seconds"], value["relative"], value["error"]
+            )
+        except (ValueError, TypeError, KeyError):
+            self.damaged += 1  # cut short by a kill
+            return
+        if target != self._target:
+            return
+        if versions != self._versions:
+            self.of_other_versions += 1
+            return
+        self._found.setdefault(key, {})[record.knobs] = record

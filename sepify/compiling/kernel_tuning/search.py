@@ -1,0 +1,123 @@
+"""Which knobs to try, in which order: one kind of knob at a time from the default on, the likeliest
+values first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from functools import partial
+
+from sepify.compiling.kernels.dense import is_flat
+from sepify.compiling.kernels.knobs import Knobs
+from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.tiles import rank_tiles
+from sepify.compiling.kernels.workload import Workload
+
+_BETTER = 0.99  # of the best so far, or it is noise
+_TILES = 6
+_GRIDS = 8
+_WEIGHT_BYTES = (8 << 10, 24 << 10, 48 << 10, 1 << 30)
+_UNROLLS = (4, 8, 16)
+_ROW_TILES = (4, 7, 8, 14, 16, 28)
+_OVERLAP = 1.08  # of the rows of a map, computed at most
+_SCRATCH = 4  # times the scratch that is thought best
+
+Axis = Callable[[Knobs], Iterator[Knobs]]
+
+
+def search(workload: Workload, machine: Machine) -> Generator[Knobs, float | None, None]:
+    """Yields candidates, the default one first; is sent the time of each over the default's, or
+    None where it failed. Ends when no neighbour of the best is left untried."""
+    best = workload.default_knobs(machine)
+    tried = {workload.kernel(machine, best).name}
+    fastest = (yield best) or 1.0
+    improved = True
+    while improved:
+        improved = False
+        for axis in _axes(workload, machine):
+            for knobs in list(axis(best)):
+                # other knobs may give the very same kernel
+                name = workload.kernel(machine, knobs).name
+                if name in tried:
+                    continue
+                tried.add(name)
+                relative = yield knobs
+                if relative is not None and relative < fastest * _BETTER:
+                    best, fastest, improved = knobs, relative, True
+
+
+def _axes(workload: Workload, machine: Machine) -> list[Axis]:
+    """The kinds of knobs that a workload has, those that matter most first."""
+    tiles = partial(_tiles, workload, machine)
+    tasks = partial(_tasks, workload, machine)
+    if workload.kind == "separable":
+        return [tiles, tasks, _weight_bytes, partial(_row_tiles, workload), _unrolls]
+    if workload.kind == "dense":
+        axes: list[Axis] = [tiles, tasks, _weight_bytes]
+        return [*axes, _unrolls] if workload.blocked else axes
+    if workload.kind == "linear":
+        return [partial(_linear_tiles, machine), _unrolls, _weight_bytes]
+    return [partial(_row_tiles, workload), tasks]
+
+
+def _tiles(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
+    conv = workload.conv
+    pixels = knobs.rows * conv.out_width
+    if workload.kind == "dense" and not is_flat(conv):
+        pixels = conv.out_width
+    vectors = _vectors(workload, machine) // knobs.splits
+    ranked = rank_tiles(pixels, vectors, machine)
+    # tiles of more pixels than the row has are the same tile
+    sizes = dict.fromkeys((min(p, pixels), v) for p, v in ranked)
+    for size, across in list(sizes)[:_TILES]:
+        yield replace(knobs, pixels=size, vectors=across)
+
+
+def _vectors(workload: Workload, machine: Machine) -> int:
+    """Output vectors of a group, all tasks together."""
+    if workload.kind == "separable":
+        return machine.blocks(workload.outputs)
+    if workload.kind == "dense":
+        return machine.blocks(workload.conv.outputs) // workload.conv.groups
+    return machine.blocks(workload.conv.outputs)
+
+
+def _tasks(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
+    """Strips and splits that feed every thread alike, from the default's number of tasks."""
+    height, vectors = workload.conv.out_height, _vectors(workload, machine)
+    default = workload.default_knobs(machine)
+    enough = -(-height // default.rows) * default.splits
+    found = []
+    for splits in (n for n in range(1, vectors + 1) if vectors % n == 0 and n <= 8):
+        for strips in range(1, height + 1):
+            rows = -(-height // strips)
+            even = strips * splits % min(enough, machine.max_tasks // 2) == 0
+            overlap = strips * rows <= height * _OVERLAP and -(-height // rows) == strips
+            if even and overlap and rows <= default.rows * _SCRATCH:
+                found.append((rows, splits))
+    # those closest to the default in rows, which is what decides how well caches are used
+    found.sort(key=lambda c: (abs(c[1] - default.splits), abs(c[0] - default.rows)))
+    for rows, splits in found[:_GRIDS]:
+        yield replace(knobs, rows=rows, splits=splits)
+
+
+def _weight_bytes(knobs: Knobs) -> Iterator[Knobs]:
+    for size in _WEIGHT_BYTES:
+        yield replace(knobs, weight_bytes=size)
+
+
+def _unrolls(knobs: Knobs) -> Iterator[Knobs]:
+    for unroll in _UNROLLS:
+        yield replace(knobs, unroll=unroll)
+
+
+def _row_tiles(workload: Workload, knobs: Knobs) -> Iterator[Knobs]:
+    for size in _ROW_TILES:
+        if size <= max(workload.conv.out_width, _ROW_TILES[0]):
+            yield replace(knobs, row_tile=size)
+
+
+def _linear_tiles(machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
+    for vectors in (1, 2, 4, 8, 16):
+        if vectors * knobs.pixels <= machine.registers - 4:
+            yield replace(knobs, vectors=vectors)

@@ -1,0 +1,148 @@
+"""One kernel to be made, whatever its knobs: the unit of tuning and the key of its records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sepify.compiling.kernels.dense import dense_kernel, dense_knobs
+from sepify.compiling.kernels.depthwise import depthwise_kernel, plane_knobs
+from sepify.compiling.kernels.grouped import grouped_kernel, grouped_knobs
+from sepify.compiling.kernels.knobs import Knobs
+from sepify.compiling.kernels.linear import linear_kernel, linear_knobs
+from sepify.compiling.kernels.separable import separable_kernel, separable_knobs
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window, pair
+from sepify.compiling.kernels.source import Kernel
+from sepify.compiling.kernels.weights import (
+    Array,
+    pack_bias,
+    pack_dense,
+    pack_depthwise,
+    pack_depthwise_bias,
+    pack_grouped,
+    pack_terms,
+)
+
+KINDS = ("dense", "depthwise", "grouped", "linear", "separable")
+_NOTHING = Epilogue()
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A convolution or fully connected layer with all that is fused into it.
+
+    `kind` is one of KINDS. A fully connected layer is a pointwise convolution of a 1x1 map. Of a
+    separable one, `conv` is the depthwise part, with depth multiplier `rank` and `middle` after it,
+    and the pointwise part has `outputs`. A dense one reads `(N, C, H, W)` unless `blocked`.
+    """
+
+    kind: str
+    conv: Conv
+    epilogue: Epilogue = _NOTHING
+    blocked: bool = True
+    rank: int = 1
+    outputs: int = 0
+    middle: Epilogue = _NOTHING
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the whole batch."""
+        conv = self.conv
+        if self.kind != "separable":
+            return conv.macs
+        each = self.rank * conv.channels * (conv.window.area + self.outputs)
+        return conv.batch * conv.pixels * each
+
+    @property
+    def key(self) -> str:
+        """The same text for the same workload, in every process and release of the same format."""
+        return json.dumps(_finite(asdict(self)), sort_keys=True, separators=(",", ":"))
+
+    def default_knobs(self, machine: Machine) -> Knobs:
+        """The knobs that are expected to be good, without measuring."""
+        conv = self.conv
+        if self.kind == "separable":
+            return separable_knobs(conv, self.rank, self.outputs, machine)
+        if self.kind == "dense":
+            return dense_knobs(conv, machine, blocked=self.blocked)
+        if self.kind == "linear":
+            return linear_knobs(conv.batch, conv.channels, conv.outputs, machine)
+        return (plane_knobs if self.kind == "depthwise" else grouped_knobs)(conv, machine)
+
+    def kernel(self, machine: Machine, knobs: Knobs | None = None) -> Kernel:
+        """The kernel; without `knobs`, the default ones."""
+        conv, epilogue = self.conv, self.epilogue
+        if self.kind == "separable":
+            return separable_kernel(
+                conv, self.rank, self.outputs, self.middle, epilogue, machine, knobs
+            )
+        if self.kind == "dense":
+            return dense_kernel(conv, epilogue, machine, blocked=self.blocked, knobs=knobs)
+        if self.kind == "linear":
+            return linear_kernel(
+                conv.batch, conv.channels, conv.outputs, epilogue.clip, machine, knobs
+            )
+        make = depthwise_kernel if self.kind == "depthwise" else grouped_kernel
+        return make(conv, epilogue, machine, knobs)
+
+    def pack(self, lanes: int, *parameters: Array) -> list[Array]:
+        """torch's weight and bias, of the depthwise part and then of the pointwise part if there
+        are two, as the kernel reads them."""
+        if self.kind == "separable":
+            filters, shifts, weight, bias = parameters
+            return [
+                pack_depthwise(filters, self.rank, lanes),
+                pack_depthwise_bias(shifts, self.rank, lanes),
+                pack_terms(weight, self.rank, lanes),
+                pack_bias(bias, lanes),
+            ]
+        weight, bias = parameters
+        if self.kind == "depthwise":
+            packed = pack_depthwise(weight, 1, lanes)[0]
+        elif self.kind == "grouped":
+            packed = pack_grouped(weight, lanes)
+        else:
+            packed = pack_dense(weight, lanes, blocked=self.blocked)
+        return [packed, pack_bias(bias, lanes)]
+
+
+def read_workload(value: dict[str, Any]) -> Workload:
+    """A workload from what `key` holds. Raises KeyError, TypeError or ValueError if it is none."""
+    conv = dict(value["conv"])
+    window = conv.pop("window")
+    top, left, bottom, right = (int(n) for n in window["padding"])
+    if value["kind"] not in KINDS:
+        raise ValueError(f"no kind of kernel: {value['kind']}")
+    return Workload(
+        kind=value["kind"],
+        conv=Conv(
+            **{name: int(extent) for name, extent in conv.items()},
+            window=Window(
+                pair(window["kernel"]),
+                pair(window["stride"]),
+                (top, left, bottom, right),
+                pair(window["dilation"]),
+            ),
+        ),
+        epilogue=_read_epilogue(value["epilogue"]),
+        blocked=bool(value["blocked"]),
+        rank=int(value["rank"]),
+        outputs=int(value["outputs"]),
+        middle=_read_epilogue(value["middle"]),
+    )
+
+
+def _read_epilogue(value: dict[str, Any]) -> Epilogue:
+    clip = value["clip"]
+    bounds = None if clip is None else (float(clip[0]), float(clip[1]))
+    return Epilogue(bool(value["residual"]), bounds)
+
+
+def _finite(value: Any) -> Any:
+    """With floats as text: JSON has no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return repr(value) if isinstance(value, float) else value
