@@ -78,3 +78,7 @@ class DistillationWarning(CalibrationWarning):
 
 class DataWarning(SepifyWarning):
     """The labelled data does not look as the original network expects it."""
+
+
+class DatabaseWarning(SepifyWarning):
+    """Tuning records are there that cannot be used."""

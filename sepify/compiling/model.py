@@ -15,7 +15,7 @@ from sepify.compiling.dependencies import require_tvm
 from sepify.errors import CompileError, FileError, InputError
 from sepify.storage import atomic_path, read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 _LIBRARY = "module.so"
 _METADATA = "metadata.json"
 
@@ -41,9 +41,23 @@ class CompiledMetadata:
     versions: dict[str, str]  # of tvm, tvm_ffi, torch
     kernels: dict[str, int]
     own_kernels: dict[str, int]
-    trials: int  # new measurements by MetaSchedule
+    tuned_kernels: int  # calls of own kernels whose knobs were measured, now or before
+    tuned_relative: float  # time of all own kernels over that untuned, if there was tuning; else 1
+    trials: int  # new measurements
     failed_trials: int
-    records_reused: int  # operators whose tuning records were there already
+    records_reused: int  # kernels and operators whose tuning records were there already
+    memory: dict[str, int]  # bytes while it runs: weights, activations and outputs, inputs
+
+    @property
+    def layout_changes(self) -> int:
+        """Packs into and unpacks from the blocked layout in one inference."""
+        return self.own_kernels.get("pack", 0) + self.own_kernels.get("unpack", 0)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that one inference needs: weights, inputs, and the buffers that activations share.
+        Not the code, the interpreter, or the strips of rows that a kernel keeps for each thread."""
+        return sum(self.memory.values())
 
 
 class CompiledModel:

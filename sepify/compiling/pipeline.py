@@ -46,8 +46,9 @@ def compile(
         x: the example input `(N, C, H, W)`, or a tuple of inputs; N at least 1.
         target: a preset of `targets()`, or a Target; this CPU must be able to run it (a bundle
             for another one: `make_bundle`).
-        tune: how long MetaSchedule may search: trials in total (`500`), or a time (`"10min"`).
-            Without it, a few trials for each operator that needs any.
+        tune: how long to search for faster kernels: trials in total (`500`), or a time
+            (`"10min"`). Without it, own kernels are cut as the records or the built-in rules say,
+            and MetaSchedule has a few trials for each operator that needs any.
         database: folder of the tuning records; without it, `sepify` in the user's cache folder.
         progress: called with (what, done, total).
 
@@ -77,7 +78,8 @@ def compile(
     require_runnable(preset.name, tuple(features))
     ready = prepare(model, x, preset, budget, database, note)
     note("building", 4, STAGES)
-    executable = tvm_api.build(ready.module, ready.tvm_target)
+    planned = tvm_api.plan_memory(ready.module, ready.tvm_target)
+    executable = tvm_api.assemble(planned, ready.tvm_target)
     note("checking", 5, STAGES)
 
     metadata = CompiledMetadata(
@@ -92,9 +94,12 @@ def compile(
         versions={**tvm_api.VERSIONS, "torch": torch.__version__},
         kernels=ready.kernels,
         own_kernels=ready.own_kernels,
-        trials=ready.tuned.trials,
-        failed_trials=ready.tuned.failed,
-        records_reused=ready.tuned.reused,
+        tuned_kernels=ready.own.tuned,
+        tuned_relative=round(ready.own.tuning.relative, 4),
+        trials=ready.own.tuning.trials + ready.tuned.trials,
+        failed_trials=ready.own.tuning.failed + ready.tuned.failed,
+        records_reused=ready.own.reused + ready.tuned.reused,
+        memory=tvm_api.memory_use(planned),
     )
     compiled = CompiledModel(executable, metadata)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from torch import Tensor, fx, nn
 from sepify.capture import capture
 from sepify.compiling.budget import Budget
 from sepify.compiling.model import as_tuple
+from sepify.compiling.own_kernels import Lowered, lower_with_records
 from sepify.compiling.targets import Target
-from sepify.compiling.tuning import Tuned, tune_operators
+from sepify.compiling.tuning import Tuned, database_root, tune_operators
 from sepify.errors import CompileError, InputError
 from sepify.passes.fold_batchnorm import fold_batchnorm
 
@@ -41,6 +43,7 @@ class Prepared:
     features: tuple[str, ...]
     kernels: dict[str, int]
     own_kernels: dict[str, int]
+    own: Lowered
     tuned: Tuned
 
 
@@ -54,18 +57,16 @@ def prepare(
 ) -> Prepared:
     """Capture, fold, lower and tune `model` at the shapes of `x`; `target` is filled in.
 
-    MetaSchedule measures on this machine: without a `budget` nothing is tuned. Raises what
-    `sepify.compile` does.
+    Candidates are measured on this machine: without a `budget` nothing is tuned, but the records in
+    the `database` are used. Raises what `sepify.compile` does.
     """
     from sepify.compiling import tvm_api
-    from sepify.compiling.lowering import lower
 
     inputs = x if isinstance(x, tuple) else (x,)
     if not inputs or not all(isinstance(tensor, Tensor) for tensor in inputs):
         raise InputError("the example input must be a tensor or a tuple of tensors")
-    description, machine = target.description, target.machine
-    assert description is not None  # find_target has filled them in
-    assert machine is not None
+    description = target.description
+    assert description is not None  # find_target has filled it in
     tvm_target = tvm_api.make_target(description)
 
     with torch.no_grad():
@@ -76,13 +77,16 @@ def prepare(
         progress("exporting", 1, STAGES)
         module = tvm_api.import_exported(_export(folded, inputs))
         progress("lowering", 2, STAGES)
-        module = tvm_api.fuse(lower(module, machine), tvm_target)
+        started = time.monotonic()
+        own = lower_with_records(module, target, budget, database_root(database), progress)
+        module = own.module
         progress("tuning", 3, STAGES)
         tuned = Tuned((), 0, 0, 0)
         if budget is not None:
-            tuned = tune_operators(module, description, budget, database, progress)
+            left = budget.rest(own.tuning.trials, time.monotonic() - started)
+            tuned = tune_operators(module, description, left, database, progress)
     calls = list(tvm_api.called_functions(module))
-    own = [name for name, f in tvm_api.functions(module).items() if tvm_api.is_own(f)]
+    ours = [name for name, f in tvm_api.functions(module).items() if tvm_api.is_own(f)]
     return Prepared(
         target=target,
         tvm_target=tvm_target,
@@ -90,8 +94,9 @@ def prepare(
         inputs=inputs,
         expected=expected,
         features=tuple(sorted(tvm_api.code_features(tvm_target))),
-        kernels=_count(calls, own, tuned),
-        own_kernels=dict(Counter(_kind(name) for name in calls if name in own)),
+        kernels=_count(calls, ours, tuned),
+        own_kernels=dict(Counter(_kind(name) for name in calls if name in ours)),
+        own=own,
         tuned=tuned,
     )
 

@@ -54,11 +54,7 @@ def tune_operators(
     """
     from sepify.compiling import tvm_api
 
-    names = [
-        name
-        for name, function in tvm_api.functions(module).items()
-        if not tvm_api.is_own(function) and any(word in name for word in _WORTH_TUNING)
-    ]
+    names = worth_tuning(module)
     if not names:
         return Tuned((), 0, 0, 0)
     folder = database_folder(database, description, tvm_api.VERSIONS)
@@ -69,17 +65,31 @@ def tune_operators(
         return _tune_all(module, tuned_for, names, budget, folder, progress)
 
 
+def worth_tuning(module: Any) -> list[str]:
+    """The PrimFuncs of a fused module that MetaSchedule should see to."""
+    from sepify.compiling import tvm_api
+
+    return [
+        name
+        for name, function in tvm_api.functions(module).items()
+        if not tvm_api.is_own(function) and any(word in name for word in _WORTH_TUNING)
+    ]
+
+
+def database_root(database: Path | str | None) -> Path:
+    """The folder of all tuning records: `database`, or `sepify` in the user's cache folder."""
+    if database is not None:
+        return Path(database)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sepify"
+
+
 def database_folder(
     database: Path | str | None, description: dict[str, Any], versions: dict[str, str]
 ) -> Path:
-    """Where the records for a target and these versions are kept: below `database`, or below the
-    user's cache folder."""
-    if database is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        database = Path(cache) / "sepify"
+    """Where MetaSchedule's records for a target and these versions are kept."""
     identity = json.dumps([description, versions], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return Path(database) / f"{description['mcpu']}-tvm{versions['tvm']}-{digest}"
+    return database_root(database) / f"{description['mcpu']}-tvm{versions['tvm']}-{digest}"
 
 
 def _tune_all(

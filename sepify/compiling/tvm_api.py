@@ -6,6 +6,7 @@ Written for apache-tvm 0.27.0 with apache-tvm-ffi 0.1.14.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import sys
@@ -326,12 +327,53 @@ def called_functions(module: Module) -> Iterable[str]:
 
 def build(module: Module, target: Any) -> Any:
     """The executable. Raises CompileError if LLVM or a pass fails."""
+    return assemble(plan_memory(module, target), target)
+
+
+def plan_memory(module: Module, target: Any) -> Module:
+    """The module down to calls and buffers, which `memory_use` can count and `assemble` build.
+    Raises CompileError if a pass fails."""
     try:
         with target:
-            return tvm.compile(module, target, relax_pipeline=relax.get_default_pipeline(target))
+            return relax.get_default_pipeline(target)(module)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CompileError(f"TVM could not lower the network: {first}") from error
+
+
+def assemble(planned: Module, target: Any) -> Any:
+    """The executable of a module from `plan_memory`. Raises CompileError if LLVM fails."""
+    try:
+        with target:
+            return tvm.compile(planned, target, relax_pipeline=None)
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CompileError(f"TVM could not build the network: {first}") from error
+
+
+def memory_use(planned: Module) -> dict[str, int]:
+    """Bytes that a module from `plan_memory` keeps: its weights, its inputs, and the buffers for
+    activations and outputs, each of which several values may use in turn."""
+    weights: dict[int, int] = {}
+    activations = 0
+    for _, value in bindings(planned):
+        if operator(value) == "vm.alloc_storage":
+            activations += math.prod(int(extent) for extent in value.args[0].values)
+        for argument in getattr(value, "args", ()):
+            array = getattr(argument, "value", None)
+            if isinstance(array, tvm.runtime.Tensor):
+                weights[hash(array)] = math.prod(array.shape) * _item_bytes(array.dtype)
+    inputs = sum(_bytes(variable) for variable in parameters(planned))
+    return {"weights": sum(weights.values()), "activations": activations, "inputs": inputs}
+
+
+def _bytes(variable: Any) -> int:
+    kind = variable.ty
+    return math.prod(int(extent) for extent in kind.shape) * _item_bytes(kind.dtype)
+
+
+def _item_bytes(dtype: Any) -> int:
+    return int(np.dtype(str(dtype)).itemsize)
 
 
 def export(executable: Any, path: Path) -> None:

@@ -33,7 +33,7 @@ def test_records_are_reused_even_after_a_kill_in_mid_write(tmp_path):
         file.write('[0, [[["half a rec')
     second = compile(network(), _X, database=tmp_path)
     assert second.metadata.trials == 0
-    assert second.metadata.records_reused == 1
+    assert second.metadata.records_reused == 2  # the own kernel's too
     for line in records.read_text().splitlines():
         json.loads(line)
     torch.testing.assert_close(second(_X), first(_X))
@@ -55,9 +55,9 @@ def test_other_targets_and_versions_have_their_own_folder(tmp_path):
     assert base.parent == tmp_path
 
 
-def test_a_database_that_cannot_be_written(tmp_path):
+def test_a_database_that_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="cannot write"):
+    with pytest.raises(FileError, match="cannot read .*file"):
         compile(network(), _X, database=tmp_path / "file")
 
 

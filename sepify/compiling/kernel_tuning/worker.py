@@ -32,7 +32,7 @@ _SUSPICIOUS = 0.99
 Call = Callable[[], None]
 
 
-class _Subject:
+class Subject:
     """One workload with its data, and the default kernel to compare with."""
 
     def __init__(self, workload: Workload, machine: Machine, target: Any) -> None:
@@ -95,7 +95,7 @@ def main() -> None:
     opening = json.loads(requests.readline())
     target, machine = tvm_api.make_target(opening["target"]), Machine(**opening["machine"])
     tvm_api.set_thread_count(1)
-    subject: _Subject | None = None
+    subject: Subject | None = None
     _answer(answers, {"ready": True})
     for line in requests:
         request = json.loads(line)
@@ -103,7 +103,7 @@ def main() -> None:
             workload = read_workload(request["workload"])
             if subject is None or subject.workload != workload:
                 subject = None  # its data first, or there would be two
-                subject = _Subject(workload, machine, target)
+                subject = Subject(workload, machine, target)
             seconds, relative = subject.race(subject.prepare(Knobs(**request["knobs"])))
             _answer(answers, {"seconds": seconds, "relative": relative})
         except Exception as error:  # whatever a candidate makes TVM or LLVM raise

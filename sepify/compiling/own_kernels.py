@@ -1,0 +1,83 @@
+"""An imported network on our own kernels, with the knobs that the database has for each; first, if
+there is a budget, with more measured."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sepify.compiling.budget import Budget
+from sepify.compiling.kernel_tuning.bench import open_bench
+from sepify.compiling.kernel_tuning.records import Records
+from sepify.compiling.kernel_tuning.tune import KernelTuning, Progress, tune_kernels
+from sepify.compiling.kernels.workload import Workload
+from sepify.compiling.targets import Target
+from sepify.compiling.tuning import worth_tuning
+from sepify.errors import DatabaseWarning
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The module, fused, and how its kernels came by their knobs.
+
+    `tuned` calls of kernels have measured knobs; `reused` workloads had them before.
+    """
+
+    module: Any
+    tuned: int
+    reused: int
+    tuning: KernelTuning
+
+
+def lower_with_records(
+    imported: Any,
+    target: Target,
+    budget: Budget | None,
+    folder: Path,
+    progress: Progress,
+) -> Lowered:
+    """Lower and fuse `imported`; with a `budget` that somebody asked for, tune its kernels before,
+    which leaves MetaSchedule's operators their part of it.
+
+    Warns (DatabaseWarning) of records in `folder` that are of no use. Raises FileError if the
+    records cannot be read or written, CompileError if tuning cannot be started.
+    """
+    from sepify.compiling import tvm_api
+    from sepify.compiling.lowering import lower
+
+    machine, description = target.machine, target.description
+    assert machine is not None  # find_target has filled them in
+    assert description is not None
+    records = Records(folder, description, tvm_api.VERSIONS)
+    _warn(records)
+    workloads: Counter[Workload] = Counter()
+
+    def choose(workload: Workload) -> Any:
+        workloads[workload] += 1
+        return records.best(workload)
+
+    tvm_target = tvm_api.make_target(description)
+    module = tvm_api.fuse(lower(imported, machine, choose), tvm_target)
+    reused = sum(records.best(workload) is not None for workload in workloads)
+    tuning = KernelTuning()
+    if budget is not None and not budget.is_default and workloads:
+        all_ = len(workloads) + len(worth_tuning(module))
+        with open_bench(description, machine) as bench:
+            mine = budget.part(len(workloads), all_)
+            tuning = tune_kernels(workloads, machine, mine, records, bench, progress)
+        module = tvm_api.fuse(lower(imported, machine, records.best), tvm_target)
+    tuned = sum(uses for workload, uses in workloads.items() if records.best(workload) is not None)
+    return Lowered(module, tuned, reused, tuning)
+
+
+def _warn(records: Records) -> None:
+    if records.of_other_versions:
+        warnings.warn(
+            f"{records.path}: {records.of_other_versions} records of other versions of TVM or of "
+            "sepify's kernels are ignored; tune again to replace them",
+            DatabaseWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,104 @@
+"""Candidates that fail, crash and hang are survived; tuning goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import pytest
+
+from sepify.compiling.budget import Budget
+from sepify.compiling.kernel_tuning.bench import open_bench
+from sepify.compiling.kernel_tuning.records import Records
+from sepify.compiling.kernel_tuning.search import search
+from sepify.compiling.kernel_tuning.tune import tune_kernels
+from sepify.compiling.kernels.knobs import Knobs
+from sepify.compiling.kernels.shapes import Conv, Machine, Window
+from sepify.compiling.kernels.workload import Workload
+from sepify.errors import CompileError
+
+_MACHINE = Machine(16, 32)
+_DENSE = Workload("dense", Conv(1, 64, 28, 28, 64, Window((3, 3), padding=(1,) * 4), 28, 28))
+_POINT = Workload("dense", Conv(1, 64, 28, 28, 128, Window((1, 1)), 28, 28))
+
+# speaks the worker's language; what a candidate does depends on the pixels of its tile
+_FAKE = """
+import json, os, signal, sys, time
+sys.stdin.readline()
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    knobs = json.loads(line)["knobs"]
+    if knobs["unroll"] == 8: os.kill(os.getpid(), signal.SIGILL)
+    if knobs["unroll"] == 4: time.sleep(60)
+    if knobs["pixels"] == 3: print(json.dumps({"error": "LLVM has no such register"}), flush=True)
+    else: print(json.dumps({"seconds": 1e-3, "relative": 1.0 + knobs["rows"] / 100}), flush=True)
+"""
+
+
+def fake(script: str = _FAKE):
+    return open_bench({"kind": "llvm"}, _MACHINE, [sys.executable, "-c", script], limit=1.0)
+
+
+def test_a_failure_a_crash_and_a_hang_are_told_apart_and_the_next_candidate_is_timed():
+    with fake() as bench:
+        assert bench.measure(_DENSE, Knobs(3, 1, 1, 1)).error == "LLVM has no such register"
+        assert bench.measure(_DENSE, Knobs(4, 1, 1, 1, unroll=8)).error == "crashed: SIGILL"
+        assert bench.measure(_DENSE, Knobs(4, 1, 1, 1, unroll=4)).error == "took more than 1 s"
+        assert bench.measure(_DENSE, Knobs(4, 1, 1, 1)).relative == 1.01
+
+
+def test_a_worker_that_cannot_start_is_an_error():
+    with fake("import sys; sys.exit(3)") as bench, pytest.raises(CompileError, match="exit code 3"):
+        bench.measure(_DENSE, Knobs(4, 1, 1, 1))
+
+
+def tune(folder, trials, bench, progress=lambda *_: None):
+    records = Records(folder, {"kind": "llvm"}, {"tvm": "1"})
+    workloads = Counter({_DENSE: 3, _POINT: 1})
+    return tune_kernels(workloads, _MACHINE, Budget(trials=trials), records, bench, progress)
+
+
+def test_failures_are_counted_and_an_interrupted_run_goes_on(tmp_path):
+    lines = []
+    with fake() as bench:
+        first = tune(tmp_path, 12, bench, lambda *line: lines.append(line))
+        assert first.trials == 12
+        rest = tune(tmp_path, 1000, bench)  # until nothing is left
+        again = tune(tmp_path, 1000, bench)
+    assert rest.failed > 0
+    assert rest.relative < 1.02
+    assert again.trials == 0
+    assert again.relative == rest.relative
+    what, done, total = lines[-1]
+    assert what.startswith("tuning 2 kernels: 11 trials")
+    assert (done, total) == (11, 12)
+    with_fresh = tmp_path / "fresh"
+    with fake() as bench:
+        at_once = tune(with_fresh, 1000, bench)
+    assert at_once.trials == first.trials + rest.trials
+
+
+def test_all_candidates_failing_leaves_the_default(tmp_path):
+    broken = _FAKE.replace('knobs["pixels"] == 3', "True")
+    with fake(broken) as bench:
+        result = tune(tmp_path, 1000, bench)
+    assert result.failed == result.trials > 0
+    assert result.relative == 1.0
+    assert Records(tmp_path, {"kind": "llvm"}, {"tvm": "1"}).best(_DENSE) is None
+
+
+@pytest.mark.parametrize("machine", [_MACHINE, Machine(8, 16), Machine(4, 32)])
+@pytest.mark.parametrize("channels", [3, 64, 512])
+def test_the_search_ends_and_never_repeats_itself(machine, channels):
+    window = Window((3, 3), (2, 2), (1, 1, 1, 1))
+    conv = Conv(1, channels, 14, 14, channels, window, 7, 7, channels)
+    workload = Workload("separable", conv, outputs=256)
+    steps = search(workload, machine)
+    seen = [next(steps)]
+    with pytest.raises(StopIteration):
+        while True:
+            seen.append(steps.send(1.0))
+    assert seen[0] == workload.default_knobs(machine)
+    assert 5 < len(seen) < 60
+    names = {workload.kernel(machine, knobs).name for knobs in seen}
+    assert len(names) == len(seen)
