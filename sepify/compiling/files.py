@@ -54,8 +54,7 @@ def compile_file(request: CompilationRequest, progress: Callable[[str, int, int]
             progress=progress,
         )
         compiled.save(request.output)
-        error = compiled.metadata.max_relative_error
-        return f"compiled for {chosen.name}; largest relative error {error:.1e}"
+        return compiled.metadata.summary
     return make_bundle(
         loaded.module,
         loaded.inputs,
