@@ -8,30 +8,36 @@ factors alone (no labels, nothing else is trained) bring the block's output clos
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from sepify.calibration.blocks import Block
 from sepify.calibration.lockstep import Values, run_block
+from sepify.factorize.coordinates import Coordinates, whiten
 from sepify.factorize.factors import Factors
+from sepify.passes.graph import called_module
 
 Tell = Callable[[int, int], None]  # steps done, steps in all
 LossOf = Callable[[Tensor, dict[str, Factors]], Tensor]
 
 TELL_EVERY = 10  # steps
+SEEN = 64  # images whose values in the block tell the directions apart
+JUDGED_AT_ONCE = 64
 HELDOUT = 8  # as in the solver: one image in eight judges, the others teach
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """Adam (Kingma and Ba 2015) with a cosine rate on mini-batches of the calibration images."""
+    """Adam (Kingma and Ba 2015) with a cosine rate on mini-batches of the calibration images, in
+    coordinates in which all directions of the factors weigh alike. Many small batches get further
+    than few large ones (see benchmarks/README.md)."""
 
-    steps: int = 150  # for each convolution in the block
-    batch: int = 128
-    rate: float = 1e-2  # relative to the root mean square of each factor
+    steps: int = 200  # for each convolution in the block
+    batch: int = 16
+    rate: float = 1e-2  # relative to the root mean square of each factor, in these coordinates
     seed: int = 0
 
 
@@ -76,12 +82,15 @@ def refine_block(
         return torch.stack(errors).mean()
 
     def heldout_error(trial: dict[str, Factors]) -> float:
-        parts = judged.nonzero().flatten().split(options.batch)
+        parts = judged.nonzero().flatten().split(JUDGED_AT_ONCE)
         total = sum(float(loss_of(part, trial)) * len(part) for part in parts)
         return total / int(judged.sum())
 
+    taught = (~judged).nonzero().flatten()
+    seen = taught[:: -(-len(taught) // SEEN)].split(options.batch)
+    coordinates = _whitened(interpreter, block, [inputs.pick(part) for part in seen], factors)
     with torch.enable_grad():
-        refined = _descend(factors, (~judged).nonzero().flatten(), loss_of, options, tell)
+        refined = _descend(coordinates, taught, loss_of, options, tell)
     before, after = heldout_error(factors), heldout_error(refined)
     return Refined(refined, after) if after < before else Refined(factors, before)
 
@@ -132,61 +141,55 @@ def _rows(value: Any) -> int | None:
     return None
 
 
-def _descend(
+def _whitened(
+    interpreter: fx.Interpreter,
+    block: Block,
+    entered: Sequence[Mapping[fx.Node, Tensor]],
     factors: dict[str, Factors],
+) -> dict[str, Coordinates]:
+    """Coordinates for each convolution's factors, by what it meets at its first call."""
+    calls: dict[str, fx.Node] = {}
+    for node in block.nodes:
+        if node.op == "call_module" and str(node.target) in factors:
+            calls.setdefault(str(node.target), node)
+    met: dict[str, list[Tensor]] = {name: [] for name in calls}
+    for part in entered:
+        values = run_block(interpreter, block, part, factors)
+        for name, node in calls.items():
+            met[name].append(values[node.all_input_nodes[0]])
+    found = {}
+    for name, node in calls.items():
+        conv = called_module(interpreter.module, node)
+        assert isinstance(conv, nn.Conv2d)
+        found[name] = whiten(factors[name], conv, torch.cat(met.pop(name)))
+    return found
+
+
+def _descend(
+    coordinates: dict[str, Coordinates],
     taught: Tensor,
     loss_of: LossOf,
     options: Refinement,
     tell: Tell,
 ) -> dict[str, Factors]:
-    """Run the optimiser on scaled copies, so that one rate suits tensors of every size."""
-    scaled = _Scaled(factors)
-    steps = options.steps * len(factors)
-    optimiser = torch.optim.Adam(scaled.parameters, options.rate)
+    """Run the optimiser."""
+
+    def factors() -> dict[str, Factors]:
+        return {name: each.factors() for name, each in coordinates.items()}
+
+    steps = options.steps * len(coordinates)
+    parameters = [p for each in coordinates.values() for p in each.parameters]
+    optimiser = torch.optim.Adam(parameters, options.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(options.seed)
     for step in range(steps):
         if step % TELL_EVERY == 0:
             tell(step, steps)
         order = torch.randperm(len(taught), generator=generator)
-        loss = loss_of(taught[order[: options.batch]], scaled.factors())
+        loss = loss_of(taught[order[: options.batch]], factors())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
     with torch.no_grad():
-        return {name: _detached(value) for name, value in scaled.factors().items()}
-
-
-class _Scaled:
-    """Trainable tensors of root mean square one, and the factors that they stand for."""
-
-    def __init__(self, factors: dict[str, Factors]) -> None:
-        self.given = factors
-        self.scales: list[Tensor] = []
-        self.parameters: list[Tensor] = []
-        for value in factors.values():
-            for tensor in (value.depthwise, value.pointwise, value.bias):
-                assert tensor is not None, "solved factors have a bias"
-                scale = tensor.square().mean().sqrt().clamp_min(1e-6)
-                self.scales.append(scale)
-                self.parameters.append((tensor / scale).clone().requires_grad_())
-
-    def factors(self) -> dict[str, Factors]:
-        tensors = iter([p * s for p, s in zip(self.parameters, self.scales, strict=True)])
-        return {
-            name: replace(
-                value, depthwise=next(tensors), pointwise=next(tensors), bias=next(tensors)
-            )
-            for name, value in self.given.items()
-        }
-
-
-def _detached(value: Factors) -> Factors:
-    assert value.bias is not None
-    return replace(
-        value,
-        depthwise=value.depthwise.detach(),
-        pointwise=value.pointwise.detach(),
-        bias=value.bias.detach(),
-    )
+        return factors()

@@ -112,6 +112,12 @@ def run_factors_to_learn(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor
     return output
 
 
+def pointwise_input(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """What the pointwise convolution meets in (B, M, H, W): filtered first in dw-pw, `x` itself in
+    pw-dw."""
+    return _run_depthwise(factors, conv, x, None) if factors.order == "dw-pw" else x
+
+
 def _run_depthwise(factors: Factors, conv: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
     groups = x.shape[1] if factors.order == "dw-pw" else conv.out_channels
     padding: str | tuple[int, ...] | int = conv.padding
