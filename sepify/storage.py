@@ -127,6 +127,21 @@ def read_lines(path: Path | str) -> list[str]:
         raise FileError(f"cannot read {path}: {_cause(error)}") from error
 
 
+def pack(folder: Path, path: Path, name: str) -> None:
+    """Write the files of `folder` to `path` as .tar.xz, in a folder `name`, the same bytes every
+    time."""
+    import tarfile
+
+    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = member.mtime = 0
+        member.uname = member.gname = ""
+        return member
+
+    with tarfile.open(path, "w:xz", preset=9) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.add(file, f"{name}/{file.name}", filter=plain)
+
+
 def read_text(path: Path | str) -> str:
     """Read UTF-8 text. Raises FileError naming the file."""
     try:

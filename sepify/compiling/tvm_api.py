@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
+from tvm.support.cc import cross_compiler
 from tvm.target.codegen import llvm_get_cpu_archlist, llvm_get_cpu_features
 
 from sepify.compiling.kernels.source import Kernel
@@ -376,10 +377,16 @@ def _item_bytes(dtype: Any) -> int:
     return int(np.dtype(str(dtype)).itemsize)
 
 
-def export(executable: Any, path: Path) -> None:
-    """Write the executable, weights inside, as a shared library. Needs a C compiler to link."""
-    with _quiet():
-        executable.export_library(str(path))
+def export(executable: Any, path: Path, compiler: str | None = None) -> None:
+    """Write the executable, weights inside, as a shared library, linked by `compiler` or the
+    system's. Raises CompileError if that fails."""
+    link = None if compiler is None else cross_compiler(compiler, options=["-s"])
+    try:
+        with _quiet():
+            executable.export_library(str(path), fcompile=link)
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if "error" in line.lower()] or [""]
+        raise CompileError(f"linking {path.name} failed: {lines[0].strip()}") from error
 
 
 def load(path: Path) -> Any:

@@ -63,7 +63,7 @@ def made(network, inputs, tmp_path_factory):
 
 @pytest.fixture
 def bundle(made, tmp_path):
-    return shutil.copytree(made.folder, tmp_path / "bundle")
+    return shutil.copytree(made.path, tmp_path / "bundle")
 
 
 def run(*command):
@@ -123,7 +123,7 @@ def test_nothing_is_allocated_while_it_runs(bundle, tmp_path):
 def test_two_networks_in_one_program(bundle, tmp_path):
     other = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU()).eval()
     x = torch.randn(1, 1, 9, 9)
-    second = make_bundle(other, x, "native", tmp_path / "second", kind="c", name="small").folder
+    second = make_bundle(other, x, "native", tmp_path / "second", kind="c", name="small").path
     program = tmp_path / "both.c"
     program.write_text(
         """

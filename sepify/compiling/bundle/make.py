@@ -14,16 +14,18 @@ from torch import Tensor, fx, nn
 from sepify.compiling.budget import parse_budget
 from sepify.compiling.bundle.c_bundle import check_c, require_identifier, write_c
 from sepify.compiling.bundle.checksums import digest, write_checksums
-from sepify.compiling.bundle.self_test import SelfTest, Written
+from sepify.compiling.bundle.runtime_bundle import check_runtime, write_runtime
+from sepify.compiling.bundle.self_test import SelfTest
 from sepify.compiling.dependencies import require_tvm
 from sepify.compiling.model import as_tuple, dtype_name
 from sepify.compiling.prepare import STAGES, Prepared, prepare
 from sepify.compiling.targets import Target, find_target
-from sepify.errors import CompileError, UsageError
-from sepify.storage import atomic_path, write_json
+from sepify.errors import UsageError
+from sepify.storage import atomic_path, pack, write_json
 
 FORMAT = 1
 TOLERANCE = 1e-4  # of the self-test: as between torch and what runs here
+_PACKED = ".tar.xz"
 KINDS = ("runtime", "c")
 _AS_IT_IS = "none: values go in as the model takes them"
 
@@ -32,7 +34,8 @@ _AS_IT_IS = "none: values go in as the model takes them"
 class Bundle:
     """What was written, in bytes: all files together; `memory` by what it is for."""
 
-    folder: Path
+    path: Path
+    packed: int | None  # of the archive, if it is one
     kind: str
     target: str
     total: int
@@ -44,6 +47,8 @@ class Bundle:
     def summary(self) -> str:
         """A few lines for a person."""
         lines = [f"bundle for {self.target} ({self.kind}): {_size(self.total)}"]
+        if self.packed is not None:
+            lines[0] += f", packed {_size(self.packed)}"
         lines.append(", ".join(f"{what} {_size(size)}" for what, size in self.memory.items()))
         plain, calls = self.kernels["default"], sum(self.kernels.values())
         if plain:
@@ -78,7 +83,8 @@ def make_bundle(
         model: anything that `sepify.capture` takes.
         x: the example input `(N, C, H, W)`, or a tuple of inputs; N at least 1.
         target: a preset of `targets()`, or a Target.
-        folder: written whole or not at all; an old folder of that name is replaced.
+        folder: written whole or not at all; an old folder of that name is replaced. A name that
+            ends in .tar.xz gives one file, which `tar xf` unpacks to a folder.
         kind: "runtime" (TVM's runtime, a runner, a Python loader) or "c" (C alone).
         name: of the C functions, for kind "c".
         preprocessing: a note for whoever feeds it, kept in `model.json`.
@@ -93,8 +99,6 @@ def make_bundle(
     if kind not in KINDS:
         raise UsageError(f"--bundle {kind!r}: choose runtime or c")
     require_identifier(name)
-    if kind == "runtime":
-        raise CompileError("the bundle with TVM's runtime is not written yet: --bundle c")
     budget = parse_budget(tune)
     chosen = find_target(target)
     if chosen.is_foreign and not budget.is_default:
@@ -103,20 +107,28 @@ def make_bundle(
     started = time.monotonic()
     ready = prepare(model, x, chosen, None if chosen.is_foreign else budget, database, note)
     note("building", 4, STAGES)
-    written: Written
-    with atomic_path(Path(folder)) as temporary:
+    folder = Path(folder)
+    packed = folder.name.endswith(_PACKED)
+    with atomic_path(folder) as destination:
+        temporary = destination.with_name("bundle") if packed else destination
         temporary.mkdir()
-        written = write_c(ready, temporary, name, TOLERANCE)
+        if kind == "c":
+            written = write_c(ready, temporary, name, TOLERANCE)
+        else:
+            written = write_runtime(ready, temporary, TOLERANCE)
         facts = _facts(ready, kind, name, preprocessing or _AS_IT_IS, time.monotonic() - started)
         facts["memory"] = written.memory
         facts["files"] = {path.name: digest(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "model.json", facts)
         write_checksums(temporary)
         note("checking", 5, STAGES)
-        tested = check_c(ready, temporary)
+        tested = check_c(ready, temporary) if kind == "c" else check_runtime(ready, temporary)
         total = sum(path.stat().st_size for path in temporary.iterdir())
+        if packed:
+            pack(temporary, destination, folder.name.removesuffix(_PACKED))
     return Bundle(
-        folder=Path(folder),
+        path=folder,
+        packed=folder.stat().st_size if packed else None,
         kind=kind,
         target=chosen.name,
         total=total,

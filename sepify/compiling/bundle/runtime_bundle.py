@@ -1,0 +1,110 @@
+"""The bundle with TVM's runtime: the network as a library, the runner, a Python loader."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from torch import Tensor
+
+from sepify.compiling.bundle.c_bundle import copy_source
+from sepify.compiling.bundle.c_source import C_TYPES
+from sepify.compiling.bundle.runtime_libraries import headers, runtime_libraries
+from sepify.compiling.bundle.self_test import SelfTest, Written, run_self_test
+from sepify.compiling.bundle.toolchain import find_launcher, require_compiler, run_compiler
+from sepify.compiling.model import as_tuple, dtype_name
+from sepify.compiling.prepare import Prepared
+from sepify.errors import CompileError
+from sepify.storage import write_bytes, write_text
+
+_MOST_AXES = 8  # of SepifyValue
+_LOADER = ("bundle_model.c", "bundle_tvm.c", "sepify_cpu.c", "sepify_sha256.c")
+# what every glibc since 2.17 can start: see old_glibc.c
+_PROGRAM = ("-Wl,--wrap=__libc_start_main", "-Wl,--no-as-needed", "-ldl")
+
+
+def write_runtime(ready: Prepared, folder: Path, tolerance: float) -> Written:
+    """Write everything but `model.json` and the checksums into `folder`, which exists.
+
+    Raises DependencyError where compiler or libraries are missing, CompileError where they fail or
+    TVM has no runtime for the target.
+    """
+    from sepify.compiling import tvm_api
+
+    compiler = require_compiler(ready.target)
+    libraries = runtime_libraries(ready.target)
+    planned = tvm_api.plan_memory(ready.module, ready.tvm_target)
+    executable = tvm_api.assemble(planned, ready.tvm_target)
+    tvm_api.export(executable, folder / "module.so", compiler)
+    for name, path in libraries.items():
+        write_bytes(folder / name, path.read_bytes())
+    outputs = as_tuple(ready.expected)
+    for kind, tensors in (("input", ready.inputs), ("output", outputs)):
+        for index, tensor in enumerate(tensors):
+            content = tensor.detach().contiguous().numpy().tobytes()
+            write_bytes(folder / f"{kind}{index}.bin", content)
+    copy_source("model.py", folder / "model.py")
+    with tempfile.TemporaryDirectory(prefix="sepify-") as place:
+        config = Path(place) / "config.c"
+        write_text(config, _config(ready, outputs, tolerance))
+        build_programs(compiler, config, folder)
+    sizes = {name: (folder / name).stat().st_size for name in ("module.so", *libraries)}
+    return Written(sizes)
+
+
+def check_runtime(ready: Prepared, folder: Path) -> SelfTest | None:
+    """Run the self-test where something here can."""
+    launcher = find_launcher(ready.target, ready.features)
+    if launcher is None:
+        return None
+    return run_self_test([*launcher.prefix, str(folder / "run"), "--self-test"], launcher.words)
+
+
+def build_programs(compiler: str, config: Path, folder: Path) -> None:
+    """Compile the runner and the library for Python into `folder`."""
+    with resources.as_file(resources.files("sepify.compiling") / "runner") as sources:
+        loader = [config, *(sources / name for name in _LOADER)]
+        flags: list[str | Path] = ["-std=gnu11", "-O2", "-s", "-U_FORTIFY_SOURCE", "-I", sources]
+        for include in headers():
+            flags += ["-I", include]
+        program = [*flags, *loader, sources / "bundle_run.c", sources / "old_glibc.c", *_PROGRAM]
+        run_compiler(compiler, [*program, "-o", folder / "run"])
+        library = [*flags, "-shared", "-fPIC", *loader, "-Wl,--no-as-needed", "-ldl"]
+        run_compiler(compiler, [*library, "-o", folder / "libsepify_model.so"])
+
+
+def _config(ready: Prepared, outputs: Sequence[Tensor], tolerance: float) -> str:
+    """What `bundle_model.h` declares for this network."""
+    features = ", ".join([*(f'"{name}"' for name in ready.features), "0"])
+    lines = [
+        '#include "bundle_model.h"',
+        f"static const char *const features[] = {{{features}}};",
+        _values("inputs", ready.inputs),
+        _values("outputs", outputs),
+        "const SepifyBundle sepify_bundle = {",
+        f'    .target = "{ready.target.name}",',
+        "    .features = features,",
+        f"    .input_count = {len(ready.inputs)},",
+        f"    .output_count = {len(outputs)},",
+        "    .inputs = inputs,",
+        "    .outputs = outputs,",
+        f"    .tolerance = {tolerance:g},",
+        "};",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _values(name: str, tensors: Sequence[Tensor]) -> str:
+    items = []
+    for tensor in tensors:
+        dtype, axes = dtype_name(tensor), len(tensor.shape)
+        if dtype not in C_TYPES or axes > _MOST_AXES:
+            raise CompileError(f"a bundle cannot hold {dtype} with {axes} axes")
+        code, bits, _ = C_TYPES[dtype]
+        extents = ", ".join(map(str, tensor.shape)) or "1"
+        size = tensor.numel() * tensor.element_size()
+        items.append(f"    {{{code}, {bits}, {axes}, {{{extents}}}, {size}}}")
+    return f"static const SepifyValue {name}[] = {{\n" + ",\n".join(items) + "\n};"
