@@ -7,7 +7,6 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from sepify.capture.captured import Captured, checked
-from sepify.capture.copying import has_hooks, require_supported
 from sepify.capture.exported import example_inputs_of
 from sepify.capture.front_ends import (
     from_export,
@@ -17,7 +16,10 @@ from sepify.capture.front_ends import (
     from_torchscript,
     from_value_tracer,
 )
-from sepify.capture.inputs import Inputs, reference_output, require_tensors
+from sepify.capture.inputs import Inputs, require_tensors
+from sepify.capture.plain import has_hooks
+from sepify.capture.reference import Reference, reference_run
+from sepify.capture.supported import require_supported
 from sepify.errors import CaptureError, InputError
 
 Model = nn.Module | fx.GraphModule | torch.jit.ScriptModule | ExportedProgram
@@ -51,21 +53,23 @@ def capture(
             "a module from torch.jit.load or a torch.export.ExportedProgram"
         )
     require_supported(model)
-    expected = None if inputs is None else reference_output(model, inputs)
+    reference = None if inputs is None else reference_run(model, inputs)
+    expected = None if reference is None else reference.expected
     if isinstance(model, torch.jit.ScriptModule):
         return checked(from_torchscript(model, inputs), expected, inputs)
     if isinstance(model, fx.GraphModule):
         return checked(from_graph_module(model), expected, inputs)
-    return _from_module(model, inputs, expected)
+    return _from_module(model, inputs, reference)
 
 
-def _from_module(model: nn.Module, inputs: Inputs | None, expected: object) -> Captured:
+def _from_module(model: nn.Module, inputs: Inputs | None, reference: Reference | None) -> Captured:
     """The first of the three front ends that succeeds; the error of the second if none does, as it
     names the layer and the line."""
     try:
-        return checked(from_symbolic_trace(model, inputs), expected, inputs)
+        captured = from_symbolic_trace(model, inputs)
+        return captured if reference is None else checked(captured, reference.expected, inputs)
     except CaptureError as error:
-        if inputs is None:
+        if inputs is None or reference is None:
             raise CaptureError(
                 f"{error}; with example_inputs, two more front ends can try: a tracer that follows "
                 "their sizes, and torch.export"
@@ -74,12 +78,13 @@ def _from_module(model: nn.Module, inputs: Inputs | None, expected: object) -> C
     hooked = any(map(has_hooks, model.modules()))
     for hooks in (False, True) if hooked else (False,):
         try:
-            return checked(from_value_tracer(model, inputs, told[0], hooks), expected, inputs)
+            captured = from_value_tracer(model, inputs, told[0], reference, hooks)
+            return checked(captured, reference.expected, inputs)
         except CaptureError as error:
             told.append(str(error))
     for hooks in (False, True) if hooked else (False,):
         try:
-            return from_export(model, inputs, told[-1], expected, hooks)
+            return from_export(model, inputs, told[-1], reference, hooks)
         except CaptureError as error:
             last = str(error)
     raise CaptureError(f"{told[-1]}; and {last}")

@@ -8,19 +8,22 @@ from torch.export import ExportedProgram
 
 from sepify.capture.captured import Captured, checked
 from sepify.capture.comparing import difference
-from sepify.capture.copying import (
-    copy_module,
-    drop_unresolved_annotations,
-    is_training,
-    plain_copy,
-    training_note,
+from sepify.capture.copying import copy_module
+from sepify.capture.exported import (
+    OPENNESS,
+    Rebuilt,
+    export_module,
+    rebuild,
+    run_program,
+    varied,
 )
-from sepify.capture.exported import OPENNESS, Rebuilt, export_module, rebuild, run_program, varied
 from sepify.capture.functional import CONSTANT_PREFIX
-from sepify.capture.inputs import Inputs, run, run_restored
+from sepify.capture.inputs import Inputs, run_restored
 from sepify.capture.leaves import mark_opaque_leaves
+from sepify.capture.plain import is_training, plain_copy, training_note
 from sepify.capture.raising import Raised, raise_modules
-from sepify.capture.symbolic import Traced, symbolic_trace
+from sepify.capture.reference import Reference
+from sepify.capture.symbolic import Traced, drop_unresolved_annotations, symbolic_trace
 from sepify.capture.torchscript import import_torchscript
 from sepify.capture.widely import trace_widely
 from sepify.errors import CaptureError, InputError
@@ -55,12 +58,21 @@ def from_symbolic_trace(model: nn.Module, inputs: Inputs | None) -> Captured:
     return Captured(traced.graph_module, "symbolic-trace", "torch.fx traces it as it is", notes)
 
 
-def from_value_tracer(model: nn.Module, inputs: Inputs, why: str, hooks: bool) -> Captured:
+def from_value_tracer(
+    model: nn.Module, inputs: Inputs, why: str, reference: Reference, hooks: bool
+) -> Captured:
     """By the tracer that knows every value; `why` is what torch.fx alone says, and `hooks` whether
     to trace those of the model too."""
-    plain = plain_copy(model, hooks)
-    traced = trace_widely(plain.module, inputs, lambda: plain_copy(model, hooks).module)
-    notes = (*plain.notes, *_finish(traced, plain.module), *training_note(model))
+    told: tuple[str, ...] = ()
+
+    def plain(of: nn.Module) -> nn.Module:
+        nonlocal told
+        copied = plain_copy(of, hooks)
+        told = copied.notes
+        return copied.module
+
+    traced = trace_widely(lambda: plain(model), lambda: plain(reference.model), reference, inputs)
+    notes = (*told, *_finish(traced, model), *training_note(model))
     mark_opaque_leaves(traced.graph_module, inputs)
     return Captured(traced.graph_module, "value-tracer", f"torch.fx alone does not: {why}", notes)
 
@@ -72,7 +84,7 @@ def _finish(traced: Traced, model: nn.Module) -> tuple[str, ...]:
 
 
 def from_export(
-    model: nn.Module, inputs: Inputs, why: str, expected: object, hooks: bool
+    model: nn.Module, inputs: Inputs, why: str, reference: Reference, hooks: bool
 ) -> Captured:
     """With as many sizes open as the model keeps to: what torch.export takes for any size may still
     follow Python's state, so the answers to other sizes are compared too."""
@@ -86,20 +98,21 @@ def from_export(
             reason = f"torch.fx does not trace it: {why}"
             captured = Captured(rebuilt.graph_module, "torch-export", reason, notes)
             other = varied(inputs, openness)
-            if other is None or _agrees(model, captured.graph_module, other):
-                return checked(captured, expected, inputs)
+            if other is None or _agrees(reference, captured.graph_module, other):
+                return checked(captured, reference.expected, inputs)
         except CaptureError as error:
             failure = str(error)  # the error itself would keep every copy of the model
     raise CaptureError(failure)
 
 
-def _agrees(model: nn.Module, captured: fx.GraphModule, inputs: Inputs) -> bool:
+def _agrees(reference: Reference, captured: fx.GraphModule, inputs: Inputs) -> bool:
     """Whether the captured model answers as the original does, where both answer."""
+    expected = reference.answer(inputs)
     try:
-        expected, actual = run(model, inputs), run_restored(captured, inputs)
-    except Exception:  # a size that one of them refuses, by whatever exception, is not answered
+        actual = run_restored(captured, inputs)
+    except Exception:  # a size that it refuses, by whatever exception, is not answered
         return True
-    return difference(expected, actual, exact=False) is None
+    return expected is None or difference(expected, actual, exact=False) is None
 
 
 def _finish_export(rebuilt: Rebuilt, model: nn.Module | None) -> tuple[str, ...]:

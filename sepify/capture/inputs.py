@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from sepify.capture.copying import copy_module, copy_to_run
-from sepify.errors import CaptureError, InputError
+from sepify.capture.copying import copy_to_run
+from sepify.errors import InputError
 
 Inputs = tuple[Tensor, ...]
 
@@ -51,7 +51,7 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     return run_in_place(copy_to_run(model), inputs)
 
 
-def run_in_place(model: nn.Module, inputs: Inputs) -> Any:
+def run_in_place(model: Callable[..., Any], inputs: Inputs) -> Any:
     """As `run`, on `model` itself, whose buffers may change."""
     devices = sorted({x.device.index or 0 for x in inputs if x.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -59,18 +59,44 @@ def run_in_place(model: nn.Module, inputs: Inputs) -> Any:
         return model(*copy.deepcopy(inputs))
 
 
-def run_restored(model: nn.Module, inputs: Inputs) -> Any:
+def run_restored(graph_module: fx.GraphModule, inputs: Inputs) -> Any:
     """As `run`, without the copy where buffers are all that a run can change."""
-    called = [m for m in model.modules() if not isinstance(m, fx.GraphModule) and m is not model]
+    with for_a_run(graph_module) as model:
+        return run_in_place(model, inputs)
+
+
+@contextmanager
+def for_a_run(graph_module: fx.GraphModule) -> Iterator[fx.GraphModule]:
+    """The graph module itself, whose buffers are given back their values, where buffers are all
+    that a run can change; otherwise a copy."""
+    called = (m for m in graph_module.modules() if not isinstance(m, fx.GraphModule))
     if not all(type(module).__module__.startswith("torch.nn.") for module in called):
-        return run(model, inputs)
+        yield copy_to_run(graph_module)
+        return
+    with restored_buffers(graph_module):
+        yield graph_module
+
+
+@contextmanager
+def restored_buffers(model: nn.Module) -> Iterator[None]:
+    """Give the buffers back the values that they had before."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        return run_in_place(model, inputs)
+        yield
     finally:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def other_sizes(inputs: Inputs, images_too: bool, alone: bool) -> tuple[Inputs, Inputs]:
+    """Inputs of other batch sizes, the first of one image if the example has more and `alone`;
+    and, if asked, of larger images, still larger in the second."""
+    larger = enlarged(inputs, images_too)
+    largest = enlarged(larger, images_too)
+    if not alone or any(x.dim() == 0 or len(x) == 1 for x in inputs):
+        return larger, largest
+    return tuple(x[:1] for x in larger), tuple(x[:1] for x in largest) if images_too else larger
 
 
 def enlarged(inputs: Inputs, images_too: bool) -> Inputs:
@@ -88,91 +114,6 @@ def _grown(tensor: Tensor, images_too: bool) -> Tensor:
     return grown
 
 
-def reference_output(model: nn.Module, inputs: Inputs) -> Any:
-    """What the given model answers to the example inputs; it is not changed.
-
-    Raises InputError, with what was given and, where known, what was expected, if it refuses them,
-    and CaptureError if it runs on a GPU alone and there is none.
-    """
-    _require_arity(model, inputs)
-    copied = copy_module(model)
-    try:
-        return run_in_place(copied, inputs)
-    except Exception as error:  # a model is free to refuse its input with any exception
-        if _lacks_cuda(error):
-            raise CaptureError(
-                f"the model needs CUDA, which torch {torch.__version__} does not find on this "
-                "machine; take .cuda() and device='cuda' out of its code"
-            ) from error
-        raise InputError(
-            f"the model does not accept the example input {describe(inputs)}"
-            f"{_expectation(model, inputs)}; it says: {_last_line(error)}"
-        ) from error
-
-
-def _lacks_cuda(error: Exception) -> bool:
-    return not torch.cuda.is_available() and any(
-        word in str(error) for word in ("CUDA enabled", "NVIDIA driver", "'CUDA' backend")
-    )
-
-
 def forward_arguments(model: torch.jit.ScriptModule) -> list[Any]:
     """The arguments of a script's forward (name, default_value, has_default_value()), less self."""
     return list(model._c._get_method("forward").schema.arguments[1:])
-
-
-def _require_arity(model: nn.Module, inputs: Inputs) -> None:
-    if isinstance(model, torch.jit.ScriptModule):
-        arguments = forward_arguments(model)
-        required = sum(not argument.has_default_value() for argument in arguments)
-        fits = required <= len(inputs) <= len(arguments)
-        names = [argument.name for argument in arguments]
-    else:
-        signature = inspect.signature(model.forward)
-        names = list(signature.parameters)
-        try:
-            signature.bind(*inputs)
-            fits = True
-        except TypeError:
-            fits = False
-    if not fits:
-        given = f"{len(inputs)} example input{'s were' if len(inputs) > 1 else ' was'} given"
-        raise InputError(f"{given} but the model takes ({', '.join(names)})")
-
-
-def _expectation(model: nn.Module, inputs: Inputs) -> str:
-    """What the first convolution reads, if the (only) input does not offer it."""
-    first = next(((n, m) for n, m in model.named_modules() if _is_conv(m)), None)
-    if first is None or len(inputs) != 1:
-        return ""
-    name, conv = first
-    weight = conv.weight
-    groups = getattr(conv, "groups", None)
-    if groups is None:  # a traced module does not keep it; depthwise is the usual other value
-        groups = 1 if weight.shape[1] > 1 else None
-    (given,) = inputs
-    if groups is not None and (given.dim() < 3 or given.shape[-3] != weight.shape[1] * groups):
-        channels = f"{weight.shape[1] * groups} channels: (batch, channels, height, width)"
-        return f": its first convolution, '{name}', reads {channels}"
-    if given.dtype != weight.dtype:
-        dtype = str(weight.dtype).removeprefix("torch.")
-        return f": its first convolution, '{name}', holds {dtype} weights"
-    return ""
-
-
-def _is_conv(module: nn.Module) -> bool:
-    scripted = isinstance(module, torch.jit.ScriptModule) and module.original_name == "Conv2d"
-    return (scripted or isinstance(module, nn.Conv2d)) and isinstance(
-        getattr(module, "weight", None), Tensor
-    )
-
-
-def _last_line(error: Exception) -> str:
-    """The message of an eager error is its first line; TorchScript puts a traceback before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if "TorchScript interpreter" in lines[0]:
-        told = next((line for line in reversed(lines) if "Error: " in line), lines[-1])
-        return told.partition("Error: ")[2] or told
-    return lines[0]

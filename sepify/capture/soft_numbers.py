@@ -51,7 +51,8 @@ class _Kind(type):
         return cls.kind(*args, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, cls.kind)
+        value = instance.known.value if isinstance(instance, ValueProxy) else instance
+        return isinstance(value, cls.kind)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
         return issubclass(subclass, cls.kind)

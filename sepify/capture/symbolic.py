@@ -14,11 +14,12 @@ from torch import fx, nn
 from torch.fx.node import Argument
 from torch.fx.proxy import ParameterProxy
 
-from sepify.capture.copying import drop_unresolved_annotations
 from sepify.capture.frames import failed_line
+from sepify.capture.inputs import restored_buffers
 from sepify.errors import CaptureError
 
 _SIMPLE = (torch.Tensor, int, float, bool)
+_AS_IT_IS = frozenset({int, float, bool, str, type(None), type(...), torch.dtype, torch.device})
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,13 @@ class LayerTracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Argument:
         """As torch.fx's; a dataclass that is a dict too (a model's output) stays a dataclass."""
+        kind = type(a)  # most arguments are of a kind that torch.fx comes to last
+        if kind in _AS_IT_IS:
+            return a  # type: ignore[no-any-return]
+        if issubclass(kind, fx.Proxy):
+            return a.node  # type: ignore[no-any-return]
+        if kind is tuple or kind is list:
+            return kind(map(self.create_arg, a))  # type: ignore[no-any-return]
         if dataclasses.is_dataclass(a) and isinstance(a, dict) and not isinstance(a, type):
             fields = {f.name: self.create_arg(getattr(a, f.name)) for f in dataclasses.fields(a)}
             return self.create_node("call_function", type(a), (), fields)
@@ -186,16 +194,12 @@ def split_arguments(model: nn.Module, given: int | None) -> Arguments:
 def trace_with(tracer: LayerTracer, model: nn.Module) -> Traced:
     """Trace `model` with any tracer; its buffers and training modes are as before afterwards."""
     modes = {name: module.training for name, module in model.named_modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        with torch.random.fork_rng(devices=[]):
+        # `self.count.add_(1)` runs while it is traced
+        with restored_buffers(model), torch.random.fork_rng(devices=[]):
             graph = tracer.trace(model)
     except Exception as error:  # the model's own code runs, on values it never expected
         raise CaptureError(_explain(error, tracer.failed)) from error
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:  # `self.count.add_(1)` runs while it is traced
-                buffer.copy_(before)
     _forget_tracer(graph)
     graph_module = fx.GraphModule(tracer.root, graph, type(model).__name__)
     for name, module in graph_module.named_modules():  # containers are new, leaves the model's own
@@ -226,6 +230,14 @@ def _forget_tracer(graph: fx.Graph) -> None:
     graph._tracer_cls = None
     graph._co_fields = {}
     drop_unresolved_annotations(graph)
+
+
+def drop_unresolved_annotations(graph: fx.Graph) -> None:
+    """Under `from __future__ import annotations` a type is a string, which torch.fx writes into
+    the graph's code as a name that exists nowhere: it could be neither pickled nor scripted."""
+    for node in graph.nodes:
+        if isinstance(node.type, str):
+            node.type = None
 
 
 def _explain(error: Exception, layer: str | None) -> str:

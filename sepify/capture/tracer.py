@@ -26,6 +26,7 @@ from sepify.capture.torchscript.scalars import negated_node
 from sepify.capture.torchscript.values import Dependence
 from sepify.errors import CaptureError
 
+CHECKED = "captured for inputs with "  # how the message of a check begins
 _VARIADIC = ("zeros", "ones", "empty", "rand", "randn")
 _CONSTRUCTORS = (*_VARIADIC, "full", "arange", "linspace")
 
@@ -105,12 +106,16 @@ class ValueTracer(LayerTracer):
     ) -> fx.Proxy:
         """Record a node, evaluate it, and note what its value depends on."""
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr)
-        values = fx.node.map_aggregate((args, kwargs), _value)
-        value = self._evaluate(kind, target, values[0], values[1])
         used: list[Known] = []
-        fx.node.map_aggregate(
-            (args, kwargs), lambda a: used.append(a.known) if isinstance(a, ValueProxy) else None
-        )
+
+        def value_of(argument: Any) -> Any:
+            if not isinstance(argument, ValueProxy):
+                return argument
+            used.append(argument.known)
+            return used[-1].value
+
+        values = fx.node.map_aggregate((args, kwargs), value_of)
+        value = self._evaluate(kind, target, values[0], values[1])
         content, extent = dependence(kind, target, values[0], used, value)
         self.known[proxy.node] = Known(value, content, extent)
         return proxy
@@ -128,9 +133,7 @@ class ValueTracer(LayerTracer):
             self.assumptions.append(
                 f"assumed {known.value!r}, as for the example input, in {where}"
             )
-            message = (
-                f"captured for inputs with {known.value!r} in {where}; capture again for this shape"
-            )
+            message = f"{CHECKED}{known.value!r} in {where}; capture again for this shape"
             self.graph.call_function(torch._assert, (self._holds(proxy, known.value), message))
         return known.value
 
@@ -213,7 +216,3 @@ def _whole(model: nn.Module, leaves: frozenset[str]) -> tuple[str, ...]:
         )
         notes.append(f"layer '{name}' cannot be traced and is left whole{inside}")
     return tuple(notes)
-
-
-def _value(argument: Any) -> Any:
-    return argument.known.value if isinstance(argument, ValueProxy) else argument

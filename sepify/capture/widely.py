@@ -1,11 +1,16 @@
 """A graph that takes more sizes than the one it was traced at, where the first does not.
 
-A size may be fixed without need, by `int(x.shape[2])`: it is traced anew with numbers that stay
-variables. Or the model remembers: a detector keeps the anchors of the last image size, and asks
-first. Once run, it is traced along the short way, which is right for one size alone. Traced at
-another size, it takes the way that computes everything, and what it asked becomes a check that
-fails at the size that it remembers. Where the long way answers there as well, bit for bit, the
-question was only about saving time, and the check is dropped.
+Traced at the example, a graph has a check for each question about sizes that decided its course,
+and refuses inputs for which the answer is another. Two things set it free:
+
+- Numbers stay variables where the model rounds them: `int(x.shape[2])` fixes nothing.
+- Where a check fails at another size and the graph answers there as the model does, bit for bit,
+  both ways are alike, and the check is dropped: cutting off a padding that is not there, say.
+
+Or the model remembers: a detector keeps the anchors of the last image size, and asks first. Once
+run, it is traced along the short way, which is right for one size alone. So it is traced at another
+size, along the way that computes everything; what it asked is a check that fails at the size that
+it remembers, where the long way is right as well.
 """
 
 from __future__ import annotations
@@ -13,96 +18,125 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from sepify.capture.comparing import difference
-from sepify.capture.copying import copy_to_run
-from sepify.capture.inputs import Inputs, enlarged, run_in_place, run_restored
+from sepify.capture.inputs import Inputs, for_a_run, other_sizes, run_in_place, run_restored
+from sepify.capture.reference import Reference
 from sepify.capture.soft_numbers import soft_numbers
 from sepify.capture.symbolic import Traced
-from sepify.capture.tracer import value_trace
+from sepify.capture.tracer import CHECKED, value_trace
 from sepify.errors import CaptureError
 
+Fresh = Callable[[], nn.Module]  # a plain copy, which may be left changed
+Checks = frozenset[fx.Node]
 
-def trace_widely(model: nn.Module, inputs: Inputs, fresh: Callable[[], nn.Module]) -> Traced:
-    """`value_trace` of `model`, which may be left changed, or of a copy of it (`fresh`), in the
-    first way that takes larger inputs too, where the model itself does; of the plain way if none.
-    Raises CaptureError as `value_trace` does."""
-    traced = value_trace(model, inputs)
+
+def trace_widely(fresh: Fresh, warm: Fresh, reference: Reference, inputs: Inputs) -> Traced:
+    """`value_trace` of a `fresh` copy of the model or of a `warm` one, which has run on `inputs`,
+    in the first way that takes other sizes too, where the model itself does; of the plain way if
+    there is none. Raises CaptureError as `value_trace` does."""
+    traced, soft = _first_trace(fresh, inputs)
     if not any(map(_is_check, traced.graph_module.graph.nodes)):
         return traced
-    if not any(module.training for module in model.modules()):  # statistics would move
-        fresh = partial(_warm, fresh, inputs)
-        traced = value_trace(fresh(), inputs, traced.leaves)
-
-    def traced_at(at: Inputs, soft: bool) -> Traced | None:
-        return _traced_at(fresh(), at, soft, inputs, traced.leaves)
-
-    soft_here = cache(partial(traced_at, inputs, True))  # the same for both kinds of larger
     for images_too in (True, False):
-        larger = enlarged(inputs, images_too)
-        expected = _answer(fresh, larger)
+        other, third = other_sizes(inputs, images_too, alone=not reference.training)
+        expected = reference.answer(other)
         if expected is None:
             continue
-        if _agrees(traced.graph_module, larger, expected):
-            return traced
-        largest = enlarged(larger, images_too)
-        others: list[tuple[Inputs, Any]] = []
-        for way in (soft_here, partial(traced_at, larger, False), partial(traced_at, larger, True)):
-            wider = way()
-            if wider is None or not _agrees(wider.graph_module, larger, expected):
+        as_it_is = partial(_as_it_is, traced, other, expected)
+        anew = partial(_anew, warm, soft, traced.leaves, reference, inputs, other)
+        for way in (anew, as_it_is) if reference.remembers else (as_it_is, anew):
+            found = way()
+            if found is None:
                 continue
-            others = others or [(x, _answer(fresh, x)) for x in (inputs, largest)]
-            if all(y is None or _agrees(wider.graph_module, x, y) for x, y in others):
-                return wider
+            wider, needless = found
+            if (
+                not needless
+                or _failing(wider, third, reference.answer(third), needless) is not None
+            ):
+                return _without(wider, needless)
     return traced
 
 
-def _warm(fresh: Callable[[], nn.Module], inputs: Inputs) -> nn.Module:
-    """A copy that remembers the example, whatever the model ran on before."""
-    model = fresh()
-    run_in_place(model, inputs)
-    return model
-
-
-def _traced_at(
-    model: nn.Module, inputs: Inputs, soft: bool, remembered: Inputs, leaves: frozenset[str]
-) -> Traced | None:
-    """Traced along `inputs`, without the checks that fail for `remembered`; None if that fails."""
+def _first_trace(fresh: Fresh, inputs: Inputs) -> tuple[Traced, bool]:
+    """Traced with numbers that stay variables, or where that fails or leaves more layers whole,
+    with Python's own; and whether the former."""
+    softly = None
     try:
-        with soft_numbers(model) if soft else nullcontext():
-            traced = value_trace(model, inputs, leaves)
+        softly = _trace(fresh(), inputs, True)
+        if not softly.leaves:
+            return softly, True
+        plainly = _trace(fresh(), inputs, False)
+    except CaptureError:
+        if softly is None:
+            return _trace(fresh(), inputs, False), False
+        return softly, True
+    return (plainly, False) if len(plainly.leaves) < len(softly.leaves) else (softly, True)
+
+
+def _trace(
+    model: nn.Module, inputs: Inputs, soft: bool, leaves: frozenset[str] = frozenset()
+) -> Traced:
+    with soft_numbers(model) if soft else nullcontext():
+        return value_trace(model, inputs, leaves)
+
+
+def _as_it_is(traced: Traced, other: Inputs, expected: Any) -> tuple[Traced, Checks] | None:
+    """The graph of the example, if it answers at another size, and the checks that fail there."""
+    try:
+        answer = run_restored(traced.graph_module, other)
+        return None if difference(expected, answer, exact=True) else (traced, frozenset())
+    except Exception as error:  # operators refuse sizes with any exception
+        if not str(error).startswith(CHECKED):
+            return None
+    failing = _failing(traced, other, expected)
+    return None if failing is None else (traced, failing)
+
+
+def _anew(
+    warm: Fresh,
+    soft: bool,
+    leaves: frozenset[str],
+    reference: Reference,
+    inputs: Inputs,
+    other: Inputs,
+) -> tuple[Traced, Checks] | None:
+    """The graph of another size, if it answers at the example too, and the checks failing there."""
+    try:
+        traced = _trace(warm(), other, soft, leaves)
     except CaptureError:
         return None
-    graph_module = traced.graph_module
-    failing = _FailingChecks(copy_to_run(graph_module))
+    failing = _failing(traced, inputs, reference.expected)
+    return None if failing is None else (traced, failing)
+
+
+def _failing(
+    traced: Traced, inputs: Inputs, expected: Any, allowed: Checks | None = None
+) -> Checks | None:
+    """The checks that fail for `inputs`, if past them the graph answers as `expected` (where that
+    is not None, a refusal); None if it does not, or if any but those `allowed` fail."""
     try:
-        failing.run(*[x.clone() for x in remembered])
+        with for_a_run(traced.graph_module) as model:
+            past = _PastChecks(model)
+            actual = run_in_place(past.run, inputs)
     except Exception:  # operators refuse sizes with any exception
-        return None
-    if not failing.found:
-        return traced
-    for node in failing.found:
-        graph_module.graph.erase_node(node)
-    graph_module.recompile()
-    dropped = [str(node.args[1]).partition(" in ")[2].partition("; ")[0] for node in failing.found]
-    kept = [note for note in traced.notes if not any(place in note for place in dropped)]
-    notes = [
-        f"both ways at {place} answer alike, so the graph goes one of them" for place in dropped
-    ]
-    return replace(traced, notes=(*kept, *dict.fromkeys(notes)))
+        return None if expected is not None else frozenset()
+    failing = frozenset(past.failing)
+    told = None if expected is None else difference(expected, actual, exact=True)
+    return failing if told is None and (allowed is None or failing <= allowed) else None
 
 
-class _FailingChecks(fx.Interpreter):
+class _PastChecks(fx.Interpreter):
     """Runs a graph past its checks, and notes which of them fail."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
-        self.found: list[fx.Node] = []
+        self.failing: list[fx.Node] = []
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node; of a check, only look at what it is given."""
@@ -110,7 +144,7 @@ class _FailingChecks(fx.Interpreter):
             return super().run_node(n)
         (holds, _), _ = self.fetch_args_kwargs_from_env(n)
         if not holds:
-            self.found.append(n)
+            self.failing.append(n)
         return None
 
 
@@ -118,17 +152,16 @@ def _is_check(node: fx.Node) -> bool:
     return node.target is torch._assert
 
 
-def _answer(fresh: Callable[[], nn.Module], inputs: Inputs) -> Any:
-    """What the model answers; None where it refuses these sizes."""
-    try:
-        return run_in_place(fresh(), inputs)
-    except Exception:  # a model may refuse with any exception
-        return None
-
-
-def _agrees(graph_module: fx.GraphModule, inputs: Inputs, expected: Any) -> bool:
-    try:
-        actual = run_restored(graph_module, inputs)
-    except Exception:  # a check that fails, or an operator that refuses the sizes
-        return False
-    return difference(expected, actual, exact=True) is None
+def _without(traced: Traced, needless: Checks) -> Traced:
+    """The graph without these checks, in place, and with a note of it."""
+    if not needless:
+        return traced
+    places = [str(n.args[1]).partition(" in ")[2].partition("; ")[0] for n in needless]
+    for node in needless:
+        traced.graph_module.graph.erase_node(node)
+    traced.graph_module.recompile()
+    kept = [note for note in traced.notes if not any(place in note for place in places)]
+    notes = [
+        f"both ways at {place} answer alike, so the graph goes one of them" for place in places
+    ]
+    return replace(traced, notes=(*kept, *sorted(set(notes))))

@@ -115,12 +115,21 @@ def test_python_on_shapes_resolves(kind: type[nn.Module]) -> None:
 
 def test_assumptions_are_noted_and_checked() -> None:
     model = Padded().eval()
-    result = capture(model, (torch.randn(2, 3, 12, 16),))
-    assert any("`if missing > 0:`" in note and "assumed True" in note for note in result.notes)
-    same = torch.randn(3, 3, 20, 16)  # as much is missing, in another place
+    result = capture(model, (X,))
+    assert any("`if missing > 0:`" in note and "assumed False" in note for note in result.notes)
+    same = torch.randn(3, 3, 24, 16)  # nothing is missing, in another place
     assert torch.equal(run(result.graph_module, (same,)), run(model, (same,)))
     with pytest.raises(AssertionError, match="capture again for this shape"):
-        result.graph_module(torch.randn(2, 3, 16, 16))
+        result.graph_module(torch.randn(2, 3, 12, 16))
+
+
+@pytest.mark.parametrize("height", [12, 16, 20, 24])
+def test_a_check_is_dropped_where_both_ways_are_alike(height: int) -> None:
+    model = Padded().eval()
+    result = capture(model, (torch.randn(2, 3, 12, 16),))  # a padding of nothing does nothing
+    assert any("`if missing > 0:` answer alike" in note for note in result.notes)
+    x = torch.randn(3, 3, height, 16)
+    assert torch.equal(run(result.graph_module, (x,)), run(model, (x,)))
 
 
 def test_what_comes_out_is_an_ordinary_graph_module() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sepify.capture.copying import copy_module, is_training
+from sepify.capture.copying import copy_module
 from sepify.capture.inputs import forward_arguments
+from sepify.capture.plain import is_training
 from sepify.capture.torchscript.attributes import Attributes, state_of
 from sepify.capture.torchscript.control import CONTROL
 from sepify.capture.torchscript.numbers import (

@@ -1,0 +1,147 @@
+"""The model as it was given, run on the example: what every capture is compared with."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sepify.capture.copying import copy_module
+from sepify.capture.inputs import (
+    Inputs,
+    describe,
+    forward_arguments,
+    restored_buffers,
+    run,
+    run_in_place,
+)
+from sepify.capture.plain import is_training
+from sepify.errors import CaptureError, InputError
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the model answers to the example, and a copy of it that has just given this answer."""
+
+    model: nn.Module
+    training: bool  # whether any layer is in training mode
+    expected: Any
+    remembers: bool  # whether a run changes anything in the model but the values of its tensors
+
+    def answer(self, inputs: Inputs) -> Any:
+        """What the model answers to other inputs; None where it refuses them."""
+        try:
+            return run(self.model, inputs)
+        except Exception:  # a model may refuse with any exception
+            return None
+
+
+def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
+    """Run a copy of the model on the example inputs; the model itself is not changed.
+
+    Raises InputError, with what was given and, where known, what was expected, if it refuses them,
+    and CaptureError if it runs on a GPU alone and there is none.
+    """
+    _require_arity(model, inputs)
+    copied = copy_module(model)
+    before = _held(copied)
+    training = any(map(is_training, copied.modules()))
+    try:
+        with restored_buffers(copied) if training else nullcontext():  # statistics move
+            expected = run_in_place(copied, inputs)
+    except Exception as error:  # a model is free to refuse its input with any exception
+        if _lacks_cuda(error):
+            raise CaptureError(
+                f"the model needs CUDA, which torch {torch.__version__} does not find on this "
+                "machine; take .cuda() and device='cuda' out of its code"
+            ) from error
+        raise InputError(
+            f"the model does not accept the example input {describe(inputs)}"
+            f"{_expectation(model, inputs)}; it says: {_last_line(error)}"
+        ) from error
+    return Reference(copied, training, expected, _differs(before, _held(copied)))
+
+
+def _held(model: nn.Module) -> list[dict[str, Any]]:
+    """What every module holds under which name, and how much is in its containers."""
+    held = []
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        held += [dict(vars(module)), dict(module._buffers)]
+        held.append({k: len(v) for k, v in vars(module).items() if type(v) in (dict, list, set)})
+    return held
+
+
+def _differs(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> bool:
+    return len(before) != len(after) or any(
+        old.keys() != new.keys() or any(value is not new[key] for key, value in old.items())
+        for old, new in zip(before, after, strict=True)
+    )
+
+
+def _lacks_cuda(error: Exception) -> bool:
+    return not torch.cuda.is_available() and any(
+        word in str(error) for word in ("CUDA enabled", "NVIDIA driver", "'CUDA' backend")
+    )
+
+
+def _require_arity(model: nn.Module, inputs: Inputs) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        arguments = forward_arguments(model)
+        required = sum(not argument.has_default_value() for argument in arguments)
+        fits = required <= len(inputs) <= len(arguments)
+        names = [argument.name for argument in arguments]
+    else:
+        signature = inspect.signature(model.forward)
+        names = list(signature.parameters)
+        try:
+            signature.bind(*inputs)
+            fits = True
+        except TypeError:
+            fits = False
+    if not fits:
+        given = f"{len(inputs)} example input{'s were' if len(inputs) > 1 else ' was'} given"
+        raise InputError(f"{given} but the model takes ({', '.join(names)})")
+
+
+def _expectation(model: nn.Module, inputs: Inputs) -> str:
+    """What the first convolution reads, if the (only) input does not offer it."""
+    first = next(((n, m) for n, m in model.named_modules() if _is_conv(m)), None)
+    if first is None or len(inputs) != 1:
+        return ""
+    name, conv = first
+    weight = conv.weight
+    groups = getattr(conv, "groups", None)
+    if groups is None:  # a traced module does not keep it; depthwise is the usual other value
+        groups = 1 if weight.shape[1] > 1 else None
+    (given,) = inputs
+    if groups is not None and (given.dim() < 3 or given.shape[-3] != weight.shape[1] * groups):
+        channels = f"{weight.shape[1] * groups} channels: (batch, channels, height, width)"
+        return f": its first convolution, '{name}', reads {channels}"
+    if given.dtype != weight.dtype:
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return f": its first convolution, '{name}', holds {dtype} weights"
+    return ""
+
+
+def _is_conv(module: nn.Module) -> bool:
+    scripted = isinstance(module, torch.jit.ScriptModule) and module.original_name == "Conv2d"
+    return (scripted or isinstance(module, nn.Conv2d)) and isinstance(
+        getattr(module, "weight", None), Tensor
+    )
+
+
+def _last_line(error: Exception) -> str:
+    """The message of an eager error is its first line; TorchScript puts a traceback before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if "TorchScript interpreter" in lines[0]:
+        told = next((line for line in reversed(lines) if "Error: " in line), lines[-1])
+        return told.partition("Error: ")[2] or told
+    return lines[0]

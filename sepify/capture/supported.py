@@ -1,0 +1,48 @@
+"""What no front end can capture: models without usable weights, and models without end."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from sepify.errors import CaptureError
+
+
+def require_supported(model: nn.Module) -> None:
+    """Raise CaptureError, naming the parameter or layer, for a model without usable weights, or
+    one that contains itself."""
+    _require_tree(model, "", [])
+    for name, module in model.named_modules():
+        if any(map(is_lazy, module.parameters(recurse=False))):
+            raise CaptureError(
+                f"layer '{name}' is lazy and has no weights yet; "
+                "run the model once on an example input, then capture it"
+            )
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise CaptureError(
+                f"layer '{name}' is quantised ({type(module).__name__}); "
+                "give the floating-point model and quantise the converted one"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            continue  # of a lazy layer, reported above
+        if tensor.is_meta:
+            raise CaptureError(f"'{name}' is on the meta device and holds no values; load weights")
+        if tensor.is_complex():
+            raise CaptureError(f"'{name}' is complex; sepify converts real networks only")
+        if tensor.is_quantized:
+            raise CaptureError(f"'{name}' is quantised; give the floating-point model")
+
+
+def _require_tree(module: nn.Module, path: str, above: list[nn.Module]) -> None:
+    """A module inside itself has no end of names; several places for one module are fine."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return
+    if any(module is other for other in above):
+        raise CaptureError(
+            f"'{path}' is a module that contains it (a {type(module).__name__}), so that the model "
+            "has no end; hold it in a list or tuple instead, or as a function's argument"
+        )
+    for name, child in module.named_children():
+        _require_tree(child, f"{path}.{name}" if path else name, [*above, module])
