@@ -6,7 +6,7 @@ Each row is a JSON file in `benchmarks/out/zoo/`, so that an interrupted run goe
 stopped; `--table` only prints what is there and writes `benchmarks/out/zoo.md` and `zoo.json`.
 
     python benchmarks/zoo.py                       # what is not yet measured
-    python benchmarks/zoo.py --stage capture       # one stage of: capture, scripts, forms
+    python benchmarks/zoo.py --stage capture       # one of: capture, convert, scripts, forms
     python benchmarks/zoo.py --each 2              # two of every family
     python benchmarks/zoo.py --only timm/resnet --again
 """
@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,10 @@ ROWS = OUT / "zoo"
 RANKS = (1, 2, 3, 4)
 SCRIPTS = ("traced_and_imported", "scripted_and_imported")
 FORMS = tuple(name for name in CHECKS if name.startswith("saved_"))
+CAPTURE = ("captured_exactly",)
 STAGES = {
-    "capture": tuple(name for name in CHECKS if name not in (*SCRIPTS, *FORMS)),
+    "capture": CAPTURE,
+    "convert": tuple(name for name in CHECKS if name not in (*CAPTURE, *SCRIPTS, *FORMS)),
     "scripts": SCRIPTS,
     "forms": FORMS,
 }
@@ -159,14 +161,27 @@ def _measure(entry: Entry, stage: str) -> None:
             verdict = ["failed", traceback.format_exc(limit=-6)[-4000:]]
         verdict.append(round(time.process_time() - start, 2))
         _add(entry, {}, {name: verdict})
-    if stage == "capture":
+    facts = FACTS.get(stage)
+    if facts is not None:
         try:
-            _add(entry, _facts(specimen), {})
+            _add(entry, {**facts(specimen), "facts_failed": ""}, {})
         except Exception:
             _add(entry, {"facts_failed": traceback.format_exc()[-1500:]}, {})
 
 
-def _facts(specimen: Specimen) -> Row:
+def _facts_of_capture(specimen: Specimen) -> Row:
+    captured = specimen.captured
+    return {
+        "front_end": captured.front_end,
+        "reason": captured.reason,
+        "notes": list(captured.notes),
+        "size": specimen.entry.size,
+        "parameters": sum(p.numel() for p in specimen.model.parameters()),
+        "seconds": {what: round(t, 3) for what, t in specimen.seconds.items()},
+    }
+
+
+def _facts_of_conversion(specimen: Specimen) -> Row:
     captured = specimen.captured
     plan = specimen.small.meta["sepify"].plan
     before = counted_macs(specimen.model, specimen.inputs)
@@ -179,18 +194,19 @@ def _facts(specimen: Specimen) -> Row:
         change = sum((d.after.macs or 0) - (d.before.macs or 0) for d in planned)
         after[str(rank)] = before + change
     return {
-        "front_end": captured.front_end,
-        "reason": captured.reason,
-        "notes": list(captured.notes),
-        "size": specimen.entry.size,
-        "parameters": sum(p.numel() for p in specimen.model.parameters()),
         "found": len(plan.decisions),
         "eligible": sum(1 for d in plan if d.order or d.reason.startswith("cost would rise")),
         "rewritten": len(plan.separated),
         "macs": before,
         "macs_after": after,
-        "seconds": {what: round(t, 3) for what, t in specimen.seconds.items()},
+        "convert_seconds": round(specimen.seconds["convert"], 3),
     }
+
+
+FACTS: dict[str, Callable[[Specimen], Row]] = {
+    "capture": _facts_of_capture,
+    "convert": _facts_of_conversion,
+}
 
 
 def _path(entry: Entry) -> Path:

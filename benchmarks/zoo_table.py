@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
+TIMED = ("construction", "forward", "capture", "convert")
 LIMIT = 2  # capture should cost no more than this, times construction plus one forward pass
 
 INTRODUCTION = """Written by `make bench-zoo`. Random weights, nothing downloaded, small images \
@@ -119,17 +120,22 @@ def table(rows: Sequence[Row]) -> str:
     lines = [head, "|---|---|" + "---:|" * 12 + "---|"]
     for row in rows:
         failed = ", ".join(words(c) for c, v in row["checks"].items() if v[0] == "failed")
-        if "macs" not in row:
-            lines.append(f"| {row['name']} | " + " | " * 12 + f"| {failed} |")
-            continue
-        after = [row["macs_after"].get(str(rank)) for rank in (1, 2, 3, 4)]
-        macs = [f"{row['macs'] / 1e6:.1f}", *("" if n is None else f"{n / 1e6:.1f}" for n in after)]
-        seconds = [f"{row['seconds'][what]:.2f}" for what in
-                   ("construction", "forward", "capture", "convert")]  # fmt: skip
-        counts = [str(row[what]) for what in ("found", "eligible", "rewritten")]
-        cells = [row["name"], row["front_end"], *counts, *macs, *seconds, failed]
+        macs = [row.get("macs"), *(row.get("macs_after", {}).get(str(r)) for r in (1, 2, 3, 4))]
+        seconds = {**row.get("seconds", {}), "convert": row.get("convert_seconds")}
+        cells = [
+            row["name"],
+            row.get("front_end", ""),
+            *(str(row.get(what, "")) for what in ("found", "eligible", "rewritten")),
+            *("" if n is None else f"{n / 1e6:.1f}" for n in macs),
+            *(_seconds(seconds.get(what)) for what in TIMED),
+            failed,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def words(check: str) -> str:
