@@ -17,13 +17,12 @@ from sepify.capture.exported import (
     run_program,
     varied,
 )
-from sepify.capture.functional import CONSTANT_PREFIX
 from sepify.capture.inputs import Inputs, run_restored
 from sepify.capture.leaves import mark_opaque_leaves
 from sepify.capture.plain import is_training, plain_copy, training_note
-from sepify.capture.raising import Raised, raise_modules
+from sepify.capture.raising import raise_modules
 from sepify.capture.reference import Reference
-from sepify.capture.symbolic import Traced, drop_unresolved_annotations, symbolic_trace
+from sepify.capture.symbolic import drop_unresolved_annotations, symbolic_trace
 from sepify.capture.torchscript import import_torchscript
 from sepify.capture.widely import trace_widely
 from sepify.errors import CaptureError, InputError
@@ -44,9 +43,8 @@ def from_graph_module(model: fx.GraphModule) -> Captured:
     plain = plain_copy(model)
     assert isinstance(plain.module, fx.GraphModule)
     drop_unresolved_annotations(plain.module.graph)
-    plain.module.recompile()
     raised = raise_modules(plain.module)
-    notes = (*plain.notes, *_renamed(raised), *training_note(model))
+    notes = (*plain.notes, *raised.notes, *training_note(model))
     return Captured(plain.module, "graph-module", "it was given as a graph already", notes)
 
 
@@ -54,7 +52,7 @@ def from_symbolic_trace(model: nn.Module, inputs: Inputs | None) -> Captured:
     """By torch.fx, which needs no inputs; they only tell which arguments are given."""
     plain = plain_copy(model)
     traced = symbolic_trace(plain.module, None if inputs is None else len(inputs))
-    notes = (*plain.notes, *_finish(traced, plain.module), *training_note(model))
+    notes = (*plain.notes, *traced.notes, *training_note(model))
     return Captured(traced.graph_module, "symbolic-trace", "torch.fx traces it as it is", notes)
 
 
@@ -72,15 +70,9 @@ def from_value_tracer(
         return copied.module
 
     traced = trace_widely(lambda: plain(model), lambda: plain(reference.model), reference, inputs)
-    notes = (*told, *_finish(traced, model), *training_note(model))
+    notes = (*told, *traced.notes, *training_note(model))
     mark_opaque_leaves(traced.graph_module, inputs)
     return Captured(traced.graph_module, "value-tracer", f"torch.fx alone does not: {why}", notes)
-
-
-def _finish(traced: Traced, model: nn.Module) -> tuple[str, ...]:
-    state = dict(model.named_buffers())
-    raised = raise_modules(traced.graph_module, ("conv", "bn"), traced.ranks, state)
-    return (*traced.notes, *_renamed(raised))
 
 
 def from_export(
@@ -120,7 +112,7 @@ def _finish_export(rebuilt: Rebuilt, model: nn.Module | None) -> tuple[str, ...]
     for name, module in rebuilt.graph_module.named_modules():
         module.training = modes.get(name, modes.get("", False))
     raised = raise_modules(rebuilt.graph_module, ALL_KINDS, rebuilt.ranks, rebuilt.state)
-    return (*rebuilt.notes, *_renamed(raised))
+    return (*rebuilt.notes, *raised.notes)
 
 
 def from_program(program: ExportedProgram, inputs: Inputs | None) -> Captured:
@@ -143,24 +135,6 @@ def from_torchscript(model: torch.jit.ScriptModule, inputs: Inputs | None) -> Ca
         )
     imported = import_torchscript(model, inputs)
     raised = raise_modules(imported.graph_module, ALL_KINDS, imported.ranks, imported.state)
-    notes = (*imported.notes, *_renamed(raised), *training_note(model))
+    notes = (*imported.notes, *raised.notes, *training_note(model))
     reason = "it is TorchScript, which torch.fx cannot trace"
     return Captured(imported.graph_module, "torchscript", reason, notes)
-
-
-def _renamed(raised: Raised) -> tuple[str, ...]:
-    nameless = [new for old, new in raised.renamed if old.startswith(CONSTANT_PREFIX)]
-    moved = [
-        f"{old} -> {new}" for old, new in raised.renamed if not old.startswith(CONSTANT_PREFIX)
-    ]
-    notes = []
-    if nameless:
-        notes.append(f"weights without a name (of a frozen file) became {_first(nameless)}")
-    if moved:
-        notes.append(f"weights without a layer of their own were given one: {_first(moved)}")
-    return tuple(notes)
-
-
-def _first(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -94,7 +94,13 @@ def recognise(node: fx.Node, ranks: Mapping[fx.Node, int]) -> Call | None:
 
     `ranks` has the dimensions of what a BatchNorm computes.
     """
-    return conv_call(node) or linear_call(node) or dropout_call(node) or batchnorm_call(node, ranks)
+    if node.op != "call_function":
+        return None
+    name = _BUILTINS.get(node.target) or _aten_name(node.target)
+    if name in ("batch_norm", "F.batch_norm"):
+        return batchnorm_call(node, ranks)
+    recogniser = _RECOGNISERS.get(name)
+    return None if recogniser is None else recogniser(node)
 
 
 def conv_call(node: fx.Node) -> Call | None:
@@ -172,17 +178,13 @@ def batchnorm_call(node: fx.Node, ranks: Mapping[fx.Node, int]) -> Call | None:
     training, momentum, eps = options
 
     def build(values: Mapping[str, Tensor]) -> nn.Module:
-        norm = kind(
-            values["running_mean"].shape[0],
-            eps=eps,
-            # 0.0 is how a cumulative average (momentum=None) is written in inference mode
-            momentum=momentum if training or momentum else None,
-            affine="weight" in values,
-            device="meta",
-        )
-        norm.num_batches_tracked = torch.zeros(
-            (), dtype=torch.long, device=values["running_mean"].device
-        )
+        mean = values["running_mean"]
+        # 0.0 is how a cumulative average (momentum=None) is written in inference mode
+        momentum_or_none = momentum if training or momentum else None
+        # without tensors of its own, which would be initialised in vain
+        norm = kind(len(mean), eps, momentum_or_none, affine=False, track_running_stats=False)
+        norm.affine, norm.track_running_stats = "weight" in values, True
+        norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=mean.device)
         _adopt(norm, values)
         return norm.train(training)
 
@@ -200,6 +202,13 @@ def dropout_call(node: fx.Node) -> Call | None:
         return nn.Dropout(probability).train(training)
 
     return Call(node, "dropout", {}, (probability, training), build)
+
+
+_RECOGNISERS: dict[str, Callable[[fx.Node], Call | None]] = {
+    **dict.fromkeys(("conv2d", "_convolution_mode", "convolution", "_convolution"), conv_call),
+    "linear": linear_call,
+    "dropout": dropout_call,
+}
 
 
 def _bind(node: fx.Node, names: Sequence[str]) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def training_note(model: nn.Module) -> tuple[str, ...]:
 
 def _fold_weights(module: nn.Module) -> bool:
     folded = False
-    if parametrize.is_parametrized(module):
+    if "parametrizations" in module._modules:
         parametrizations = module.parametrizations
         assert isinstance(parametrizations, nn.ModuleDict)
         for name in list(parametrizations):

@@ -12,8 +12,10 @@ in another place.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
@@ -29,6 +31,33 @@ class Raised:
 
     renamed: tuple[tuple[str, str], ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The same in words."""
+        nameless = [new for old, new in self.renamed if old.startswith(CONSTANT_PREFIX)]
+        moved = [
+            f"{old} -> {new}" for old, new in self.renamed if not old.startswith(CONSTANT_PREFIX)
+        ]
+        notes = []
+        if nameless:
+            notes.append(f"weights without a name (of a frozen file) became {_first(nameless)}")
+        if moved:
+            notes.append(f"weights without a layer of their own were given one: {_first(moved)}")
+        return tuple(notes)
+
+
+def _first(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+@contextmanager
+def compiled_when_raised() -> Iterator[None]:
+    """Graph modules made here have no code before `raise_modules`, which gives them theirs: to
+    generate it twice would double the cost of making one."""
+    with patch.object(fx.GraphModule, "recompile", lambda _: None):
+        yield
+
 
 def raise_modules(
     graph_module: fx.GraphModule,
@@ -36,7 +65,7 @@ def raise_modules(
     ranks: Mapping[fx.Node, int] | None = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> Raised:
-    """Turn functional calls with stored weights into modules, in place.
+    """Turn functional calls with stored weights into modules, in place, and compile the graph.
 
     `kinds` are those of `functional.Call`: "conv" (2-d), "bn", "linear", "dropout". A BatchNorm
     needs `ranks`, the dimensions of what nodes compute (they decide which BatchNorm it is), and
@@ -47,36 +76,42 @@ def raise_modules(
         call = recognise(node, ranks or {})
         if call is not None and call.kind in kinds:
             found.append(call)
-    return _raise(graph_module, found, state or {})
-
-
-def _raise(graph_module: fx.GraphModule, calls: list[Call], state: Mapping[str, Tensor]) -> Raised:
-    uses = _tensor_uses(graph_module)
-    groups: dict[object, list[Call]] = defaultdict(list)
-    for call in calls:
-        groups[_group_key(graph_module, call)].append(call)
-    renamed: list[tuple[str, str]] = []
-    for group in groups.values():
-        if _may_be_raised(graph_module, group, uses):
-            renamed += _raise_group(graph_module, group, state)
-    if calls:
-        graph_module.recompile()
+    renamed = _raise(graph_module, found, state or {}) if found else []
+    graph_module.recompile()
     return Raised(tuple(renamed))
 
 
-def _tensor_uses(graph_module: fx.GraphModule) -> dict[int, set[fx.Node]]:
+def _raise(
+    graph_module: fx.GraphModule, calls: list[Call], state: Mapping[str, Tensor]
+) -> list[tuple[str, str]]:
+    nodes = graph_module.graph.find_nodes(op="get_attr")
+    held = {node: _fetch(graph_module, node.target) for node in nodes}
+    uses = _tensor_uses(graph_module, held)
+    groups: dict[object, list[Call]] = defaultdict(list)
+    for call in calls:
+        groups[_group_key(call, held)].append(call)
+    renamed: list[tuple[str, str]] = []
+    for group in groups.values():
+        if _may_be_raised(group, held, uses):
+            renamed += _raise_group(graph_module, group, state)
+    return renamed
+
+
+def _tensor_uses(
+    graph_module: fx.GraphModule, held: Mapping[fx.Node, Tensor]
+) -> dict[int, set[fx.Node]]:
     """For each tensor (by identity), the nodes that read it, or call a module that owns it."""
     uses: dict[int, set[fx.Node]] = defaultdict(set)
-    for node in graph_module.graph.nodes:
-        if node.op == "get_attr":
-            uses[id(_fetch(graph_module, node.target))].update(node.users)
-        elif node.op == "call_module":
-            for tensor in graph_module.get_submodule(node.target).parameters():
-                uses[id(tensor)].add(node)
+    for node, tensor in held.items():
+        uses[id(tensor)].update(node.users)
+    modules = dict(graph_module.named_modules(remove_duplicate=False))
+    for node in graph_module.graph.find_nodes(op="call_module"):
+        for tensor in modules[str(node.target)].parameters():
+            uses[id(tensor)].add(node)
     return uses
 
 
-def _group_key(graph_module: fx.GraphModule, call: Call) -> object:
+def _group_key(call: Call, held: Mapping[fx.Node, Tensor]) -> object:
     """Calls of one module share this: its main tensor, or for a dropout nothing but itself.
 
     Freezing merges constants that are equal, zeros above all; so a nameless weight says nothing,
@@ -84,29 +119,25 @@ def _group_key(graph_module: fx.GraphModule, call: Call) -> object:
     """
     if call.main is None:
         return call.node
-    identities = tuple((name, id(t)) for name, t in _tensors(graph_module, call).items())
+    identities = tuple((name, id(held[node])) for name, node in call.tensors.items())
     if _is_constant(call):
         return (identities, call.settings)
     return identities[0]
 
 
 def _may_be_raised(
-    graph_module: fx.GraphModule, group: list[Call], uses: Mapping[int, set[fx.Node]]
+    group: list[Call], held: Mapping[fx.Node, Tensor], uses: Mapping[int, set[fx.Node]]
 ) -> bool:
     first = group[0]
     if first.main is None or _is_constant(first):
         return True
-    tensors = _tensors(graph_module, first)
+    tensors = {name: held[node] for name, node in first.tensors.items()}
     for call in group[1:]:
-        others = _tensors(graph_module, call)
+        others = {name: held[node] for name, node in call.tensors.items()}
         same = others.keys() == tensors.keys() and all(others[n] is tensors[n] for n in tensors)
         if not same or call.settings != first.settings:
             return False
-    return uses[id(_fetch(graph_module, first.main.target))] <= {call.node for call in group}
-
-
-def _tensors(graph_module: fx.GraphModule, call: Call) -> dict[str, Tensor]:
-    return {name: _fetch(graph_module, node.target) for name, node in call.tensors.items()}
+    return uses[id(held[first.main])] <= {call.node for call in group}
 
 
 def _is_constant(call: Call) -> bool:

@@ -16,6 +16,7 @@ from torch.fx.proxy import ParameterProxy
 
 from sepify.capture.frames import failed_line
 from sepify.capture.inputs import restored_buffers
+from sepify.capture.raising import compiled_when_raised, raise_modules
 from sepify.errors import CaptureError
 
 _SIMPLE = (torch.Tensor, int, float, bool)
@@ -24,10 +25,10 @@ _AS_IT_IS = frozenset({int, float, bool, str, type(None), type(...), torch.dtype
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph module, what is known of its nodes, and what was assumed for it."""
+    """A graph module whose functional calls are modules where they can be, and what was assumed
+    for it."""
 
     graph_module: fx.GraphModule
-    ranks: dict[fx.Node, int]  # dimensions of what functional BatchNorms compute
     notes: tuple[str, ...]
     leaves: frozenset[str] = frozenset()  # layers left whole because they cannot be traced
 
@@ -201,24 +202,27 @@ def trace_with(tracer: LayerTracer, model: nn.Module) -> Traced:
     except Exception as error:  # the model's own code runs, on values it never expected
         raise CaptureError(_explain(error, tracer.failed)) from error
     _forget_tracer(graph)
-    graph_module = fx.GraphModule(tracer.root, graph, type(model).__name__)
+    with compiled_when_raised():
+        graph_module = fx.GraphModule(tracer.root, graph, type(model).__name__)
     for name, module in graph_module.named_modules():  # containers are new, leaves the model's own
         module.training = modes.get(name, model.training)
     notes = tuple(
         f"argument '{name}' is fixed at {v!r}" for name, v in tracer.arguments.fixed.items()
     )
-    return Traced(graph_module, _batchnorm_ranks(graph_module.graph, model), notes)
+    ranks, state = _batchnorm_ranks(graph, model), dict(model.named_buffers())
+    raised = raise_modules(graph_module, ("conv", "bn"), ranks, state)
+    return Traced(graph_module, (*notes, *raised.notes))
 
 
 def _batchnorm_ranks(graph: fx.Graph, model: nn.Module) -> dict[fx.Node, int]:
     """A subclass with a forward of its own is traced through; its type tells the dimensions."""
     ranks = {}
     kinds = {nn.BatchNorm1d: 3, nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
-    for node in graph.nodes:
+    for node in graph.find_nodes(op="call_function", target=nn.functional.batch_norm):
         owners = [
             str(n.target).rpartition(".")[0] for n in node.all_input_nodes if n.op == "get_attr"
         ]
-        if node.target is nn.functional.batch_norm and owners:
+        if owners:
             owner = model.get_submodule(owners[0])
             ranks[node] = next((r for kind, r in kinds.items() if isinstance(owner, kind)), 0)
     return ranks

@@ -179,7 +179,7 @@ def value_trace(model: nn.Module, inputs: Inputs, leaves: frozenset[str] = froze
         finally:
             tracer.known.clear()  # every value in the model, which the tracer's cycles would keep
         notes = (*traced.notes, *dict.fromkeys(tracer.assumptions), *_whole(model, leaves))
-        return Traced(traced.graph_module, traced.ranks, notes, leaves)
+        return Traced(traced.graph_module, notes, leaves)
 
 
 @contextmanager
