@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
     """
     _require_arity(model, inputs)
     copied = copy_module(model)
-    before = _held(copied)
+    attributes = _Attributes(copied)
     training = any(map(is_training, copied.modules()))
     try:
         with restored_buffers(copied) if training else nullcontext():  # statistics move
@@ -63,25 +64,34 @@ def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
             f"the model does not accept the example input {describe(inputs)}"
             f"{_expectation(model, inputs)}; it says: {_last_line(error)}"
         ) from error
-    return Reference(copied, training, expected, _differs(before, _held(copied)))
+    return Reference(copied, training, expected, attributes.changed())
 
 
-def _held(model: nn.Module) -> list[dict[str, Any]]:
-    """What every module holds under which name, and how much is in its containers."""
-    held = []
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        held += [dict(vars(module)), dict(module._buffers)]
-        held.append({k: len(v) for k, v in vars(module).items() if type(v) in (dict, list, set)})
-    return held
+class _Attributes:
+    """What the modules of a model hold, to see whether a run changes it: other objects than before
+    under some name, or containers with more or less in them."""
 
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        self.held = self._held()
+        self.containers = [v for v in self.held if type(v) in (dict, list, set)]
+        self.sizes = list(map(len, self.containers))
 
-def _differs(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> bool:
-    return len(before) != len(after) or any(
-        old.keys() != new.keys() or any(value is not new[key] for key, value in old.items())
-        for old, new in zip(before, after, strict=True)
-    )
+    def _held(self) -> list[Any]:
+        held: list[Any] = []
+        for module in self.modules:
+            held += vars(module).values()
+            held += module._buffers.values()
+        return held
+
+    def changed(self) -> bool:
+        """Whether anything is otherwise than when this object was made."""
+        now = self._held()
+        return (
+            len(now) != len(self.held)
+            or not all(map(operator.is_, now, self.held))
+            or self.sizes != list(map(len, self.containers))
+        )
 
 
 def _lacks_cuda(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sepify.errors import CaptureError
@@ -13,26 +13,31 @@ def require_supported(model: nn.Module) -> None:
     """Raise CaptureError, naming the parameter or layer, for a model without usable weights, or
     one that contains itself."""
     _require_tree(model, "", [])
-    for name, module in model.named_modules():
-        if any(map(is_lazy, module.parameters(recurse=False))):
-            raise CaptureError(
-                f"layer '{name}' is lazy and has no weights yet; "
-                "run the model once on an example input, then capture it"
-            )
+    for path, module in model.named_modules():
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
             raise CaptureError(
-                f"layer '{name}' is quantised ({type(module).__name__}); "
+                f"layer '{path}' is quantised ({type(module).__name__}); "
                 "give the floating-point model and quantise the converted one"
             )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            continue  # of a lazy layer, reported above
-        if tensor.is_meta:
-            raise CaptureError(f"'{name}' is on the meta device and holds no values; load weights")
-        if tensor.is_complex():
-            raise CaptureError(f"'{name}' is complex; sepify converts real networks only")
-        if tensor.is_quantized:
-            raise CaptureError(f"'{name}' is quantised; give the floating-point model")
+        for registry in (module._parameters, module._buffers):
+            for leaf, tensor in registry.items():
+                if tensor is not None:
+                    _require_values(tensor, path, leaf)
+
+
+def _require_values(tensor: Tensor, path: str, leaf: str) -> None:
+    name = f"{path}.{leaf}" if path else leaf
+    if is_lazy(tensor):
+        raise CaptureError(
+            f"layer '{path}' is lazy and has no weights yet; "
+            "run the model once on an example input, then capture it"
+        )
+    if tensor.is_meta:
+        raise CaptureError(f"'{name}' is on the meta device and holds no values; load weights")
+    if tensor.is_complex():
+        raise CaptureError(f"'{name}' is complex; sepify converts real networks only")
+    if tensor.is_quantized:
+        raise CaptureError(f"'{name}' is quantised; give the floating-point model")
 
 
 def _require_tree(module: nn.Module, path: str, above: list[nn.Module]) -> None:
