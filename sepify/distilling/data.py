@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 from sepify.errors import DistillationWarning, InputError, UsageError
+from sepify.measuring.outputs import batch_size_for
 
 Batch = tuple[Tensor, ...]
-Source = Tensor | Sequence[Tensor] | Dataset[Any] | Iterable[Any]
+Source = Tensor | tuple[Tensor, ...] | Dataset[Any] | Iterable[Any]
 """Images (n, C, H, W); a tuple of tensors of n rows each, labels last; a Dataset; or a loader."""
 
+Loader = Any  # a DataLoader, or any iterable of batches with a length that starts anew each time
 HELDOUT_SHARE = 8  # one image in eight judges, as in calibration
 HELDOUT_MOST = 1_024
 
@@ -26,7 +28,7 @@ class Material:
     """What one run learns from. `loader` yields batches of `inputs` tensors, and labels if there
     are any; `heldout` are batches of inputs alone that judge the student."""
 
-    loader: DataLoader[Any]
+    loader: Loader
     sampler: EpochSampler | None  # where the order of the images is ours
     heldout: tuple[Batch, ...]
     inputs: int
@@ -94,7 +96,7 @@ def gather(data: Source, heldout: Source | None, inputs: int, batch: int, seed: 
         )
         heldout = loader
     material = Material(loader, sampler, (), inputs)
-    judges = tuple(_judging(material, heldout, batch))
+    judges = tuple(_judging(material, heldout))
     if not judges:
         raise InputError("there are no held-out images to judge the student on")
     if len(loader) == 0:
@@ -114,7 +116,7 @@ def _as_dataset(data: Source) -> Dataset[Any] | None:
     """`data` as a dataset with a length, if its images can be picked one by one."""
     if isinstance(data, Tensor):
         data = (data,)
-    if isinstance(data, Sequence) and all(isinstance(tensor, Tensor) for tensor in data):
+    if isinstance(data, tuple) and all(isinstance(tensor, Tensor) for tensor in data):
         lengths = {len(tensor) if tensor.dim() else 0 for tensor in data}
         if len(lengths) != 1 or 0 in lengths:
             raise InputError(f"images and labels must be as many, and some: {sorted(lengths)}")
@@ -134,39 +136,32 @@ def _divided(dataset: Dataset[Any], seed: int) -> tuple[Dataset[Any], Dataset[An
         return dataset, dataset
     order = torch.randperm(count, generator=torch.Generator().manual_seed(mixed(seed, -1)))
     taught, judged = order[judges:].tolist(), order[:judges].tolist()
-    return torch.utils.data.Subset(dataset, taught), torch.utils.data.Subset(dataset, judged)
+    return Subset(dataset, taught), Subset(dataset, judged)
 
 
-class _Batches(IterableDataset[Any]):
-    """A loader of the user's own as a dataset of batches."""
-
-    def __init__(self, source: Iterable[Any]) -> None:
-        self.source = source
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.source)
-
-    def __len__(self) -> int:
-        return len(self.source)  # type: ignore[arg-type]
-
-
-def _as_loader(data: Source) -> DataLoader[Any]:
+def _as_loader(data: Source) -> Loader:
     if not isinstance(data, Iterable):
         raise InputError(f"cannot learn from a {type(data).__name__}: give images or a loader")
     try:
-        len(data)  # type: ignore[arg-type]
+        len(data)  # type: ignore[arg-type]  # a DataLoader over a stream has the method alone
     except TypeError as error:
         raise UsageError(
             f"the {type(data).__name__} has no length, so that the rate cannot be planned; give a "
             "loader with a length"
         ) from error
-    return data if isinstance(data, DataLoader) else DataLoader(_Batches(data), batch_size=None)
+    assert isinstance(data, Sized)
+    return data
 
 
-def _judging(material: Material, heldout: Source, batch: int) -> Iterator[Batch]:
+def _judging(material: Material, heldout: Source) -> Iterator[Batch]:
     """Batches of inputs, at most HELDOUT_MOST images."""
     dataset = _as_dataset(heldout)
-    loader = _as_loader(heldout) if dataset is None else DataLoader(dataset, batch)
+    if dataset is None:
+        loader = _as_loader(heldout)
+    else:
+        first = dataset[0]
+        image = first if isinstance(first, Tensor) else first[0]
+        loader = DataLoader(dataset, batch_size_for(torch.as_tensor(image)))
     left = HELDOUT_MOST
     for found in loader:
         if left <= 0:

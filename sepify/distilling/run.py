@@ -6,11 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader
 
 from sepify.distilling.augment import Augment
 from sepify.distilling.checkpoint import Epoch, Position, on_cpu, save_checkpoint
@@ -24,7 +27,7 @@ from sepify.distilling.training import (
     make_optimizer,
     rate_at,
 )
-from sepify.errors import DistillationError, SepifyError
+from sepify.errors import DistillationError, SepifyError, UsageError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,9 +74,10 @@ class Run:
         self.pair = pair.to(accelerator.device)
         optimizer = make_optimizer(pair.learner, training)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
-        self.model, self.optimizer, self.loader = accelerator.prepare(
-            pair, optimizer, material.loader
-        )
+        self.model, self.optimizer = accelerator.prepare(pair, optimizer)
+        self.loader = material.loader
+        if isinstance(self.loader, DataLoader):
+            self.loader = _prepared(accelerator, self.loader)
         self.average = None if training.ema is None else make_average(pair.learner, training.ema)
         self.steps = epochs * math.ceil(len(self.loader) / training.accumulate)
         self.position = Position()
@@ -129,15 +133,8 @@ class Run:
         for loaders that draw from those."""
         from accelerate.utils import set_seed
 
-        position, accelerator = self.position, self.accelerator
-        set_seed(mixed(self.training.seed, position.epoch) % 2**32)
-        loader = self.loader
-        if position.batches:
-            loader = accelerator.skip_first_batches(loader, position.batches)
-        loader.set_epoch(position.epoch)
-        if self.material.sampler is not None:
-            self.material.sampler.set_epoch(position.epoch)
-        batches = iter(loader)
+        set_seed(mixed(self.training.seed, self.position.epoch) % 2**32)
+        batches = self._rest_of_epoch()
         while True:
             try:
                 batch = next(batches)
@@ -155,6 +152,21 @@ class Run:
                     for t in inputs
                 )
             yield inputs, labels
+
+    def _rest_of_epoch(self) -> Iterator[Any]:
+        """This process's part of every batch that is not done yet, on the device."""
+        position, accelerator, loader = self.position, self.accelerator, self.loader
+        if not isinstance(loader, DataLoader):  # not one that Accelerate can split
+            part = slice(accelerator.process_index, None, accelerator.num_processes)
+            for batch in islice(iter(loader), position.batches, None):
+                yield tree_map(lambda tensor: tensor[part].to(accelerator.device), batch)
+            return
+        if position.batches:
+            loader = accelerator.skip_first_batches(loader, position.batches)
+        loader.set_epoch(position.epoch)
+        if self.material.sampler is not None:
+            self.material.sampler.set_epoch(position.epoch)
+        yield from loader
 
     def _augmented(self, inputs: Batch) -> Batch:
         if self.augment is None:
@@ -258,6 +270,17 @@ class Run:
             f"{where}: {why} ({kept}; the best student so far, of {best}, comes with this error)",
             self.keeping.finish(self.best_weights),
         )
+
+
+def _prepared(accelerator: Accelerator, loader: DataLoader[Any]) -> DataLoader[Any]:
+    try:
+        prepared: DataLoader[Any] = accelerator.prepare(loader)
+    except ValueError as error:
+        raise UsageError(
+            f"a batch of {loader.batch_size} cannot be shared out among "
+            f"{accelerator.num_processes} process(es): {error}"
+        ) from error
+    return prepared
 
 
 def _advice(inputs: Batch) -> str:

@@ -5,13 +5,28 @@ from __future__ import annotations
 import torch
 from nets import Plain, images, seeded
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 import sepify
 
 
-def teacher(channels: int = 8) -> nn.Module:
-    """`Plain` with random weights, BatchNorm statistics of its images, and varied answers."""
-    network = seeded(Plain(channels))
+class Dropping(Plain):
+    """`Plain` with a dropout that draws anew in each step of a training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return self.head(self.drop(x).mean((2, 3)))
+
+
+def teacher(network: nn.Module | None = None) -> nn.Module:
+    """`network`, or `Plain`, with random weights, BatchNorm statistics of its images, and varied
+    answers."""
+    network = seeded(network or Plain())
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None
@@ -21,8 +36,8 @@ def teacher(channels: int = 8) -> nn.Module:
         network(pictures())
         network.eval()
         scores = network(pictures())
-        network.head.weight /= scores.std() / 3
-        network.head.bias.copy_(-3 * scores.mean(0) / scores.std())
+        network.head.weight *= 3 / scores.std(0)[:, None]
+        network.head.bias.copy_(3 * (network.head.bias - scores.mean(0)) / scores.std(0))
     for norm in norms:
         norm.momentum = 0.1
     return network.eval()
