@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import torch
-from torch import Tensor
-
 from sepify.convert import convert
-from sepify.errors import InputError, UsageError
+from sepify.errors import UntrainedWarning, UsageError
 from sepify.factorize.factors import Order
 from sepify.forms import require_form, save_model
+from sepify.image_files import read_images, read_labelled
 from sepify.input_note import note_inputs
+from sepify.lessons import Lesson, describe, prepare, save_history
 from sepify.measuring import Report, compare
 from sepify.models import InputRequest, LoadedModel, load_model
 from sepify.multipliers import inputs_for
 from sepify.planning.budget import read_budget
 from sepify.planning.plan import Method, Plan, Style
 from sepify.planning.plan_file import load_plan, save_plan
-from sepify.storage import read_array, read_arrays, require_writable
+from sepify.processes import is_main_process
+from sepify.storage import require_writable
 
 Progress = Callable[[str, int, int], None]
 
@@ -45,12 +46,13 @@ class ConversionRequest:
     method: str | None = None
     memory: float = 4.0  # GiB
     data: Path | None = None
+    distill: Lesson | None = None
     report: bool = True
 
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """What to tell the user, and the files written."""
+    """What to tell the user, and the files written; nothing in a process that is not the first."""
 
     summary: str
     written: tuple[Path, ...]
@@ -69,28 +71,41 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
     plan = None if request.plan is None else load_plan(request.plan)
     calibration = None if request.calibration is None else read_images(request.calibration)
     labelled = None if request.data is None else read_labelled(request.data)
+    lesson = None if request.distill is None else prepare(request.distill, request.output)
     model = load_model(request.model, request.inputs)
-    small = convert(
-        model.module,
-        rank=request.rank,
-        order=cast(Order, request.order),
-        budget=budget,
-        plan=plan,
-        style=cast("Style | None", request.style),
-        width=request.width,
-        resolution=request.resolution,
-        keep=request.keep,
-        example_inputs=model.inputs,
-        calibration=calibration,
-        method=cast("Method | None", request.method),
-        memory=int(request.memory * 2**30),
-        progress=progress,
-    )
+    with warnings.catch_warnings():
+        if lesson is not None:  # what is to be trained will be
+            warnings.simplefilter("ignore", UntrainedWarning)
+        small = convert(
+            model.module,
+            rank=request.rank,
+            order=cast(Order, request.order),
+            budget=budget,
+            plan=plan,
+            style=cast("Style | None", request.style),
+            width=request.width,
+            resolution=request.resolution,
+            keep=request.keep,
+            example_inputs=model.inputs,
+            calibration=calibration,
+            method=cast("Method | None", request.method),
+            memory=int(request.memory * 2**30),
+            progress=progress,
+        )
     done: Plan = small.meta["sepify"].plan
+    if lesson is not None and done.separated:
+        small = lesson.teach(small, model.module, progress)
+    if not is_main_process():
+        return ConversionResult("", ())
     how = save_model(small, request.output, inputs_for(done, model.inputs))
     plan_file = request.output.with_suffix(".plan.json")
     save_plan(done, plan_file)
     written = [request.output, plan_file]
+    if lesson is not None and done.separated:
+        how = f"{describe(small)}; {how}"
+        written.append(request.output.with_suffix(".distillation.json"))
+        save_history(small, written[-1])
+        lesson.forget()
     if request.report and done.separated:
         report = compare(
             model.module,
@@ -148,20 +163,6 @@ def compare_files(
     for path in outputs:
         report.save(path)
     return report
-
-
-def read_images(path: Path) -> Tensor:
-    """Images (n, C, H, W) as float32 from .npy, or from .npz under the name 'images'."""
-    array = read_array(path) if path.suffix == ".npy" else read_arrays(path, ["images"])["images"]
-    if array.ndim < 2 or array.dtype.kind not in "fiu":
-        raise InputError(f"{path}: {array.dtype} of shape {array.shape} is no batch of images")
-    return torch.from_numpy(array).float()
-
-
-def read_labelled(path: Path) -> tuple[Tensor, Tensor]:
-    """Images (n, C, H, W) as float32 and labels (n,) as int64 from an .npz."""
-    arrays = read_arrays(path, ["images", "labels"])
-    return torch.from_numpy(arrays["images"]).float(), torch.from_numpy(arrays["labels"]).long()
 
 
 def _sizes(model: LoadedModel, source: Path, output: Path) -> tuple[int, int] | None:

@@ -72,7 +72,7 @@ class CalibrationWarning(SepifyWarning):
     """The calibration data will do, but not as well as the user may think."""
 
 
-class DistillationWarning(CalibrationWarning):
+class DistillationWarning(SepifyWarning):
     """The student will learn, but not as well as the user may think."""
 
 

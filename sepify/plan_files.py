@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sepify.calibration.batches import calibration_batches
 from sepify.capture import capture
-from sepify.converting import read_images, read_labelled
 from sepify.errors import UsageError
+from sepify.image_files import read_images, read_labelled
 from sepify.models import InputRequest, LoadedModel, load_model
 from sepify.multipliers import reduce_network
 from sepify.planning.budget import read_budget

@@ -175,6 +175,17 @@ def read_arrays(path: Path | str, names: Sequence[str]) -> dict[str, np.ndarray]
         raise FileError(f"{path} is not a readable .npz file: {_first_line(error)}") from error
 
 
+def has_array(path: Path | str, name: str) -> bool:
+    """Whether an .npz file holds an array called `name`. Raises FileError."""
+    path = Path(path)
+    _require_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"{name}.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise FileError(f"{path} is not a readable .npz file: {_first_line(error)}") from error
+
+
 def read_array(path: Path | str) -> np.ndarray:
     """The array of an .npy file; pickled objects are refused. Raises FileError."""
     path = Path(path)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import typer
 from rich.markup import escape
 
-from sepify.cli import compile, convert, demo, diff, inspect, plan, report
+from sepify.cli import compile, convert, demo, diff, distill, inspect, plan, report
 from sepify.cli.console import err, show_warning
 from sepify.errors import SepifyError
 
@@ -33,6 +33,7 @@ _command(inspect.inspect, inspect.EXAMPLES)
 _command(convert.convert, convert.EXAMPLES)
 _command(plan.plan, plan.EXAMPLES)
 _command(diff.diff, diff.EXAMPLES)
+_command(distill.distill, distill.EXAMPLES)
 _command(compile.compile, compile.EXAMPLES)
 _command(report.report, report.EXAMPLES)
 _command(demo.demo, demo.EXAMPLES)

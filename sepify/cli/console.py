@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from sepify.errors import SepifyWarning
+from sepify.processes import is_main_process
 
-out = Console()
+out = Console(quiet=not is_main_process())  # of several processes one speaks
 err = Console(stderr=True)
 
 

@@ -9,11 +9,14 @@ import typer
 
 from sepify.cli.console import list_written, out
 from sepify.cli.options import (
+    Augment,
     Budget,
     Data,
+    Epochs,
     Keep,
     Model,
     Resolution,
+    Resume,
     Shapes,
     Style,
     Types,
@@ -25,6 +28,7 @@ from sepify.cli.progress import progress_bar
 EXAMPLES = (
     "sepify convert model.pt -o small.pt --rank 2 --calibration images.npy",
     "sepify convert model.pt -o small.pt --plan edited.json --calibration images.npy",
+    "sepify convert model.pt -o small.pt --calibration images.npy --distill train.npy --epochs 10",
     "sepify convert model.pt2 -o small.onnx --rank 2",
     "sepify convert model.pt -o small.pt --style mobilenet --width 0.75 --calibration images.npy",
 )
@@ -59,13 +63,27 @@ def convert(
         float, typer.Option(help="GiB for calibration; what is beyond goes to a temporary file")
     ] = 4.0,
     data: Data = None,
+    distill: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images that the original then teaches the converted model on: .npy, or .npz with "
+            "'images', and 'labels' if any; finer settings: sepify distill"
+        ),
+    ] = None,
+    epochs: Epochs = 3,
+    augment: Augment = None,
+    resume: Resume = False,
     report: Annotated[bool, typer.Option(help="Also write OUTPUT's .report.json and .html")] = True,
     input_shape: Shapes = None,
     dtype: Types = None,
 ) -> None:
     """Rewrite a model's convolutions into depthwise + pointwise ones."""
     from sepify.converting import ConversionRequest, convert_file
+    from sepify.lessons import Lesson
 
+    lesson = None
+    if distill is not None:
+        lesson = Lesson(distill, epochs=epochs, augment=augment, resume=resume)
     request = ConversionRequest(
         model=model,
         output=output,
@@ -82,6 +100,7 @@ def convert(
         method=method,
         memory=memory,
         data=data,
+        distill=lesson,
         report=report,
     )
     with progress_bar() as progress:

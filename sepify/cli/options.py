@@ -59,6 +59,17 @@ Resolution = Annotated[
     typer.Option(help="Of the images: a share such as 0.714, or pixels of the shorter side"),
 ]
 
+Epochs = Annotated[int, typer.Option(help="Passes of the distillation over its images")]
+Augment = Annotated[
+    str | None,
+    typer.Option(
+        help="Images a little otherwise each time: shift=PIXELS, mirror, or both, by comma"
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the distillation of a run that did not end")
+]
+
 
 def input_request(shapes: list[str] | None, dtypes: list[str] | None) -> InputRequest:
     """The inputs that --input-shape and --dtype name. Raises UsageError where one says nothing."""

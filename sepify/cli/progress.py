@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from sepify.cli.console import err
+from sepify.processes import is_main_process
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not is_main_process()) as bar:
         task = bar.add_task("starting", total=1)
 
         def show(what: str, done: int, total: int) -> None:

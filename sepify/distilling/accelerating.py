@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +15,6 @@ from sepify.errors import DependencyError, UsageError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-def is_main_process() -> bool:
-    """Whether this process is the only one, or the first of those that `accelerate launch` began:
-    the one that writes files and shows progress."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -49,6 +42,7 @@ def accelerator_for(training: Training) -> Iterator[Accelerator]:
     found = is_initialized()
     try:
         accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # processes on CPUs find each other only so
             mixed_precision=training.mixed_precision,
             gradient_accumulation_steps=training.accumulate,
             dataloader_config=DataLoaderConfiguration(split_batches=True),

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sepify.errors import UsageError
+
 Augment = Callable[[Any, torch.Generator], Any]
 """augment(images, generator) -> images, on the CPU before they go to the device. A network with
 several inputs gives and takes a tuple. Draw from the generator alone: then resuming is exact."""
@@ -31,3 +33,17 @@ def shift_and_mirror(pixels: int, *, mirror: bool = True) -> Augment:
         return padded[numbers, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     return augment
+
+
+def read_augment(text: str) -> Augment:
+    """What a person asks for at a shell: "mirror", "shift=4" (pixels), or both with a comma."""
+    pixels, mirror = 0, False
+    for word in text.split(","):
+        name, _, value = word.strip().partition("=")
+        if name == "mirror" and not value:
+            mirror = True
+        elif name == "shift" and value.isdecimal():
+            pixels = int(value)
+        else:
+            raise UsageError(f"augmentation {word.strip()!r} is not known: mirror, shift=PIXELS")
+    return shift_and_mirror(pixels, mirror=mirror)

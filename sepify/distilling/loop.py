@@ -32,7 +32,8 @@ class Distillation:
     """What `distill` did; found as `student.meta["sepify.distillation"]`.
 
     `start` judges the student as it was given; `best` is the number of the epoch whose weights
-    were kept, from 1, or 0 for those at the start; `matched` are the layers that were compared.
+    were kept, from 1, or 0 for those at the start; `matched` are the layers that were compared;
+    `processes` shared the work.
     """
 
     start: Judgement
@@ -40,6 +41,7 @@ class Distillation:
     best: int
     stopped: str  # why the training ended
     matched: tuple[str, ...]
+    processes: int
 
     @property
     def judgement(self) -> Judgement:
@@ -129,11 +131,16 @@ def distill(
         run = Run(accelerator, pair, material, training, epochs, augment, progress, keeping)
         if path is not None and path.is_file():
             run.restore(*load_checkpoint(path, identity))
-        stopped = run.to_the_end()
+        stopped, processes = run.to_the_end(), accelerator.num_processes
     result, position = finish(run.best_weights), run.position
     assert position.start is not None
     result.meta["sepify.distillation"] = Distillation(
-        position.start, tuple(position.epochs), position.best, stopped, pair.matched
+        position.start,
+        tuple(position.epochs),
+        position.best,
+        stopped,
+        pair.matched,
+        processes,
     )
     return result
 

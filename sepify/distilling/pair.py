@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_flatten
 
 from sepify.capture import Model, capture
 from sepify.distilling.losses import Losses, TaskLoss, are_class_scores, soft_targets
-from sepify.distilling.taps import matched_layers, tapped
+from sepify.distilling.taps import Pair, comparable_layers, tapped
 from sepify.errors import CaptureError, InputError, UsageError
 from sepify.measuring.outputs import answer, evaluating
+from sepify.multipliers import resize_images
 
 FLOOR = 1e-12  # of a variance: a layer that always puts out the same
 
@@ -25,7 +26,8 @@ class DistillationPair(nn.Module):
     An ordinary module: train `pair.parameters()` in any loop, under Lightning or DDP. The teacher
     is a frozen copy that stays in evaluation mode. Only the student learns, in place; take it out
     with `pair.student`. Call `pair.set_progress(share)` as the training goes on, so that the
-    weight of the layer-wise part falls.
+    weight of the layer-wise part falls. A student whose plan has a resolution is shown the images
+    at that size, its teacher as they come.
     """
 
     scales: Tensor
@@ -58,13 +60,15 @@ class DistillationPair(nn.Module):
         self.losses = losses or Losses()
         self.loss = loss
         self.done = 0.0
-        self.classes: int | None = None  # where the outputs are class scores
         given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
         inputs = tuple(given)
         original = _captured(teacher, inputs, needed=self.losses.layers > 0)
-        layers: dict[str, list[tuple[fx.Node, fx.Node]]] = {}
+        plan = getattr(student.meta.get("sepify"), "plan", None)
+        self.resolution: tuple[int, int] | None = getattr(plan, "resolution", None)
+        self.classes = self._check(student, original, inputs)  # None: no class scores
+        layers: dict[str, list[Pair]] = {}
         if self.losses.layers > 0 and isinstance(original, fx.GraphModule):
-            layers = matched_layers(student, original)
+            layers = comparable_layers(student, original, self._shown(inputs), inputs)
         pairs = [pair for calls in layers.values() for pair in calls]
         self.matched = tuple(layers)
         self._student = tapped(student, [pair[0] for pair in pairs])
@@ -73,7 +77,6 @@ class DistillationPair(nn.Module):
             self._teacher = tapped(original, [pair[1] for pair in pairs])
         self._teacher.requires_grad_(False).eval()
         self._plain = (student,)  # in a tuple: its modules are registered already, in _student
-        self._check(inputs)
         self.register_buffer("scales", self._variances(inputs))
 
     @property
@@ -100,7 +103,7 @@ class DistillationPair(nn.Module):
     def parts(self, *inputs: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """The parts of the loss by name, each with its weight already in it."""
         losses = self.losses
-        answer, given = self._student(*inputs)
+        answer, given = self._student(*self._shown(inputs))
         with torch.no_grad():
             target, wanted = self._taught(*inputs)
         parts: dict[str, Tensor] = {}
@@ -129,7 +132,7 @@ class DistillationPair(nn.Module):
 
         `student` stands in for this one's, an average of its weights say.
         """
-        given = (student or self._student)(*inputs)[0]
+        given = (student or self._student)(*self._shown(inputs))[0]
         wanted = self._taught(*inputs)[0]
         if self.loss is not None:
             return self.loss(given, wanted, None), given, wanted
@@ -145,6 +148,10 @@ class DistillationPair(nn.Module):
     def teacher(self) -> nn.Module:
         """The frozen original; where layers are matched, it returns their values too."""
         return self._teacher
+
+    def _shown(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the student sees: smaller images where its plan has a resolution."""
+        return inputs if self.resolution is None else resize_images(inputs, self.resolution)
 
     def _taught(self, *inputs: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
         if not self.matched:
@@ -167,24 +174,30 @@ class DistillationPair(nn.Module):
         found = [value.float().transpose(0, 1).flatten(1).var(1).mean() for value in values]
         return torch.stack(found).clamp_min(FLOOR) if found else torch.zeros(0)
 
-    def _check(self, inputs: tuple[Tensor, ...]) -> None:
-        with evaluating(self.student):
-            answer(self.student, inputs, "the student")
-            answer(self._teacher, inputs, "the teacher")
-            with torch.no_grad():
-                given, wanted = self.student(*inputs), self._taught(*inputs)[0]
+    @torch.no_grad()
+    def _check(
+        self, student: nn.Module, teacher: nn.Module, inputs: tuple[Tensor, ...]
+    ) -> int | None:
+        """The number of classes, if the outputs are class scores. Raises InputError, UsageError."""
+        shown = self._shown(inputs)
+        with evaluating(student, teacher):
+            answer(student, shown, "the student")
+            answer(teacher, inputs, "the teacher")
+            given, wanted = student(*shown), teacher(*inputs)
         told = [_structure(output) for output in (given, wanted)]
         if told[0] != told[1]:
             raise InputError(
                 f"the student returns {told[0]} and the teacher {told[1]}: only a network with the "
                 "same outputs can teach"
             )
-        self.classes = wanted.shape[1] if are_class_scores(wanted) else None
-        if self.loss is None and self.classes is None:
+        if are_class_scores(wanted):
+            return int(wanted.shape[1])
+        if self.loss is None:
             raise UsageError(
                 f"soft targets need one row of class scores an image, and the networks return "
                 f"{told[1]}; pass loss=..., for instance sepify.distilling.same_outputs"
             )
+        return None
 
 
 def _captured(teacher: Model, inputs: tuple[Tensor, ...], *, needed: bool) -> nn.Module:

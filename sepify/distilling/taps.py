@@ -8,21 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
+from sepify.measuring.outputs import evaluating
 from sepify.passes.graph import called_module
 from sepify.passes.separate import separable_names
 
 Pair = tuple[fx.Node, fx.Node]  # the student's node and the teacher's
 
 
-def matched_layers(student: fx.GraphModule, teacher: fx.GraphModule) -> dict[str, list[Pair]]:
+@torch.no_grad()
+def comparable_layers(
+    student: fx.GraphModule,
+    teacher: fx.GraphModule,
+    shown: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+) -> dict[str, list[Pair]]:
     """For each rewritten convolution: where the student and where the teacher put out its result,
     call by call.
 
-    A layer is left out if the teacher has no convolution of that name, or calls it another number
-    of times; so is one inside a module that a graph calls as a whole.
+    A layer is left out if the teacher has no convolution of that name, calls it another number of
+    times, or puts out another shape (a thinned student has fewer channels): `shown` to the student,
+    `inputs` to the teacher, say so. So is one inside a module that a graph calls as a whole.
     """
+    found = _matched_layers(student, teacher)
+    with evaluating(student, teacher):
+        olds, news = (
+            tapped(network, [pair[which] for calls in found.values() for pair in calls])(*given)[1]
+            for network, which, given in ((teacher, 1, inputs), (student, 0, shown))
+        )
+    fits = {
+        pair: old.shape == new.shape
+        for pair, old, new in zip(
+            (pair for calls in found.values() for pair in calls), olds, news, strict=True
+        )
+    }
+    return {name: calls for name, calls in found.items() if all(fits[pair] for pair in calls)}
+
+
+def _matched_layers(student: fx.GraphModule, teacher: fx.GraphModule) -> dict[str, list[Pair]]:
     found: dict[str, list[Pair]] = {}
     for name in separable_names(student):
         roles = [_calls(student, f"{name}.{role}") for role in ("depthwise", "pointwise")]

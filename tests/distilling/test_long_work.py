@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,7 @@ def test_a_full_disk_in_mid_checkpoint_leaves_the_old_one(tmp_path, monkeypatch)
         if len(written) < 3:
             return save_state(state, where)
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "open", lambda *_: open("/dev/full", "wb")  # noqa: SIM115)
+            patch.setattr(Path, "open", lambda *_: FileIO("/dev/full", "w"))
             return save_state(state, where)
 
     monkeypatch.setattr(checkpoint, "save_state", save)

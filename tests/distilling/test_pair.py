@@ -6,13 +6,14 @@ import pickle
 import pytest
 import torch
 from distilling.students import pictures, same, student, teacher, weights
-from nets import Residual, images, seeded
+from nets import Plain, Residual, images, seeded
 from torch import nn
 from torch.nn import functional as F
 
 import sepify
 from sepify.distilling import DistillationPair, Losses, same_outputs, soft_targets
 from sepify.errors import CaptureError, InputError, UsageError
+from sepify.multipliers import resize_images
 
 
 @pytest.fixture
@@ -189,3 +190,30 @@ def test_a_teacher_that_cannot_be_captured_teaches_by_its_outputs(network, monke
         pair.parts(pictures(8))["soft"],
         soft_targets(pair.student(pictures(8)), network(pictures(8))),
     )
+
+
+@pytest.mark.filterwarnings("ignore::sepify.errors.SepifyWarning")
+def test_a_student_with_multipliers_sees_smaller_images_and_matches_what_has_the_same_shape(
+    network,
+):
+    wide = teacher(Plain(32))
+    x = pictures(64)
+    small = sepify.convert(wide, calibration=x, refine=False, resolution=9)
+    pair = DistillationPair(small, wide, x)
+    assert pair.matched == ()  # every map is smaller
+    torch.testing.assert_close(
+        pair.parts(x)["soft"], soft_targets(small(resize_images((x,), (9, 9))[0]), wide(x))
+    )
+    thin = sepify.convert(wide, calibration=x, refine=False, width=0.5)
+    assert thin.conv1.pointwise.out_channels == 16
+    pair = DistillationPair(thin, wide, x)
+    assert pair.matched == ()
+    pair(x).backward()
+
+
+@pytest.mark.filterwarnings("ignore::sepify.errors.SepifyWarning")
+def test_a_mobilenet_block_is_compared_behind_its_pointwise_convolution(network):
+    small = student(network, style="mobilenet")
+    pair = DistillationPair(small, network, pictures(16))
+    assert pair.matched == ("conv1", "conv2")
+    assert dict(pair.learner.named_modules()).keys() >= {"conv1.depthwise", "conv1.pointwise"}

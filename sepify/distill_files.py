@@ -1,0 +1,70 @@
+"""Files in, files out: what `sepify distill` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sepify.capture import capture
+from sepify.convert import Conversion
+from sepify.forms import require_form, save_model
+from sepify.input_note import note_inputs
+from sepify.lessons import Lesson, describe, prepare, save_history
+from sepify.models import InputRequest, load_model
+from sepify.multipliers import inputs_for
+from sepify.planning.plan_file import load_plan, save_plan
+from sepify.processes import is_main_process
+from sepify.storage import require_writable
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class DistillationRequest:
+    """The options of `sepify distill`."""
+
+    student: str
+    teacher: str
+    output: Path
+    lesson: Lesson
+    inputs: InputRequest | None = None
+
+
+@dataclass(frozen=True)
+class DistillationResult:
+    """What to tell the user, and the files written; nothing in a process that is not the first."""
+
+    summary: str
+    written: tuple[Path, ...]
+
+
+def distill_file(request: DistillationRequest, progress: Progress) -> DistillationResult:
+    """Teach a converted model file; write OUTPUT in the form that its suffix names, OUTPUT's
+    .distillation.json, and the plan beside it where the student has one beside it.
+
+    In several processes (`accelerate launch`) the first writes; the others' result is empty.
+    """
+    require_form(request.output)
+    require_writable(request.output.parent)
+    prepared = prepare(request.lesson, request.output)
+    original = load_model(request.teacher, request.inputs)
+    noted = note_inputs(original.inputs)
+    converted = load_model(request.student, InputRequest(noted.shapes, noted.dtypes))
+    beside = Path(request.student).with_suffix(".plan.json")
+    plan = load_plan(beside) if beside.is_file() else None
+    captured = capture(converted.module, inputs_for(plan, converted.inputs))
+    student = captured.graph_module
+    if plan is not None:
+        student.meta["sepify"] = Conversion(plan, captured.front_end, captured.notes)
+    taught = prepared.teach(student, original.module, progress)
+    if not is_main_process():
+        return DistillationResult("", ())
+    how = save_model(taught, request.output, inputs_for(plan, converted.inputs))
+    written = [request.output, request.output.with_suffix(".distillation.json")]
+    save_history(taught, written[-1])
+    if plan is not None:
+        written.append(request.output.with_suffix(".plan.json"))
+        save_plan(plan, written[-1])
+    prepared.forget()
+    return DistillationResult(f"{describe(taught)}; {how}", tuple(written))
