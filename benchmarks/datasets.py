@@ -23,7 +23,7 @@ OUT = HERE / "out"
 SHARED = HERE.parent.parent / "shared" / "data"  # beside the checkout, never copied into it
 CIFAR_ARCHIVE = SHARED / "cifar10-jpeg.tar.xz"
 CIFAR_CACHE = OUT / "cifar10.npz"
-CIFAR_TRAINING_CACHE = OUT / "cifar10-training.npz"
+CIFAR_TRAINING_CACHE = OUT / "cifar10-training-labelled.npz"
 CIFAR_CLASSES = (
     "airplane",
     "automobile",
@@ -74,18 +74,31 @@ def cifar10() -> Images:
 
 def cifar10_training() -> Tensor:
     """All 50,000 training images of `cifar10`, (n, 3, 32, 32), without their labels."""
+    return cifar10_training_labelled()[0]
+
+
+def cifar10_training_labelled() -> tuple[Tensor, Tensor]:
+    """All 50,000 training images of `cifar10`, (n, 3, 32, 32), and their labels (n,)."""
     if not CIFAR_TRAINING_CACHE.is_file():
         files, train, _ = _read_cifar()
+        labels = _cifar_labels(train)
         with atomic_path(CIFAR_TRAINING_CACHE) as temporary, temporary.open("wb") as file:
-            np.savez(file, images=_decoded(files, train))
-    return _normalised(read_arrays(CIFAR_TRAINING_CACHE, ["images"])["images"])
+            np.savez(file, images=_decoded(files, train), labels=labels)
+    arrays = read_arrays(CIFAR_TRAINING_CACHE, ["images", "labels"])
+    return _normalised(arrays["images"]), torch.from_numpy(arrays["labels"]).long()
 
 
 def fashion_mnist_training() -> Tensor:
     """All 60,000 training images of Fashion-MNIST, (n, 1, 28, 28), 0 to 255, without their labels,
     from Debian's package. Raises FileError where it is not installed."""
-    pixels, _ = read_split("train")
-    return torch.from_numpy(pixels.copy()).float().unsqueeze(1)
+    return fashion_mnist_training_labelled()[0]
+
+
+def fashion_mnist_training_labelled() -> tuple[Tensor, Tensor]:
+    """The same with their labels (n,)."""
+    pixels, labels = read_split("train")
+    images = torch.from_numpy(pixels.copy()).float().unsqueeze(1)
+    return images, torch.from_numpy(labels.copy()).long()
 
 
 def cifar10_enlarged(calibration: int, test: int, size: int = 224) -> Images:
@@ -148,8 +161,11 @@ def _read_cifar() -> tuple[dict[str, bytes], list[str], list[str]]:
 def _decode_cifar() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     files, train, test = _read_cifar()
     drawn = np.random.default_rng(SEED).permutation(len(train))[:CALIBRATION_IMAGES]
-    labels = np.array([CIFAR_CLASSES.index(name.split("/")[-2]) for name in test], np.uint8)
-    return _decoded(files, [train[i] for i in drawn]), _decoded(files, test), labels
+    return _decoded(files, [train[i] for i in drawn]), _decoded(files, test), _cifar_labels(test)
+
+
+def _cifar_labels(names: list[str]) -> np.ndarray:
+    return np.array([CIFAR_CLASSES.index(name.split("/")[-2]) for name in names], np.uint8)
 
 
 def _decoded(files: dict[str, bytes], names: list[str]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import pickle
 import warnings
+from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from nets import Plain, Residual, images, relative_error, seeded
 from torch import nn
 
 import sepify
+from sepify.capture import capture
+from sepify.distilling.taps import matched_layers
 from sepify.errors import PlanError, UntrainedWarning, UsageError
 
 QUICK = sepify.Refinement(steps=10, batch=16)
@@ -162,8 +166,6 @@ def test_contradictions():
     linear = sepify.plan(model, order="pw-dw")
     with pytest.raises(UsageError, match="contradicts the plan, which says 'linear'"):
         sepify.convert(model, plan=linear, style="mobilenet")
-    from dataclasses import replace
-
     with pytest.raises(PlanError, match="'conv1': style 'mobilenet' is depthwise first"):
         sepify.convert(model, plan=replace(linear, style="mobilenet"))
 
@@ -173,3 +175,30 @@ def test_a_budget_chooses_among_what_the_style_allows():
     plan = small.meta["sepify"].plan
     assert {decision.order for decision in plan.separated} == {"dw-pw"}
     assert sum(d.after.params for d in plan) <= 0.5 * sum(d.before.params for d in plan)
+
+
+def test_layers_are_matched_where_both_networks_mean_the_same():
+    model, data = seeded(Plain(16)), images(64)
+    small = converted(model)
+    names = {
+        s.target: t.target
+        for [(s, t)] in matched_layers(small, capture(model).graph_module).values()
+    }
+    assert names == {"bn1": "bn1", "bn2": "bn2"}
+    bare = seeded(Bare())
+    small = converted(bare, refine=False)
+    pairs = matched_layers(small, capture(bare).graph_module)
+    assert [(s.target, t.target) for [(s, t)] in pairs.values()][:1] == [
+        ("first.pointwise_bn", "first")
+    ]
+    pair = sepify.DistillationPair(converted(model, refine=False), model, data)
+    worse = sepify.DistillationPair(converted(model, calibration=None), model, data)
+    pair.eval(), worse.eval()
+    assert pair.parts(data)["layers"] < worse.parts(data)["layers"]
+
+
+@pytest.mark.skipif(find_spec("torch_pruning") is None, reason="needs the extra 'width'")
+def test_a_thinned_student_matches_only_layers_of_as_many_channels():
+    model = seeded(Plain(16))
+    small = converted(model, width=0.5)
+    assert matched_layers(small, capture(model).graph_module) == {}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sepify.measuring.outputs import evaluating
 from sepify.passes.graph import called_module
@@ -31,6 +32,8 @@ def comparable_layers(
     A layer is left out if the teacher has no convolution of that name, calls it another number of
     times, or puts out another shape (a thinned student has fewer channels): `shown` to the student,
     `inputs` to the teacher, say so. So is one inside a module that a graph calls as a whole.
+    Where BatchNorm took over the bias (style "mobilenet"), it is what comes out of that which
+    should be the same.
     """
     found = _matched_layers(student, teacher)
     with evaluating(student, teacher):
@@ -56,8 +59,23 @@ def _matched_layers(student: fx.GraphModule, teacher: fx.GraphModule) -> dict[st
             continue
         order = {node: place for place, node in enumerate(student.graph.nodes)}
         lasts = [max(call, key=order.__getitem__) for call in zip(*roles, strict=True)]
-        found[name] = list(zip(lasts, originals, strict=True))
+        found[name] = [
+            _after_batchnorm(student, name, last, original)
+            for last, original in zip(lasts, originals, strict=True)
+        ]
     return found
+
+
+def _after_batchnorm(student: fx.GraphModule, name: str, last: fx.Node, original: fx.Node) -> Pair:
+    """The two values that mean the same, at or right after two convolutions."""
+    if not _calls(student, f"{name}.depthwise_bn"):
+        return last, original
+    after, before = (next(iter(node.users), node) for node in (last, original))
+    if after.target == f"{name}.pointwise_bn":
+        return after, original
+    same = after.target == before.target and len(last.users) == len(original.users) == 1
+    norm = called_module(student, after)
+    return (after, before) if same and isinstance(norm, _BatchNorm) else (last, original)
 
 
 def tapped(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> fx.GraphModule:
