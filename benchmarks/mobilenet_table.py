@@ -23,7 +23,7 @@ import argparse
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from datasets import (
     fashion_mnist,
     fashion_mnist_training_labelled,
 )
-from mobilenets import SMALL, MobileNet
+from mobilenets import SMALL, MobileNet, convert_mobilenet, costs
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -47,7 +47,6 @@ import sepify
 from sepify.distilling import Training, shift_and_mirror
 from sepify.errors import DistillationWarning, FileError, UntrainedWarning
 from sepify.measuring.accuracy import top1
-from sepify.measuring.cost import measure_cost
 from sepify.storage import atomic_path, read_json, write_json
 
 RESULTS_FILE = OUT / "mobilenet_table.json"
@@ -94,32 +93,6 @@ class Row:
     def key(self) -> str:
         """Its name in the file of results."""
         return f"{self.dataset}-{self.kind}-{self.width:g}-{self.epochs}-seed{self.seed}"
-
-
-def convert_mobilenet(
-    width: float = 1.0,
-    resolution: int | None = None,
-    blocks: Sequence[tuple[int, int]] | None = None,
-) -> fx.GraphModule:
-    """MobileNet v1 out of Conv MobileNet with random weights, the first convolution kept."""
-    standard = MobileNet(separable=False) if blocks is None else MobileNet(blocks, separable=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UntrainedWarning)
-        return sepify.convert(
-            standard.eval(),
-            style="mobilenet",
-            width=width,
-            resolution=resolution,
-            keep=["stem.*"],
-            example_inputs=torch.zeros(1, 3, 224, 224),
-        )
-
-
-def costs(network: nn.Module, example: Tensor) -> tuple[int, int, int]:
-    """Multiply-adds of the convolutions for one image, those of everything, and parameters."""
-    cost = measure_cost(network, example)
-    convolutions = sum(layer.macs for layer in cost.layers if "convolution" in layer.kind)
-    return convolutions, cost.macs, cost.params
 
 
 def print_counts(console: Console) -> None:

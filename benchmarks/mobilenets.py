@@ -3,10 +3,15 @@ table 1), at any width and for any classes."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 
+import sepify
+from sepify.errors import UntrainedWarning
+from sepify.measuring.cost import measure_cost
 from sepify.passes.thin_channels import thinned_channels
 
 # (output channels, stride) of each block
@@ -68,3 +73,24 @@ def _separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
     pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
     first = (depthwise, nn.BatchNorm2d(in_channels), nn.ReLU())
     return nn.Sequential(*first, pointwise, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def convert_mobilenet(width: float = 1.0, resolution: int | None = None) -> fx.GraphModule:
+    """MobileNet v1 out of Conv MobileNet with random weights, the first convolution kept."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntrainedWarning)
+        return sepify.convert(
+            MobileNet(separable=False).eval(),
+            style="mobilenet",
+            width=width,
+            resolution=resolution,
+            keep=["stem.*"],
+            example_inputs=torch.zeros(1, 3, 224, 224),
+        )
+
+
+def costs(network: nn.Module, example: Tensor) -> tuple[int, int, int]:
+    """Multiply-adds of the convolutions for one image, those of everything, and parameters."""
+    cost = measure_cost(network, example)
+    convolutions = sum(layer.macs for layer in cost.layers if "convolution" in layer.kind)
+    return convolutions, cost.macs, cost.params

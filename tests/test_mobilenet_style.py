@@ -202,3 +202,26 @@ def test_a_thinned_student_matches_only_layers_of_as_many_channels():
     model = seeded(Plain(16))
     small = converted(model, width=0.5)
     assert matched_layers(small, capture(model).graph_module) == {}
+
+
+@pytest.mark.skipif(find_spec("tvm") is None, reason="needs the extra 'tvm'")
+@pytest.mark.parametrize("style", STYLES)
+@torch.no_grad()
+def test_a_block_compiles_to_one_kernel(style):
+    x = images(1, size=16)
+    small = converted(seeded(Plain(16)), style=style, rank=2, refine=False)
+    compiled = sepify.compile(small, x)
+    assert compiled.metadata.own_kernels["separable"] == 2
+    assert relative_error(compiled(x), small(x)) < 1e-5
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2", ".onnx"])
+@torch.no_grad()
+def test_every_saved_form_takes_it(suffix, tmp_path):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    small = converted(seeded(Plain()), style="mobilenet-relu6", refine=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        sepify.save_model(small, tmp_path / f"small{suffix}", images())  # checks what it wrote
+    assert (tmp_path / f"small{suffix}").is_file()
