@@ -54,11 +54,11 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) -e '.[tvm,onnx,distill,test]'
+	$(PIP) -e '.[tvm,onnx,distill,width,test]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test
-	$(PIP) -e '.[tvm,onnx,distill,test,bench]'
+	$(PIP) -e '.[tvm,onnx,distill,width,test,bench]'
 	touch $@
 
 $(VENV)/.zoo: $(VENV)/.test tests/zoo/packages.txt
