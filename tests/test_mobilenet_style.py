@@ -12,7 +12,7 @@ from torch import nn
 
 import sepify
 from sepify.capture import capture
-from sepify.distilling.taps import matched_layers
+from sepify.distilling.taps import comparable_layers
 from sepify.errors import PlanError, UntrainedWarning, UsageError
 
 QUICK = sepify.Refinement(steps=10, batch=16)
@@ -177,31 +177,29 @@ def test_a_budget_chooses_among_what_the_style_allows():
     assert sum(d.after.params for d in plan) <= 0.5 * sum(d.before.params for d in plan)
 
 
+def matched(small, model):
+    x = (images(2),)
+    layers = comparable_layers(small, capture(model).graph_module, x, x)
+    return {name: [(s.target, t.target) for s, t in calls] for name, calls in layers.items()}
+
+
 def test_layers_are_matched_where_both_networks_mean_the_same():
     model, data = seeded(Plain(16)), images(64)
     small = converted(model)
-    names = {
-        s.target: t.target
-        for [(s, t)] in matched_layers(small, capture(model).graph_module).values()
-    }
-    assert names == {"bn1": "bn1", "bn2": "bn2"}
+    assert matched(small, model) == {"conv1": [("bn1", "bn1")], "conv2": [("bn2", "bn2")]}
     bare = seeded(Bare())
-    small = converted(bare, refine=False)
-    pairs = matched_layers(small, capture(bare).graph_module)
-    assert [(s.target, t.target) for [(s, t)] in pairs.values()][:1] == [
-        ("first.pointwise_bn", "first")
-    ]
-    pair = sepify.DistillationPair(converted(model, refine=False), model, data)
-    worse = sepify.DistillationPair(converted(model, calibration=None), model, data)
-    pair.eval(), worse.eval()
+    layers = matched(converted(bare, refine=False), bare)
+    assert layers["first"] == [("first.pointwise_bn", "first")]
+    assert layers["last"] == [("last.pointwise", "last")]
+    pair = sepify.DistillationPair(small, model, data).eval()
+    worse = sepify.DistillationPair(converted(model, calibration=None), model, data).eval()
     assert pair.parts(data)["layers"] < worse.parts(data)["layers"]
 
 
 @pytest.mark.skipif(find_spec("torch_pruning") is None, reason="needs the extra 'width'")
 def test_a_thinned_student_matches_only_layers_of_as_many_channels():
     model = seeded(Plain(16))
-    small = converted(model, width=0.5)
-    assert matched_layers(small, capture(model).graph_module) == {}
+    assert matched(converted(model, width=0.5), model) == {}
 
 
 @pytest.mark.skipif(find_spec("tvm") is None, reason="needs the extra 'tvm'")
