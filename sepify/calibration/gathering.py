@@ -48,14 +48,14 @@ class SplitMomentSums:
 
     def add(self, inputs: Tensor, outputs: Tensor) -> None:
         """Count in (B, M, H, W) inputs and the (B, N, H', W') outputs wanted for them."""
-        number = torch.arange(self.seen, self.seen + len(inputs))
-        out = number % HELDOUT == HELDOUT - 1
+        out = [(self.seen + row) % HELDOUT == HELDOUT - 1 for row in range(len(inputs))]
         self.seen += len(inputs)
         at = self._positions(outputs)
-        for sums, chosen in ((self.fit, ~out), (self.heldout, out)):
-            if chosen.any():
-                chosen = chosen.to(inputs.device)
-                sums.add(inputs[chosen], outputs[chosen], at)
+        for sums, held_out in ((self.fit, False), (self.heldout, True)):
+            chosen = [row for row, is_out in enumerate(out) if is_out == held_out]
+            if chosen:
+                rows = torch.tensor(chosen).to(inputs.device)
+                sums.add(inputs.index_select(0, rows), outputs.index_select(0, rows), at)
 
     def _positions(self, outputs: Tensor) -> Tensor | None:
         """Of the output positions in each image those that count, None: all."""

@@ -68,7 +68,7 @@ class MomentSums:
         output positions, numbered row by row, only those in `at` if it is given."""
         patches = extract_patches(_wide(inputs), self.conv, at)
         wanted = _wide(outputs).flatten(2)
-        wanted = wanted if at is None else wanted[:, :, at]
+        wanted = wanted if at is None else wanted.index_select(2, at)
         self.pending.append((patches, wanted.transpose(1, 2).reshape(len(patches), -1)))
         if sum(len(rows) for rows, _ in self.pending) >= ROWS:
             self._multiply()

@@ -19,7 +19,7 @@ Progress = Callable[[str, int, int], None]
 FINALISTS = 3
 FINAL_IMAGES = 1_024  # two in three to solve and refine on, one in three to judge
 # Enough steps to see what refinement makes of a plan, and a fraction of what conversion takes.
-QUICK = Refinement(steps=25, batch=64)
+QUICK = Refinement(steps=40)
 
 
 def run_off(
