@@ -56,10 +56,10 @@ class CompiledMetadata:
     @property
     def summary(self) -> str:
         """What a person wants to know of it, in a few lines."""
-        megabytes = {name: size / 1e6 for name, size in self.memory.items()}
+        peak, weights = self.peak_bytes / 1e6, self.memory["weights"] / 1e6
         lines = [
             f"compiled for {self.target}; largest relative error {self.max_relative_error:.1e}",
-            f"{self.peak_bytes / 1e6:.1f} MB at its peak, weights {megabytes['weights']:.1f} of them; "
+            f"{peak:.1f} MB at its peak, weights {weights:.1f} of them; "
             f"{self.layout_changes} layout changes",
         ]
         if self.trials:
