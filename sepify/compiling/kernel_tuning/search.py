@@ -10,14 +10,14 @@ from functools import partial
 from sepify.compiling.kernels.dense import is_flat
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Machine
-from sepify.compiling.kernels.tiles import rank_tiles
+from sepify.compiling.kernels.tiles import default_unroll, rank_tiles
 from sepify.compiling.kernels.workload import Workload
 
 _BETTER = 0.99  # of the best so far, or it is noise
-_TILES = 6
+_TILES = 7
 _GRIDS = 8
 _WEIGHT_BYTES = (8 << 10, 24 << 10, 48 << 10, 1 << 30)
-_UNROLLS = (4, 8, 16)
+_UNROLLS = (2, 4, 8, 16)
 _ROW_TILES = (4, 7, 8, 14, 16, 28)
 _OVERLAP = 1.08  # of the rows of a map, computed at most
 _SCRATCH = 4  # times the scratch that is thought best
@@ -70,7 +70,8 @@ def _tiles(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs
     # tiles of more pixels than the row has are the same tile
     sizes = dict.fromkeys((min(p, pixels), v) for p, v in ranked)
     for size, across in list(sizes)[:_TILES]:
-        yield replace(knobs, pixels=size, vectors=across)
+        unroll = default_unroll(across, machine) if workload.blocked else knobs.unroll
+        yield replace(knobs, pixels=size, vectors=across, unroll=unroll)
 
 
 def _vectors(workload: Workload, machine: Machine) -> int:

@@ -11,6 +11,7 @@ from sepify.compiling.kernels.source import Buffer, Kernel, Shape, Source
 from sepify.compiling.kernels.strip import copy_strip, locate
 from sepify.compiling.kernels.tiles import (
     choose_tasks,
+    default_unroll,
     rank_tiles,
     tasks_for,
     tiling_for,
@@ -28,8 +29,10 @@ def dense_knobs(conv: Conv, machine: Machine, *, blocked: bool = True) -> Knobs:
     macs = conv.macs // conv.batch
     tasks = choose_tasks(conv, out_blocks, macs, row_bytes, 0.0, machine)
     columns = tasks.rows * conv.out_width if is_flat(conv) else conv.out_width
-    pixels, vectors = rank_tiles(columns, out_blocks // tasks.splits, machine)[0]
-    return Knobs(pixels, vectors, tasks.rows, tasks.splits)
+    overlapping = not blocked and window.kernel[1] > 1
+    pixels, vectors = rank_tiles(columns, out_blocks // tasks.splits, machine, overlapping)[0]
+    unroll = default_unroll(vectors, machine)
+    return Knobs(pixels, vectors, tasks.rows, tasks.splits, unroll=unroll)
 
 
 def is_flat(conv: Conv) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sepify.compiling.kernels.depthwise import default_row_tile
+from sepify.compiling.kernels.depthwise import ROW_TILE
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
@@ -23,7 +23,7 @@ def grouped_knobs(conv: Conv, machine: Machine) -> Knobs:
     wanted = min(task_count(conv.macs // conv.batch, machine), out_blocks)
     splits = max(n for n in range(1, wanted + 1) if out_blocks % n == 0)
     rows = -(-conv.out_height // strips)
-    return Knobs(1, 1, rows, splits, row_tile=default_row_tile(machine))
+    return Knobs(1, 1, rows, splits, row_tile=ROW_TILE)
 
 
 def grouped_kernel(

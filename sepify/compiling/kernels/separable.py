@@ -4,12 +4,18 @@ pointwise convolution has read it."""
 from __future__ import annotations
 
 from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
-from sepify.compiling.kernels.depthwise import Fold, default_row_tile, row_of_windows
+from sepify.compiling.kernels.depthwise import ROW_TILE, Fold, row_of_windows
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
 from sepify.compiling.kernels.strip import locate
-from sepify.compiling.kernels.tiles import choose_tasks, rank_tiles, tasks_for, tiling_for
+from sepify.compiling.kernels.tiles import (
+    choose_tasks,
+    default_unroll,
+    rank_tiles,
+    tasks_for,
+    tiling_for,
+)
 
 
 def separable_knobs(conv: Conv, rank: int, outputs: int, machine: Machine) -> Knobs:
@@ -19,8 +25,16 @@ def separable_knobs(conv: Conv, rank: int, outputs: int, machine: Machine) -> Kn
     shared = conv.window.area / (conv.window.area + outputs)
     row_bytes = 4 * depth * machine.lanes * conv.out_width
     tasks = choose_tasks(conv, out_blocks, macs, row_bytes, shared, machine)
-    tile = rank_tiles(tasks.rows * conv.out_width, out_blocks // tasks.splits, machine)[0]
-    return Knobs(*tile, tasks.rows, tasks.splits, row_tile=default_row_tile(machine))
+    columns, per_task = tasks.rows * conv.out_width, out_blocks // tasks.splits
+    pixels, vectors = rank_tiles(columns, per_task, machine)[0]
+    return Knobs(
+        pixels,
+        vectors,
+        tasks.rows,
+        tasks.splits,
+        unroll=default_unroll(vectors, machine),
+        row_tile=ROW_TILE,
+    )
 
 
 def separable_kernel(

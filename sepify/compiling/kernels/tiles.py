@@ -24,6 +24,26 @@ _MEASURED_16 = {
     (7, 1): 0.76,
     (8, 1): 0.8,
 }
+# The same with AVX-512 (two vectors and more: four steps of the reduction written out). LLVM folds
+# the broadcast of a pixel into the FMA where one vector reads it, and spills where 16 steps of two
+# vectors are scheduled at once.
+_MEASURED_32 = {
+    (8, 1): 0.9,
+    (9, 1): 0.93,
+    (10, 1): 0.97,
+    (11, 1): 0.98,
+    (12, 1): 1.0,
+    (13, 1): 1.0,
+    (14, 1): 0.95,
+    (7, 2): 0.99,
+    (14, 2): 0.97,
+    (10, 2): 0.94,
+    (12, 2): 0.91,
+    (6, 4): 0.93,
+}
+# by (lanes, registers); SSE's and 32-bit NEON's have not been measured
+_MEASURED = {(16, 32): _MEASURED_32, (8, 16): _MEASURED_16, (4, 16): _MEASURED_16}
+_OVERLAPPING = 0.85
 _SPARE_REGISTERS = 4  # of 32, for weights and a broadcast pixel
 _FMA_LATENCY = 4.0  # cycles, at two FMAs a cycle
 
@@ -82,6 +102,11 @@ def greedy_runs(extent: int, size: int) -> tuple[Run, ...]:
     return (*runs, Run(full * size, rest, 1)) if rest else tuple(runs)
 
 
+def default_unroll(vectors: int, machine: Machine) -> int:
+    """Steps of a reduction over channels to write out, for tiles of so many vectors."""
+    return 4 if vectors > 1 and machine.registers >= 32 else machine.lanes
+
+
 def tiling_for(knobs: Knobs, pixels: int, vectors: int) -> Tiling:
     """The register tiling that `knobs` ask for, over `pixels` and output `vectors`."""
     return Tiling(even_runs(pixels, knobs.pixels), greedy_runs(vectors, knobs.vectors))
@@ -92,13 +117,15 @@ def tasks_for(knobs: Knobs, height: int) -> Tasks:
     return Tasks(knobs.rows, -(-height // knobs.rows), knobs.splits)
 
 
-def rank_tiles(pixels: int, vectors: int, machine: Machine) -> list[tuple[int, int]]:
+def rank_tiles(
+    pixels: int, vectors: int, machine: Machine, overlapping: bool = False
+) -> list[tuple[int, int]]:
     """Register tiles (pixels, vectors) for a row of `pixels` and output `vectors`, those expected
-    to be fastest first."""
+    to be fastest first. `overlapping`: the steps written out read a pixel more than once."""
     costs: dict[tuple[int, int], float] = {}
     for across, largest in _candidates(vectors, machine.registers):
         cost = sum(
-            p.count * v.count * p.size * v.size / _speed(p.size, v.size, machine.registers)
+            p.count * v.count * p.size * v.size / _speed(p.size, v.size, machine, overlapping)
             for p in even_runs(pixels, largest)
             for v in greedy_runs(vectors, across)
         )
@@ -118,12 +145,15 @@ def _candidates(vectors: int, registers: int) -> list[tuple[int, int]]:
     ]
 
 
-def _speed(pixels: int, vectors: int, registers: int) -> float:
+def _speed(pixels: int, vectors: int, machine: Machine, overlapping: bool) -> float:
     """Throughput of a tile, 1 for the best: measured, or bound by FMA latency and loads."""
-    if registers < 32 and (pixels, vectors) in _MEASURED_16:
-        return _MEASURED_16[pixels, vectors]
+    measured = _MEASURED.get((machine.lanes, machine.registers), {})
+    # LLVM then keeps broadcast pixels for later steps instead of folding them into the FMA
+    loss = _OVERLAPPING if overlapping and vectors == 1 and machine.registers >= 32 else 1.0
+    if (pixels, vectors) in measured:
+        return loss * measured[pixels, vectors]
     work = pixels * vectors / 2
-    return min(0.9, work / max(work, _FMA_LATENCY, (pixels + vectors) / 2))
+    return loss * min(0.9, work / max(work, _FMA_LATENCY, (pixels + vectors) / 2))
 
 
 def task_count(macs: int, machine: Machine) -> int:
