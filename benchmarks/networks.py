@@ -165,3 +165,103 @@ class PlainChain(nn.Module):
         """(B, 3, H, W) -> (B, channels)."""
         pooled: Tensor = self.features(self.stem(x)).mean((2, 3))
         return pooled
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut (He et al. 2016, figure 2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H/stride, W/stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet18(nn.Module):
+    """(B, 3, 224, 224) -> (B, 1000) (He et al. 2016, table 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        blocks, channels = [], 64
+        for width in (64, 128, 256, 512):
+            blocks += [BasicBlock(channels, width, 1 + (width > 64)), BasicBlock(width, width, 1)]
+            channels = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(512, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 1000)."""
+        x = self.blocks(self.pool(F.relu(self.bn1(self.conv1(x)))))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class MobileNetV1(nn.Module):
+    """(B, 3, 224, 224) -> (B, 1000) (Howard et al. 2017, table 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers, channels = _layer(3, 32, 3, 2), 32
+        for outputs in (64, 128, 128, 256, 256, *(512,) * 6, 1024, 1024):
+            stride = 2 if outputs > channels > 32 else 1  # every widening but the first
+            layers += _layer(channels, channels, 3, stride, channels)
+            layers += _layer(channels, outputs, 1, 1)
+            channels = outputs
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(1024, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 1000)."""
+        logits: Tensor = self.head(self.features(x).mean((2, 3)))
+        return logits
+
+
+def _layer(
+    in_channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1
+) -> list[nn.Module]:
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+    )
+    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU()]
+
+
+class Vgg16Bn(nn.Module):
+    """(B, 3, 224, 224) -> (B, 1000) (Simonyan and Zisserman 2015, configuration D, BatchNorm)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for outputs, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+            for _ in range(depth):
+                layers.append(_convolution(channels, outputs))
+                channels = outputs
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Linear(512 * 49, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, 1000),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, 224, 224) -> (B, 1000)."""
+        logits: Tensor = self.head(self.features(x).flatten(1))
+        return logits

@@ -1,0 +1,54 @@
+"""The networks of the latency benchmark: seeded random weights, batch 1, 224x224."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from networks import MobileNetV1, ResNet18, Vgg16Bn
+from torch import nn
+
+import sepify
+
+PLANS = Path(__file__).parent / "plans"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`goal` is the issue's limit for the ratio to the fastest peer, by threads; `original` the
+    network that this one came from."""
+
+    make: Callable[[], nn.Module]
+    goal: dict[int, float] | None = None
+    original: str | None = None
+
+
+def _separable(rank: int) -> Callable[[], nn.Module]:
+    """ResNet-18 with every 3x3 as depthwise + pointwise."""
+    return lambda: sepify.convert(ResNet18().eval(), rank=rank, keep=["conv1"])
+
+
+def _planned(network: Callable[[], nn.Module], plan: str) -> Callable[[], nn.Module]:
+    """By a plan that `sepify.plan` made."""
+    return lambda: sepify.convert(network().eval(), plan=sepify.load_plan(PLANS / plan))
+
+
+NETWORKS = {
+    "sep-resnet18": Entry(_separable(1), {1: 0.93, 2: 0.92}, "resnet18"),
+    "sep-resnet18-rank2": Entry(_separable(2), {1: 0.95, 2: 0.95}, "resnet18"),
+    "resnet18-planned": Entry(
+        _planned(ResNet18, "resnet18-macs50.json"), {1: 0.95, 2: 0.95}, "resnet18"
+    ),
+    "mobilenet-v1": Entry(MobileNetV1, {1: 0.93, 2: 0.92}),
+    "vgg16bn-planned": Entry(_planned(Vgg16Bn, "vgg16bn-macs35.json"), {1: 1.0, 2: 1.0}, "vgg16bn"),
+    "resnet18": Entry(ResNet18, {1: 1.1, 2: 1.1}),
+    "vgg16bn": Entry(Vgg16Bn),
+}
+
+
+def make(name: str) -> nn.Module:
+    """The network, in eval mode."""
+    torch.manual_seed(0)
+    return NETWORKS[name].make().eval()
