@@ -78,12 +78,12 @@ def geometry(draw: st.DrawFn, window: Window, channels: int, outputs: int, group
 
 @st.composite
 def dense_convs(draw: st.DrawFn) -> Conv:
-    return geometry(draw, draw(windows()), draw(st.integers(1, 70)), draw(st.integers(1, 70)), 1)
+    return geometry(draw, draw(windows()), draw(st.integers(1, 130)), draw(st.integers(1, 130)), 1)
 
 
 @st.composite
 def depthwise_convs(draw: st.DrawFn) -> tuple[Conv, int]:
-    channels, rank = draw(st.integers(1, 40)), draw(st.integers(1, 9))
+    channels, rank = draw(st.integers(1, 130)), draw(st.integers(1, 9))
     return geometry(draw, draw(windows()), channels, channels * rank, channels), rank
 
 
@@ -194,7 +194,7 @@ def test_grouped(conv, machine, clip):
 
 
 @sweep
-@given(depthwise_convs(), st.integers(1, 70), machines, clips, clips, st.booleans())
+@given(depthwise_convs(), st.integers(1, 130), machines, clips, clips, st.booleans())
 def test_depthwise_and_pointwise_in_one(given_conv, outputs, machine, middle, clip, with_residual):
     conv, rank = given_conv
     x, weight, bias, _ = data(conv)
@@ -229,7 +229,7 @@ def test_depthwise_and_pointwise_in_one(given_conv, outputs, machine, middle, cl
 
 
 @sweep
-@given(st.integers(1, 9), st.integers(1, 130), st.integers(1, 70), machines, clips)
+@given(st.integers(1, 9), st.integers(1, 130), st.integers(1, 130), machines, clips)
 def test_linear(batch, features, outputs, machine, clip):
     random = torch.Generator().manual_seed(features)
     x = torch.randn(batch, features, generator=random)
