@@ -43,7 +43,7 @@ bench-distill: $(VENV)/.bench
 	$(BIN)/python benchmarks/distill.py
 
 bench-latency: $(VENV)/.bench
-	$(BIN)/python benchmarks/latency_x86.py
+	$(BIN)/python benchmarks/latency_x86.py --tune 10min
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 10) <= sys.version_info < (3, 14), "Python 3.10 to 3.13 is needed; name one: make PYTHON=python3.12"'
