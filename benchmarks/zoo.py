@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def main() -> None:
         and any(entry.name.startswith(start) for start in options.only or [""])
     ]
     if not options.table:
-        _warm_up({entry.source for entry in wanted})
+        _warm_up({entry.source for entry in wanted}, options.stage or list(STAGES))
         for stage in options.stage or STAGES:
             _run_stage(stage, wanted, options)
     rows = [row for entry in ENTRIES.values() if (row := _read(entry))]
@@ -95,17 +95,19 @@ def _by_turns(entries: Iterable[Entry]) -> list[tuple[int, Entry]]:
     return sorted(numbered, key=lambda pair: pair[0])
 
 
-def _warm_up(sources: set[str]) -> None:
+def _warm_up(sources: set[str], stages: Sequence[str]) -> None:
     """Import here, once, what every child would import for itself and count as construction."""
     warm = {source: entry for entry in ENTRIES.values() if (source := entry.source) in sources}
+    checks_without_autograd = ("captured_exactly", "full_rank", "rank_one", "scripted_and_imported")
+    wanted = [name for stage in stages for name in STAGES[stage]]
     for entry in [*warm.values(), ENTRIES["torchvision/mobilenet_v3_small"]]:
         specimen = Specimen(entry)
-    checks_without_autograd = ("captured_exactly", "full_rank", "rank_one", "scripted_and_imported")
-    for name in (*checks_without_autograd, *FORMS):  # autograd starts threads: never before a fork
-        try:
-            CHECKS[name](specimen)
-        except Exception as error:
-            print(f"warming up, {name}: {str(error)[:300]}", flush=True)
+    for name in wanted:  # autograd starts threads: never before a fork
+        if name in (*checks_without_autograd, *FORMS):
+            try:
+                CHECKS[name](specimen)
+            except Exception as error:
+                print(f"warming up, {name}: {str(error)[:300]}", flush=True)
 
 
 def _run_stage(stage: str, entries: list[Entry], options: argparse.Namespace) -> None:
