@@ -2,7 +2,7 @@
 
 Python's own must answer with a number of the example, which fixes the graph to it:
 `int(x.shape[-2])` does, without need. So while a model is traced, other functions stand under these
-names in the modules that its classes come from.
+names in the modules that its classes and their helpers come from.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
+from inspect import isfunction
 from typing import Any
 
 import torch
@@ -20,15 +21,14 @@ from torch import nn
 
 from sepify.capture.proxies import ValueProxy
 
+_NOT_THE_USERS = frozenset({*sys.stdlib_module_names, "torch", "numpy", "sepify"}) - {"__main__"}
 _FLOOR, _CEIL = math.floor, math.ceil  # torch.fx puts others in their place while it traces
 
 
 @contextmanager
 def soft_numbers(model: nn.Module) -> Iterator[None]:
     """Put the functions in place, and take them away."""
-    names = {type(module).__module__ for module in model.modules()}
-    known = [sys.modules[name] for name in names if name in sys.modules]
-    spaces = [vars(module) for module in known if not module.__name__.startswith("torch.")]
+    spaces = _name_spaces(model)
     put = [(space, name) for space in spaces for name in _SOFT if name not in space]
     for space, name in put:
         space[name] = _SOFT[name]
@@ -37,6 +37,17 @@ def soft_numbers(model: nn.Module) -> Iterator[None]:
     finally:
         for space, name in put:
             del space[name]
+
+
+def _name_spaces(model: nn.Module) -> list[dict[str, Any]]:
+    """Of the modules that the model's classes come from, and those that these take functions from;
+    but not of torch's nor Python's own."""
+    own = {type(module).__module__ for module in model.modules()}
+    known = [sys.modules[name] for name in own if name in sys.modules]
+    functions = [f for module in known for f in list(vars(module).values()) if isfunction(f)]
+    names = own | {str(function.__module__) for function in functions}
+    users = (n for n in names if n in sys.modules and n.partition(".")[0] not in _NOT_THE_USERS)
+    return [vars(sys.modules[name]) for name in users]
 
 
 class _Kind(type):

@@ -86,3 +86,8 @@ def same_state(model: nn.Module, before: dict[str, Tensor]) -> bool:
     """Whether every tensor has its old value."""
     now = model.state_dict()
     return now.keys() == before.keys() and all(torch.equal(now[k], before[k]) for k in before)
+
+
+def half_of(x: Tensor) -> tuple[int, int]:
+    """Half the height and width, as numbers."""
+    return int(x.shape[2] / 2), int(x.shape[3] / 2)

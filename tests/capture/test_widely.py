@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from capture.forms import run
+from capture.forms import half_of, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,6 +35,17 @@ class Rounding(nn.Module):
         assert float("2") == max(1.0, 2.0)
         scale = float(min(height, 9)) / max(width, 2)
         return y * scale + int("3") + int(y.shape[1] * 0.5)
+
+
+class Elsewhere(nn.Module):
+    """Rounds in a function of another file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(self.conv(x), size=half_of(x))
 
 
 class Detector(nn.Module):
@@ -76,6 +87,14 @@ def test_int_float_min_and_max_of_sizes(shape: tuple[int, ...]) -> None:
     same_at(model, result.graph_module, shape)
     same_at(model, pickle.loads(pickle.dumps(result.graph_module)), shape)
     assert (builtins.int, builtins.min, globals().get("int")) == before
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_numbers_that_a_helper_of_the_same_package_rounds(shape: tuple[int, ...]) -> None:
+    model = Elsewhere().eval()
+    result = capture(model, (X,))
+    assert not any("assumed" in note for note in result.notes)
+    same_at(model, result.graph_module, shape)
 
 
 @pytest.mark.parametrize("remembered", [None, (2, 3, 16, 16), (7, 3, 8, 8), (5, 3, 24, 40)])
