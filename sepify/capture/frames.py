@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import linecache
 import traceback
 from pathlib import Path
 
@@ -16,9 +17,8 @@ def running_line() -> str:
     frame = inspect.currentframe()
     while frame is not None:
         if not frame.f_code.co_filename.startswith(_NOT_THE_USERS):
-            info = inspect.getframeinfo(frame)
-            code = info.code_context[0].strip() if info.code_context else ""
-            return f"{info.filename}, line {info.lineno}: `{code}`"
+            path, line = frame.f_code.co_filename, frame.f_lineno
+            return f"{path}, line {line}: `{linecache.getline(path, line).strip()}`"
         frame = frame.f_back
     return "a place that is not known"
 

@@ -85,6 +85,8 @@ class LayerTracer(fx.Tracer):
             return a  # type: ignore[no-any-return]
         if issubclass(kind, fx.Proxy):
             return a.node  # type: ignore[no-any-return]
+        if kind is dict and not a:
+            return {}
         if kind is tuple or kind is list:
             return kind(map(self.create_arg, a))  # type: ignore[no-any-return]
         if dataclasses.is_dataclass(a) and isinstance(a, dict) and not isinstance(a, type):
