@@ -16,7 +16,7 @@ from sepify.capture.front_ends import (
     from_torchscript,
     from_value_tracer,
 )
-from sepify.capture.inputs import Inputs, require_tensors
+from sepify.capture.inputs import require_tensors
 from sepify.capture.plain import has_hooks
 from sepify.capture.reference import Reference, reference_run
 from sepify.capture.supported import require_supported
@@ -59,17 +59,19 @@ def capture(
         return checked(from_torchscript(model, inputs), expected, inputs)
     if isinstance(model, fx.GraphModule):
         return checked(from_graph_module(model), expected, inputs)
-    return _from_module(model, inputs, reference)
+    return _from_module(model, reference)
 
 
-def _from_module(model: nn.Module, inputs: Inputs | None, reference: Reference | None) -> Captured:
+def _from_module(model: nn.Module, reference: Reference | None) -> Captured:
     """The first of the three front ends that succeeds; the error of the second if none does, as it
     names the layer and the line."""
     try:
-        captured = from_symbolic_trace(model, inputs)
-        return captured if reference is None else checked(captured, reference.expected, inputs)
+        if reference is None:
+            return from_symbolic_trace(model, None)
+        captured = from_symbolic_trace(model, reference.inputs)
+        return checked(captured, reference.expected, reference.inputs)
     except CaptureError as error:
-        if inputs is None or reference is None:
+        if reference is None:
             raise CaptureError(
                 f"{error}; with example_inputs, two more front ends can try: a tracer that follows "
                 "their sizes, and torch.export"
@@ -78,13 +80,13 @@ def _from_module(model: nn.Module, inputs: Inputs | None, reference: Reference |
     hooked = any(map(has_hooks, model.modules()))
     for hooks in (False, True) if hooked else (False,):
         try:
-            captured = from_value_tracer(model, inputs, told[0], reference, hooks)
-            return checked(captured, reference.expected, inputs)
+            captured = from_value_tracer(model, told[0], reference, hooks)
+            return checked(captured, reference.expected, reference.inputs)
         except CaptureError as error:
             told.append(str(error))
     for hooks in (False, True) if hooked else (False,):
         try:
-            return from_export(model, inputs, told[-1], reference, hooks)
+            return from_export(model, told[-1], reference, hooks)
         except CaptureError as error:
             last = str(error)
     raise CaptureError(f"{told[-1]}; and {last}")

@@ -56,9 +56,7 @@ def from_symbolic_trace(model: nn.Module, inputs: Inputs | None) -> Captured:
     return Captured(traced.graph_module, "symbolic-trace", "torch.fx traces it as it is", notes)
 
 
-def from_value_tracer(
-    model: nn.Module, inputs: Inputs, why: str, reference: Reference, hooks: bool
-) -> Captured:
+def from_value_tracer(model: nn.Module, why: str, reference: Reference, hooks: bool) -> Captured:
     """By the tracer that knows every value; `why` is what torch.fx alone says, and `hooks` whether
     to trace those of the model too."""
     told: tuple[str, ...] = ()
@@ -69,29 +67,27 @@ def from_value_tracer(
         told = copied.notes
         return copied.module
 
-    traced = trace_widely(lambda: plain(model), lambda: plain(reference.model), reference, inputs)
+    traced = trace_widely(lambda: plain(model), lambda: plain(reference.model), reference)
     notes = (*told, *traced.notes, *training_note(model))
-    mark_opaque_leaves(traced.graph_module, inputs)
+    mark_opaque_leaves(traced.graph_module, reference.inputs)
     return Captured(traced.graph_module, "value-tracer", f"torch.fx alone does not: {why}", notes)
 
 
-def from_export(
-    model: nn.Module, inputs: Inputs, why: str, reference: Reference, hooks: bool
-) -> Captured:
+def from_export(model: nn.Module, why: str, reference: Reference, hooks: bool) -> Captured:
     """With as many sizes open as the model keeps to: what torch.export takes for any size may still
     follow Python's state, so the answers to other sizes are compared too."""
     plain = plain_copy(model, hooks)
     failure = "torch.export gives a program that answers otherwise at other sizes"
     for openness in OPENNESS:
         try:
-            program = export_module(copy_module(plain.module), inputs, openness)
+            program = export_module(copy_module(plain.module), reference.inputs, openness)
             rebuilt = rebuild(program, type(model).__name__)
             notes = (*plain.notes, *_finish_export(rebuilt, model), *training_note(model))
             reason = f"torch.fx does not trace it: {why}"
             captured = Captured(rebuilt.graph_module, "torch-export", reason, notes)
-            other = varied(inputs, openness)
+            other = varied(reference.inputs, openness)
             if other is None or _agrees(reference, captured.graph_module, other):
-                return checked(captured, reference.expected, inputs)
+                return checked(captured, reference.expected, reference.inputs)
         except CaptureError as error:
             failure = str(error)  # the error itself would keep every copy of the model
     raise CaptureError(failure)

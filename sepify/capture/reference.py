@@ -29,6 +29,7 @@ class Reference:
     """What the model answers to the example, and a copy of it that has just given this answer."""
 
     model: nn.Module
+    inputs: Inputs
     training: bool  # whether any layer is in training mode
     expected: Any
     remembers: bool  # whether a run changes anything in the model but the values of its tensors
@@ -64,7 +65,7 @@ def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
             f"the model does not accept the example input {describe(inputs)}"
             f"{_expectation(model, inputs)}; it says: {_last_line(error)}"
         ) from error
-    return Reference(copied, training, expected, attributes.changed())
+    return Reference(copied, inputs, training, expected, attributes.changed())
 
 
 class _Attributes:

@@ -36,29 +36,26 @@ Fresh = Callable[[], nn.Module]  # a plain copy, which may be left changed
 Checks = frozenset[fx.Node]
 
 
-def trace_widely(fresh: Fresh, warm: Fresh, reference: Reference, inputs: Inputs) -> Traced:
-    """`value_trace` of a `fresh` copy of the model or of a `warm` one, which has run on `inputs`,
-    in the first way that takes other sizes too, where the model itself does; of the plain way if
-    there is none. Raises CaptureError as `value_trace` does."""
-    traced, soft = _first_trace(fresh, inputs)
+def trace_widely(fresh: Fresh, warm: Fresh, reference: Reference) -> Traced:
+    """`value_trace` of a `fresh` copy of the model or of a `warm` one, which has run on the
+    example, in the first way that takes other sizes too, where the model itself does; of the plain
+    way if there is none. Raises CaptureError as `value_trace` does."""
+    traced, soft = _first_trace(fresh, reference.inputs)
     if not any(map(_is_check, traced.graph_module.graph.nodes)):
         return traced
     for images_too in (True, False):
-        other, third = other_sizes(inputs, images_too, alone=not reference.training)
+        other, third = other_sizes(reference.inputs, images_too, alone=not reference.training)
         expected = reference.answer(other)
         if expected is None:
             continue
         as_it_is = partial(_as_it_is, traced, other, expected)
-        anew = partial(_anew, warm, soft, traced.leaves, reference, inputs, other)
+        anew = partial(_anew, warm, soft, traced.leaves, reference, other)
         for way in (anew, as_it_is) if reference.remembers else (as_it_is, anew):
             found = way()
             if found is None:
                 continue
             wider, needless = found
-            if (
-                not needless
-                or _failing(wider, third, reference.answer(third), needless) is not None
-            ):
+            if not needless or _agrees_without(wider, needless, third, reference.answer(third)):
                 return _without(wider, needless)
     return traced
 
@@ -103,7 +100,6 @@ def _anew(
     soft: bool,
     leaves: frozenset[str],
     reference: Reference,
-    inputs: Inputs,
     other: Inputs,
 ) -> tuple[Traced, Checks] | None:
     """The graph of another size, if it answers at the example too, and the checks failing there."""
@@ -111,24 +107,31 @@ def _anew(
         traced = _trace(warm(), other, soft, leaves)
     except CaptureError:
         return None
-    failing = _failing(traced, inputs, reference.expected)
+    failing = _failing(traced, reference.inputs, reference.expected)
     return None if failing is None else (traced, failing)
 
 
-def _failing(
-    traced: Traced, inputs: Inputs, expected: Any, allowed: Checks | None = None
-) -> Checks | None:
-    """The checks that fail for `inputs`, if past them the graph answers as `expected` (where that
-    is not None, a refusal); None if it does not, or if any but those `allowed` fail."""
+def _agrees_without(traced: Traced, checks: Checks, inputs: Inputs, expected: Any) -> bool:
+    """Whether the graph answers right where it was not yet asked, and no other check fails; where
+    the model refuses, nothing is asked of it."""
+    if expected is None:
+        return True
+    failing = _failing(traced, inputs, expected)
+    return failing is not None and failing <= checks
+
+
+def _failing(traced: Traced, inputs: Inputs, expected: Any) -> Checks | None:
+    """The checks that fail for `inputs`; None if past them the graph answers otherwise than
+    `expected`."""
     try:
         with for_a_run(traced.graph_module) as model:
             past = _PastChecks(model)
             actual = run_in_place(past.run, inputs)
     except Exception:  # operators refuse sizes with any exception
-        return None if expected is not None else frozenset()
-    failing = frozenset(past.failing)
-    told = None if expected is None else difference(expected, actual, exact=True)
-    return failing if told is None and (allowed is None or failing <= allowed) else None
+        return None
+    if difference(expected, actual, exact=True) is not None:
+        return None
+    return frozenset(past.failing)
 
 
 class _PastChecks(fx.Interpreter):
