@@ -14,6 +14,29 @@ from torch import fx
 # Separated convolutions in a block. Refining two residual blocks together beats one at a time
 # (demo network at rank 1: 91.0 against 90.9 % top-1; see benchmarks/README.md).
 MOST_CONVOLUTIONS = 4
+ELEMENTWISE_MODULES = tuple(f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm"))
+ELEMENTWISE = frozenset(
+    [
+        "relu",
+        "relu6",
+        "hardtanh",
+        "clamp",
+        "leaky_relu",
+        "prelu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "softplus",
+        "batch_norm",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -41,14 +64,17 @@ def find_blocks(graph_module: fx.GraphModule, names: Collection[str]) -> tuple[B
     A block begins at the last cut before a separated convolution, a cut being a place where a
     single value is live, and holds as many whole residual blocks, or convolutions with their
     BatchNorm and activation, as make four separated convolutions at most. Where no cut comes for
-    more than four (a U-Net's skips), it ends where the fewest values are live.
+    more than four (a U-Net's skips), it ends where the fewest values are live. The last block ends
+    with what belongs to its last convolution: behind a pooling or a classifier there is less to
+    compare, and refinement would learn those few numbers by heart.
     """
     nodes = computing_nodes(graph_module.graph)
     live = _live_counts(graph_module, nodes)
     first_calls = _first_calls(nodes, names)
     starts = _packed(_starts(nodes, live, sorted(first_calls)), sorted(first_calls))
+    last = _own_end(graph_module, nodes, live, max(first_calls, default=0))
     blocks = []
-    for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
+    for start, end in zip(starts, [*starts[1:], last], strict=True):
         inside = tuple(first_calls[i] for i in range(start, end) if i in first_calls)
         blocks.append(_block(nodes, start, end, inside))
     while blocks and not blocks[-1].names:
@@ -79,6 +105,25 @@ def _starts(nodes: Sequence[fx.Node], live: Sequence[int], convs: Sequence[int])
             since = 0
         since += 1
     return starts
+
+
+def _own_end(
+    graph_module: fx.GraphModule, nodes: Sequence[fx.Node], live: Sequence[int], conv: int
+) -> int:
+    """Behind the first cut after node `conv`, and the activations and normalisations that follow;
+    the end of the graph where there is no cut."""
+    end = next((i + 1 for i in range(conv, len(nodes)) if live[i] == 1), len(nodes))
+    while end < len(nodes) and live[end] == 1 and _is_elementwise(graph_module, nodes[end]):
+        end += 1
+    return end
+
+
+def _is_elementwise(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        module = graph_module.get_submodule(str(node.target))
+        return type(module).__module__ in ELEMENTWISE_MODULES
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.split(".")[0].rstrip("_") in ELEMENTWISE  # aten: "relu.default"
 
 
 def _packed(starts: Sequence[int], convs: Sequence[int]) -> list[int]:

@@ -40,8 +40,18 @@ def test_a_chain_is_cut_after_every_four_separated_convolutions():
     ]
 
 
+def test_the_last_block_ends_with_what_belongs_to_its_last_convolution():
+    assert summary(Plain(), ["conv1"]) == [("x", "relu", ("conv1",))]
+    assert summary(Plain(), ["conv1", "conv2"]) == [("x", "relu_1", ("conv1", "conv2"))]
+
+
 def test_a_kept_convolution_belongs_to_what_went_before():
-    assert summary(Plain(), ["conv1"]) == [("x", "head", ("conv1",))]
+    layers = [nn.Conv2d(3, 3, 3) for _ in range(6)]
+    names = ["0", "1", "2", "4", "5"]
+    assert summary(nn.Sequential(*layers), names) == [
+        ("input_1", "_4", ("0", "1", "2", "4")),
+        ("_4", "_5", ("5",)),
+    ]
 
 
 def test_a_convolution_called_twice_is_solved_at_the_first_call():
