@@ -143,10 +143,11 @@ def compare_files(
             raise UsageError(f"{path}: a report is saved as .html or .json")
         require_writable(path.parent)
     original = load_model(before, inputs)
-    noted = note_inputs(original.inputs)
-    converted = load_model(after, InputRequest(noted.shapes, noted.dtypes))
     beside = Path(after).with_suffix(".plan.json")
     plan = plan or (beside if beside.is_file() else None)
+    done = None if plan is None else load_plan(plan)
+    noted = note_inputs(inputs_for(done, original.inputs))
+    converted = load_model(after, InputRequest(noted.shapes, noted.dtypes))
     sizes = None
     if original.size and converted.size and Path(before).suffix == Path(after).suffix:
         sizes = (original.size, converted.size)
@@ -155,7 +156,7 @@ def compare_files(
         converted.module,
         original.inputs,
         data=None if data is None else read_labelled(data),
-        plan=None if plan is None else load_plan(plan),
+        plan=done,
         target=target,
         sizes=sizes,
         progress=progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -144,6 +145,22 @@ def inputs_for(plan: Plan | None, inputs: Tensors) -> Tensors:
     if plan is None or plan.resolution is None:
         return inputs
     return resize_images(inputs, plan.resolution)
+
+
+def reduced_first(network: nn.Module, plan: Plan | None) -> nn.Module:
+    """`network` for images at full size, where `plan` has a resolution: they are resized first."""
+    if plan is None or plan.resolution is None:
+        return network
+    return _ReducedFirst(network, plan.resolution)
+
+
+class _ReducedFirst(nn.Module):
+    def __init__(self, network: nn.Module, size: Size) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.network(*resize_images(inputs, self.size))
 
 
 def _is_image(tensor: Tensor) -> bool:

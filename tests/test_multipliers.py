@@ -1,8 +1,13 @@
 """The two global multipliers: width thins every layer, resolution sets the size of the images."""
 
 import importlib.util
+import json
+import sys
 import warnings
+from contextlib import suppress
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nets import Plain, Residual, images, relative_error, seeded
@@ -10,7 +15,10 @@ from torch import nn
 
 import sepify
 from sepify.capture import capture
+from sepify.cli import main
 from sepify.errors import DependencyError, PlanError, UntrainedWarning, UsageError
+from sepify.measuring import load_report
+from sepify.models import load_model
 from sepify.multipliers import resize_images, target_size
 from sepify.passes.thin_channels import thin_channels, thinned_channels
 
@@ -222,6 +230,56 @@ def test_a_rank_that_the_thin_network_has_not(tmp_path):
     path.write_text(path.read_text().replace('"rank": 8', '"rank": 9'))
     with pytest.raises(PlanError, match=r"'conv1' \(line \d+ of the plan\): rank 9 is too high"):
         sepify.convert(seeded(Plain(16)), plan=sepify.load_plan(path), example_inputs=images())
+
+
+@needs_pruning
+def test_the_report_is_of_each_network_at_its_own_size():
+    model, data = seeded(Plain(16)), images(32, size=20)
+    small = sepify.convert(
+        model, width=0.5, resolution=0.5, style="mobilenet", example_inputs=images(1, size=20)
+    )
+    report = sepify.compare(model, small, images(1, size=20), unlabelled=data, threads=())
+    plan = small.meta["sepify"].plan
+    head = 5 * 32
+    assert report.before.macs == sum(decision.before.macs for decision in plan) + head
+    assert report.after.macs == sum(decision.after.macs for decision in plan) + head // 2
+    told = "style mobilenet, 0.5 of the width, images of 10x10"
+    assert any(told in note for note in report.notes)
+    assert told in str(report).replace("\n", " ").replace("  ", " ")
+    assert report.fidelity.inputs == 32
+
+
+@needs_pruning
+def test_at_the_shell(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", images(32, size=20).numpy())
+    sepify.save_model(
+        capture(seeded(Plain(16)), (images(1, size=20),)).graph_module,
+        "model.pt",
+        images(1, size=20),
+    )
+
+    def shell(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sepify", *arguments])
+        with suppress(SystemExit), warnings.catch_warnings():
+            warnings.simplefilter("always", UntrainedWarning)
+            main()
+        return capsys.readouterr()
+
+    shape = ("--style", "mobilenet", "--width", "0.5", "--resolution", "0.5")
+    told = shell("convert", "model.pt", "-o", "small.pt", *shape, "--calibration", "images.npy")
+    assert "warning: to be trained because of style 'mobilenet' and width 0.5" in told.err
+    plan = sepify.load_plan("small.plan.json")
+    assert (plan.style, plan.width, plan.resolution) == ("mobilenet", 0.5, (10, 10))
+    assert load_model("small.pt").inputs[0].shape == (1, 3, 10, 10)
+    told = shell("report", "model.pt", "small.pt", "-o", "again.json", "--target", "none")
+    assert load_report("again.json").after == load_report("small.report.json").after
+    options = ("--calibration", "images.npy", "--frontier", "-o", "frontier.json")
+    told = shell("plan", "model.pt", *options, *shape)
+    assert "style mobilenet, width 0.5, images of 10x10" in told.out
+    frontier = json.loads(Path("frontier.json").read_text())
+    assert (frontier["width"], frontier["resolution"]) == (0.5, [10, 10])
+    assert frontier["points"][-1]["share"] < 0.15  # of the original at full width and size
 
 
 def test_nothing_changes_without_them():

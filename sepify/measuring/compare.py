@@ -29,15 +29,17 @@ from sepify.measuring.layer_errors import layer_errors
 from sepify.measuring.layers import pair_layers, plan_document
 from sepify.measuring.machine import installed_versions, this_machine, usable_cpus
 from sepify.measuring.metrics import Metric
-from sepify.measuring.notes import latency_notes
+from sepify.measuring.notes import latency_notes, shape_note
 from sepify.measuring.outputs import Inputs, answer, as_inputs, evaluating
 from sepify.measuring.rank_curves import rank_curves
 from sepify.measuring.report.model import Origin, Prospect, Report, Totals
+from sepify.multipliers import inputs_for, reduced_first
 from sepify.planning.frontier import trace_frontier
 from sepify.planning.measurements import Measurements
 from sepify.planning.plan import Plan
 
 Models = dict[Which, nn.Module]
+Given = dict[Which, Inputs]
 NO_TVM = "left out on request (target None)"
 
 
@@ -65,7 +67,8 @@ def compare(
     """Measure a network before and after its conversion, side by side. Neither is changed.
 
     before, after  nn.Module, GraphModule or TorchScript, on the CPU
-    x              example inputs, batch first: what is timed, and what MACs are counted on
+    x              example inputs, batch first: what is timed, and what MACs are counted on; where
+                   the plan has a resolution, `after` gets them, and the data, reduced to it
     data           labelled images for top-1: (images, labels) or an iterable of such batches
     metric         metric(output, labels) -> one number an image (n,), instead of top-1; labels then
                    are targets of any shape (n, ...)
@@ -93,23 +96,24 @@ def compare(
     if plan is None:
         plan = getattr((getattr(after, "meta", None) or {}).get("sepify"), "plan", None)
     with evaluating(before, after):
-        _require_comparable(before, after, inputs)
-        notes: list[str] = []
+        given: Given = {"before": inputs, "after": inputs_for(plan, inputs)}
+        _require_comparable(before, after, given)
+        notes = list(shape_note(plan))
         models: Models = {
-            "before": _graph(before, inputs, BEFORE, notes),
-            "after": _graph(after, inputs, AFTER, notes),
+            "before": _graph(before, given["before"], BEFORE, notes),
+            "after": _graph(after, given["after"], AFTER, notes),
         }
         _tell(progress, "counting MACs")
-        costs = {which: measure_cost(model, inputs) for which, model in models.items()}
+        costs = {which: measure_cost(model, given[which]) for which, model in models.items()}
         kinds = ("file", "file")
         if sizes is None:
-            stored = stored_size(before, inputs), stored_size(after, inputs)
+            stored = stored_size(before, inputs), stored_size(after, given["after"])
             sizes, kinds = (stored[0][0], stored[1][0]), (stored[0][1], stored[1][1])
 
         evidence = Evidence(inputs, data, unlabelled, metric, tuple(names))
-        scores, beware = judge(before, after, evidence, progress)
+        scores, beware = judge(before, reduced_first(after, plan), evidence, progress)
         notes += beware
-        separated = [decision.name for decision in plan.separated] if plan else []
+        separated = _alike(plan)
         moved = layer_errors(models["before"], models["after"], evidence.readable_twice, separated)
         _tell(progress, "decomposing the kernels")
         curves = rank_curves(models["before"], inputs, measurements)
@@ -118,7 +122,7 @@ def compare(
         latency = None
         if counts:
             _require_cpu(before, after, inputs)
-            latency = _latency(models, inputs, target, counts, compiled, progress, seconds, seed)
+            latency = _latency(models, given, target, counts, compiled, progress, seconds, seed)
             fell = costs["after"].macs < costs["before"].macs
             notes += latency_notes(latency, machine, fell)
 
@@ -160,9 +164,17 @@ def _prospects(measurements: Measurements | None) -> dict[str, Any]:
     }
 
 
+def _alike(plan: Plan | None) -> list[str]:
+    """The separated layers whose outputs are to be those of the original's: in style mobilenet
+    BatchNorm has their bias, and at another resolution their maps have another size."""
+    if plan is None or plan.style != "linear" or plan.resolution is not None:
+        return []
+    return [decision.name for decision in plan.separated]
+
+
 def _latency(
     models: Models,
-    inputs: Inputs,
+    given: Given,
     target: str | None,
     threads: Sequence[int],
     compiled: tuple[Compiled, Compiled] | None,
@@ -175,7 +187,7 @@ def _latency(
 
     def enter(runtime: str, builders: dict[Which, Callable[[], Runner]]) -> None:
         _tell(progress, f"preparing {runtime}")
-        found, missed = gather(runtime, builders, models, inputs, threads)
+        found, missed = gather(runtime, builders, models, given, threads)
         contenders.extend(found)
         skipped.extend(missed)
 
@@ -184,12 +196,12 @@ def _latency(
         def onnx(which: Which) -> Runner:
             place = Path(folder) / which
             place.mkdir()
-            return onnx_runner(models[which], inputs, place)
+            return onnx_runner(models[which], given[which], place)
 
         def tvm(which: Which) -> Runner:
             if compiled is not None:
                 return tvm_runner(compiled[0 if which == "before" else 1])
-            return tvm_runner(_compile(models[which], inputs, target or "", progress))
+            return tvm_runner(_compile(models[which], given[which], target or "", progress))
 
         sides: tuple[Which, Which] = ("before", "after")
         enter("torch", {side: partial(torch_runner, models[side]) for side in sides})
@@ -199,7 +211,7 @@ def _latency(
         else:
             enter("TVM", {side: partial(tvm, side) for side in sides})
         result = race(contenders, seed=seed, seconds=seconds, progress=progress)
-    return summarise(contenders, result, skipped, len(inputs[0]), seed)
+    return summarise(contenders, result, skipped, len(given["before"][0]), seed)
 
 
 def _compile(model: nn.Module, inputs: Inputs, target: str, progress: Progress | None) -> Compiled:
@@ -231,9 +243,9 @@ def _threads(threads: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(threads))
 
 
-def _require_comparable(before: nn.Module, after: nn.Module, inputs: Inputs) -> None:
-    """Raise InputError unless both run on `inputs` and answer in the same shapes."""
-    old, new = answer(before, inputs, BEFORE), answer(after, inputs, AFTER)
+def _require_comparable(before: nn.Module, after: nn.Module, given: Given) -> None:
+    """Raise InputError unless both run on what they are given and answer in the same shapes."""
+    old, new = answer(before, given["before"], BEFORE), answer(after, given["after"], AFTER)
     shapes = [tuple(y.shape) for y in old], [tuple(y.shape) for y in new]
     if shapes[0] != shapes[1]:
         raise InputError(

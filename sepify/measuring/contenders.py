@@ -41,11 +41,11 @@ Runner = Callable[[int, Inputs], tuple[Callable[[], None], Callable[[], Any]]]
 
 
 def contenders_for(
-    runtime: str, runners: dict[Which, Runner], inputs: Inputs, threads: Sequence[int]
+    runtime: str, runners: dict[Which, Runner], given: dict[Which, Inputs], threads: Sequence[int]
 ) -> list[Contender]:
     """The contenders of one runtime: each network with each number of threads."""
     return [
-        Contender(runtime, count, which, *runner(count, inputs))
+        Contender(runtime, count, which, *runner(count, given[which]))
         for count in threads
         for which, runner in runners.items()
     ]
@@ -55,7 +55,7 @@ def gather(
     runtime: str,
     builders: dict[Which, Callable[[], Runner]],
     models: dict[Which, nn.Module],
-    inputs: Inputs,
+    given: dict[Which, Inputs],
     threads: Sequence[int],
 ) -> tuple[list[Contender], list[Skipped]]:
     """Build and check a runtime's contenders; a network that it cannot run is left out, and said.
@@ -67,7 +67,7 @@ def gather(
     for which, build in builders.items():
         try:
             runner = build()
-            _check(runtime, runner, models[which], inputs)
+            _check(runtime, runner, models[which], given[which])
             runners[which] = runner
         except SepifyError as error:
             reasons[which] = str(error)
@@ -75,7 +75,7 @@ def gather(
         return [], [Skipped(runtime, next(iter(reasons.values())))]
     original = {"before": "the original", "after": "the converted network"}
     skipped = [Skipped(runtime, f"{original[which]}: {why}") for which, why in reasons.items()]
-    return contenders_for(runtime, runners, inputs, threads), skipped
+    return contenders_for(runtime, runners, given, threads), skipped
 
 
 def torch_runner(model: nn.Module) -> Runner:

@@ -8,6 +8,7 @@ from sepify.measuring.accuracy import Accuracy, Interval
 from sepify.measuring.latency import Latency, LatencyRow, Spread
 from sepify.measuring.machine import Machine
 from sepify.measuring.report.words import milliseconds, percent, threads_text
+from sepify.planning.plan import Plan
 
 BUSY = 0.1  # of the machine's CPUs in other processes' hands: from here latencies are doubtful
 
@@ -43,6 +44,20 @@ def latency_notes(latency: Latency, machine: Machine, macs_fell: bool) -> tuple[
     if macs_fell and slower_than_best and len(slower_than_best) == len(latency.rows):
         notes.append("On no runtime is it faster than the fastest runtime on the original.")
     return tuple(notes)
+
+
+def shape_note(plan: Plan | None) -> tuple[str, ...]:
+    """Style, width and resolution, where they are not the original's."""
+    if plan is None:
+        return ()
+    notes = [] if plan.style == "linear" else [f"style {plan.style}"]
+    notes += [] if plan.width == 1 else [f"{plan.width:g} of the width"]
+    if plan.resolution is not None:
+        notes.append(
+            "images of {}x{}: its MACs and latency are at that size, and test images were "
+            "reduced to it".format(*plan.resolution)
+        )
+    return (f"Converted with {', '.join(notes)}.",) if notes else ()
 
 
 def accuracy_notes(accuracy: Accuracy) -> tuple[str, ...]:
