@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt pins torch: a looser request takes gigabytes of GPU packages
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint test-browser test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-latency clean
+.PHONY: demo test lint test-browser test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-mobilenet bench-latency clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sepify demo
@@ -41,6 +41,9 @@ bench-scale: $(VENV)/.bench
 
 bench-distill: $(VENV)/.bench
 	$(BIN)/python benchmarks/distill.py
+
+bench-mobilenet: $(VENV)/.bench
+	$(BIN)/python benchmarks/mobilenet_table.py
 
 bench-latency: $(VENV)/.bench
 	$(BIN)/python benchmarks/latency_x86.py --tune 10min

@@ -10,11 +10,11 @@ prints multiply-adds and parameters beside those of Howard et al. 2017, tables 4
 
 "accuracy" trains a short network of the same kind (four blocks, 32 to 256 channels, the first
 convolution of stride 2) on Fashion-MNIST or on CIFAR-10 JPEG, a few epochs a row, three seeds:
-"standard" and "separable" from scratch, with labels; "converted" is the standard one of that seed
-after `sepify.convert(style="mobilenet", width=...)` on 1,024 unlabelled images, untrained;
-"distilled" that after `sepify.distill`, as many epochs, soft targets alone, no labels. Scored on
-the whole test set, once. Rows go to benchmarks/out/mobilenet_table.json as they are done, seed by
-seed; an interrupted run goes on with the next row.
+"standard" and "separable" from scratch, with labels; "distilled" is the standard one of that seed
+after `sepify.convert(style="mobilenet", width=...)` on 1,024 unlabelled images (the column "start")
+and `sepify.distill`, as many epochs, soft targets alone, no labels. Scored on the whole test set.
+Rows go to benchmarks/out/mobilenet_table.json as they are done, seed by seed; an interrupted run
+goes on with the next row. `--limit` takes fewer training images, for a look.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import torch
 from datasets import (
     CALIBRATION_IMAGES,
     OUT,
+    SEED,
     cifar10,
     cifar10_training_labelled,
     fashion_mnist,
@@ -78,21 +79,33 @@ class Dataset:
     test_labels: Tensor
     shift: int
 
+    def limited(self, limit: int | None) -> Dataset:
+        """The same with at most `limit` training images, drawn at random."""
+        drawn = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(SEED))
+        drawn = drawn[:limit].sort().values
+        return replace(self, images=self.images[drawn], labels=self.labels[drawn])
+
 
 @dataclass(frozen=True)
 class Row:
-    """What to measure: `kind` is "standard", "separable", "converted" or "distilled"."""
+    """What to measure: `kind` is "standard", "separable" or "distilled"; `images` to train on."""
 
     dataset: str
     seed: int
     kind: str
     width: float
     epochs: int
+    images: int
 
     @property
     def key(self) -> str:
         """Its name in the file of results."""
-        return f"{self.dataset}-{self.kind}-{self.width:g}-{self.epochs}-seed{self.seed}"
+        return f"{self.kind}-{self.width:g}-{self.setting}"
+
+    @property
+    def setting(self) -> str:
+        """What rows have in common that can be compared, but for the seed, which is in it too."""
+        return f"{self.dataset}-{self.epochs}x{self.images}-seed{self.seed}"
 
 
 def print_counts(console: Console) -> None:
@@ -132,13 +145,12 @@ def cifar() -> Dataset:
 DATASETS: dict[str, Callable[[], Dataset]] = {"fashion": fashion, "cifar10": cifar}
 
 
-def rows_of(dataset: str, seed: int, epochs: int) -> list[Row]:
+def rows_of(dataset: str, seed: int, epochs: int, images: int) -> list[Row]:
     """A seed's rows: the teacher first."""
-    of = partial(Row, dataset, seed, epochs=epochs)
+    of = partial(Row, dataset, seed, epochs=epochs, images=images)
     rows = [of(kind="standard", width=1.0)]
-    rows += [of(kind="separable", width=width) for width in WIDTHS]
     for width in WIDTHS:
-        rows += [of(kind="converted", width=width), of(kind="distilled", width=width)]
+        rows += [of(kind="separable", width=width), of(kind="distilled", width=width)]
     return rows
 
 
@@ -152,13 +164,30 @@ def measure(row: Row, data: Dataset, console: Console) -> dict[str, object]:
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, description=f"{row.key}: {what}", completed=done, total=total)
 
-        network = MAKERS[row.kind](row, data, show).eval()
+        start = None
+        if row.kind == "distilled":
+            converted = convert(row, data, show)
+            start = score(converted, data)
+            network = distill(converted, row, data, show)
+        else:
+            network = train(row, data, show)
     seconds = time.process_time() - begun
-    convolutions, everything, params = costs(network, data.test[:1])
-    with torch.no_grad():
-        score = top1(network, data.test, data.test_labels)
-    sizes = {"conv_macs": convolutions, "macs": everything, "params": params}
-    return {**asdict(row), "top1": score, **sizes, "cpu_seconds": seconds}
+    convolutions, everything, params = costs(network.eval(), data.test[:1])
+    return {
+        **asdict(row),
+        "top1": score(network, data),
+        "start_top1": start,
+        "conv_macs": convolutions,
+        "macs": everything,
+        "params": params,
+        "cpu_seconds": seconds,
+    }
+
+
+@torch.no_grad()
+def score(network: nn.Module, data: Dataset) -> float:
+    """Top-1 on the whole test set, 0 to 1."""
+    return top1(network.eval(), data.test, data.test_labels)
 
 
 def train(row: Row, data: Dataset, show: Show) -> nn.Module:
@@ -199,7 +228,7 @@ def untrained(row: Row, data: Dataset) -> MobileNet:
 
 def teacher_file(row: Row) -> Path:
     """Where the standard network of a row's dataset and seed is kept."""
-    return OUT / f"mobilenet_table-{row.dataset}-{row.epochs}-seed{row.seed}.pt"
+    return OUT / f"mobilenet_table-{row.setting}.pt"
 
 
 def load_teacher(row: Row, data: Dataset) -> nn.Module:
@@ -223,9 +252,9 @@ def convert(row: Row, data: Dataset, show: Show) -> fx.GraphModule:
         )
 
 
-def distill(row: Row, data: Dataset, show: Show) -> fx.GraphModule:
-    """That after distillation, one image in fifty held out to judge by."""
-    student = convert(row, data, show).to(memory_format=torch.channels_last)
+def distill(converted: fx.GraphModule, row: Row, data: Dataset, show: Show) -> fx.GraphModule:
+    """`converted` after distillation, one image in fifty held out to judge by."""
+    student = converted.to(memory_format=torch.channels_last)
     judges = len(data.images) // 50
     drawn = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(row.seed))
     with warnings.catch_warnings():  # a thinned student has no layers to match
@@ -242,25 +271,17 @@ def distill(row: Row, data: Dataset, show: Show) -> fx.GraphModule:
         )
 
 
-MAKERS: dict[str, Callable[[Row, Dataset, Show], nn.Module]] = {
-    "standard": train,
-    "separable": train,
-    "converted": convert,
-    "distilled": distill,
-}
-
-
 def print_accuracies(console: Console, known: dict[str, dict[str, object]]) -> None:
     """A line for each dataset, kind, width and number of epochs: mean and spread over the seeds."""
     groups: dict[tuple[object, ...], list[dict[str, object]]] = {}
     for row in known.values():
-        key = tuple(row[name] for name in ("dataset", "epochs", "kind", "width"))
+        key = tuple(row[name] for name in ("dataset", "epochs", "images", "kind", "width"))
         groups.setdefault(key, []).append(row)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (
-        "dataset",
-        "epochs",
+        "trained on",
         "network",
+        "start",
         "top-1",
         "range",
         "seeds",
@@ -268,12 +289,13 @@ def print_accuracies(console: Console, known: dict[str, dict[str, object]]) -> N
         "params",
     ):
         table.add_column(column)
-    for (dataset, epochs, kind, width), rows in groups.items():
+    for (dataset, epochs, images, kind, width), rows in groups.items():
         scores = [100 * float(row["top1"]) for row in rows]  # type: ignore[arg-type]
+        starts = [100 * float(row["start_top1"]) for row in rows if row["start_top1"]]  # type: ignore[arg-type]
         table.add_row(
-            str(dataset),
-            str(epochs),
-            f"{width:g} {kind}",
+            f"{dataset}, {images:,} x {epochs}",
+            f"{kind}, {width:g}",
+            f"{statistics.fmean(starts):.2f}" if starts else "",
             f"{statistics.fmean(scores):.2f}",
             f"{min(scores):.2f} to {max(scores):.2f}",
             str(len(scores)),
@@ -293,12 +315,12 @@ def main() -> None:
         return
     for dataset in options.datasets:
         try:
-            data = DATASETS[dataset]()
+            data = DATASETS[dataset]().limited(options.limit)
         except FileError as error:
             console.print(f"[yellow]{dataset} skipped: {error}[/yellow]")
             continue
         for seed in options.seeds:
-            for row in rows_of(dataset, seed, options.epochs):
+            for row in rows_of(dataset, seed, options.epochs, len(data.images)):
                 known = _known()
                 if row.key not in known:
                     found = measure(row, data, console)
@@ -321,6 +343,7 @@ def _options() -> argparse.Namespace:
         "--seeds", default="0,1,2", type=lambda text: [int(n) for n in text.split(",")]
     )
     parser.add_argument("--epochs", default=2, type=int, help="from scratch and of distillation")
+    parser.add_argument("--limit", type=int, help="training images, drawn at random; default all")
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ from sepify.planning.frontier import Frontier, trace_frontier
 from sepify.planning.latency_table import load_table, save_table
 from sepify.planning.make import make_plan
 from sepify.planning.measurements import load_measurements, save_measurements
-from sepify.planning.plan import STYLES, Plan, Style
+from sepify.planning.plan import STYLES, Plan, Style, shape_words
 from sepify.planning.plan_diff import PlanDiff, diff_plans
 from sepify.planning.plan_file import load_plan, save_plan
 from sepify.planning.planner import Known, measure_candidates
@@ -155,11 +155,9 @@ def render_frontier(frontier: Frontier) -> RenderableType:
 
 def describe_shape(made: Frontier | Plan) -> list[str]:
     """Style, width and resolution in a line, none where they are the original's."""
-    parts = [] if made.style == "linear" else [f"style {made.style}"]
-    parts += [] if made.width == 1 else [f"width {made.width:g}"]
-    if made.resolution is not None:
-        parts.append("images of {}x{}".format(*made.resolution))
-    return [", ".join(parts) + "; losses are before training"] if parts else []
+    words = shape_words(made.style, made.width, made.resolution)
+    plain = words == shape_words("linear", 1.0, None)
+    return [] if plain else [f"{words}; losses are before training"]
 
 
 def describe_plan(plan: Plan) -> str:

@@ -134,6 +134,11 @@ class Plan:
         return CEILINGS[self.style]
 
     @property
+    def shape(self) -> str:
+        """Style, width and resolution in words."""
+        return shape_words(self.style, self.width, self.resolution)
+
+    @property
     def separated(self) -> tuple[Decision, ...]:
         """The decisions that rewrite."""
         return tuple(d for d in self.decisions if d.action == "separate")
@@ -142,3 +147,12 @@ class Plan:
     def kept(self) -> tuple[Decision, ...]:
         """The decisions that leave a convolution as it is."""
         return tuple(d for d in self.decisions if d.action == "keep")
+
+
+def shape_words(style: Style, width: float, resolution: tuple[int, int] | None) -> str:
+    """ "style mobilenet, width 0.75, images of 160x160"; the style always, the others where they
+    are not the original's."""
+    parts = [f"style {style}"]
+    parts += [] if width == 1 else [f"width {width:g}"]
+    parts += [] if resolution is None else [f"images of {resolution[0]}x{resolution[1]}"]
+    return ", ".join(parts)

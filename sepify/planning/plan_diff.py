@@ -13,7 +13,7 @@ from rich.text import Text
 from sepify.planning.plan import Decision, Plan
 
 FORMAT = "sepify-plan-diff"
-VERSION = 1
+VERSION = 2  # 1 said nothing of shapes
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class Change:
 @dataclass(frozen=True)
 class PlanDiff:
     """The changes in the order of the first plan, then those that only the second has; how many
-    convolutions are treated alike; multiply-adds (where known) and parameters of all of them."""
+    convolutions are treated alike; multiply-adds (where known) and parameters of all of them;
+    style, width and resolution of each plan in words."""
 
     changes: tuple[Change, ...]
     alike: int
     macs: tuple[int | None, int | None]
     params: tuple[int, int]
+    shapes: tuple[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """In plain JSON types, keys in a stable order."""
@@ -47,6 +49,8 @@ class PlanDiff:
         """For a terminal of 80 columns."""
         total = f"MACs {_number(self.macs[0])} -> {_number(self.macs[1])}, "
         total += f"parameters {self.params[0]:,} -> {self.params[1]:,}"
+        if self.shapes[0] != self.shapes[1]:
+            total += f"\n{self.shapes[0]} -> {self.shapes[1]}"
         if not self.changes:
             return Group(Text(f"the plans do the same to all {self.alike} convolutions\n{total}"))
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -86,6 +90,7 @@ def diff_plans(first: Plan, second: Plan) -> PlanDiff:
         alike,
         (_macs(first), _macs(second)),
         (sum(d.after.params for d in first), sum(d.after.params for d in second)),
+        (first.shape, second.shape),
     )
 
 

@@ -279,6 +279,7 @@ class Baked(nn.Module):
 
 def test_a_runtime_that_fails_is_said_and_the_others_go_on() -> None:
     x = (images(1),)
+    given = {"before": x, "after": x}
     before, after = before_and_after()
     models = {"before": before, "after": after}
 
@@ -291,24 +292,24 @@ def test_a_runtime_that_fails_is_said_and_the_others_go_on() -> None:
             "after": lambda: tvm_runner(FakeCompiled(after)),
         }
 
-    contenders, skipped = gather("TVM", {"before": refuse, "after": refuse}, models, x, (1,))
+    contenders, skipped = gather("TVM", {"before": refuse, "after": refuse}, models, given, (1,))
     assert contenders == []
     assert [missed.reason for missed in skipped] == ["no compiler here"]  # once
     mixed = {"before": refuse, "after": lambda: torch_runner(after)}
-    contenders, skipped = gather("torch", mixed, models, x, (1, 2))
+    contenders, skipped = gather("torch", mixed, models, given, (1, 2))
     assert [(c.which, c.threads) for c in contenders] == [("after", 1), ("after", 2)]
     assert [missed.reason for missed in skipped] == ["the original: no compiler here"]
-    contenders, _ = gather("TVM", {"after": builders(after)["after"]}, models, x, (1, 2))
+    contenders, _ = gather("TVM", {"after": builders(after)["after"]}, models, given, (1, 2))
     for contender in contenders:
         contender.prepare()
     assert [c.threads for c in contenders] == [1, 2]
     # a runtime that answers something else is not raced, nor one that answers in another shape
-    contenders, skipped = gather("TVM", builders(after), models, x, (1,))
+    contenders, skipped = gather("TVM", builders(after), models, given, (1,))
     assert [c.which for c in contenders] == ["after"]
     assert "differs from torch's" in skipped[0].reason
-    contenders, skipped = gather("TVM", builders(Baked(before(*x))), models, x, (1,))
+    contenders, skipped = gather("TVM", builders(Baked(before(*x))), models, given, (1,))
     assert "differs from torch's" in skipped[0].reason
-    contenders, skipped = gather("TVM", builders(nn.Flatten()), models, x, (1,))
+    contenders, skipped = gather("TVM", builders(nn.Flatten()), models, given, (1,))
     assert "other shapes" in skipped[0].reason
 
 
@@ -343,7 +344,7 @@ def test_onnxruntime_missing_or_unable_is_said(
         "onnxruntime",
         {side: lambda: onnx_runner(Fixed(), (x,), tmp_path) for side in ("before", "after")},
         {"before": Fixed(), "after": Fixed()},
-        (x,),
+        {"before": (x,), "after": (x,)},
         (1,),
     )
     assert [missed.reason for missed in skipped] == [

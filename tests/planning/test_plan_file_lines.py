@@ -12,6 +12,7 @@ from sepify.errors import PlanError
 from sepify.planning import load_plan, plan_uniform, save_plan
 from sepify.planning.json_lines import read_with_lines
 from sepify.planning.plan import Cost, Outlook
+from sepify.planning.plan_diff import diff_plans
 
 OUTLOOK = Outlook("macs 0.35", 350.0, 340.0, "kl", 0.1, 0.12, 0.0, 2, None)
 
@@ -40,6 +41,9 @@ def change(path, old: str, new: str) -> int:
         ('"order": "dw-pw"', '"order": "dw"', "order 'dw' is none of"),
         ('"action": "separate"', '"action": "drop"', "action 'drop' is neither"),
         ('"name": "conv2"', '"name": "conv1"', "'conv1' is listed twice"),
+        ('"style": "linear"', '"style": "cubist"', "\"style\" is 'cubist', none of linear, mobile"),
+        ('"width": 1.0', '"width": 0', '"width" is 0, no share above 0'),
+        ('"resolution": null', '"resolution": [160]', r'"resolution" is \[160\], neither'),
     ],
 )
 def test_an_error_names_the_line(path, old, new, message):
@@ -120,3 +124,21 @@ def test_lines_of_every_part():
     assert value == json.loads(text)
     assert lines["a", 1, "c"] == 3
     assert lines[("d",)] == 4
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_plan_of_an_older_version_is_linear_at_full_size(path, version):
+    document = json.loads(path.read_text()) | {"version": version}
+    for key in ("style", "width", "resolution"):
+        del document[key]
+    path.write_text(json.dumps(document))
+    plan = load_plan(path)
+    assert (plan.style, plan.width, plan.resolution) == ("linear", 1.0, None)
+
+
+def test_a_difference_in_style_and_size_is_told(path):
+    plan = load_plan(path)
+    other = replace(plan, style="mobilenet", width=0.75, resolution=(160, 160))
+    diff = diff_plans(plan, other)
+    assert diff.shapes == ("style linear", "style mobilenet, width 0.75, images of 160x160")
+    assert "style linear -> style mobilenet, width 0.75" in str(diff.render().renderables[0])
