@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt pins torch: a looser request takes gigabytes of GPU packages
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint test-browser test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-mobilenet bench-latency clean
+.PHONY: demo test lint test-device test-browser test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-mobilenet bench-latency clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sepify demo
@@ -26,6 +26,14 @@ test-zoo: $(VENV)/.zoo
 # axe-core cannot be had (no root, no network), the tests that need them are skipped and say so.
 test-browser: $(VENV)/.browser
 	$(BIN)/python -m pytest tests/browser -m browser
+
+# ARM boards are played by qemu-user, at most ten minutes. Where it and the cross compilers cannot be
+# installed (no root, no network), the tests are skipped and say so.
+test-device: $(VENV)/.test
+	command -v qemu-aarch64 qemu-arm aarch64-linux-gnu-g++ arm-linux-gnueabihf-g++ >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq qemu-user g++-aarch64-linux-gnu g++-arm-linux-gnueabihf; } || \
+		echo "qemu-user and the cross compilers are not installed: these tests will be skipped"
+	$(BIN)/python -m pytest tests/device -m device
 
 bench-zoo: $(VENV)/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py

@@ -56,6 +56,10 @@ class DistillationError(SepifyError):
         self.student = student
 
 
+class DeviceError(SepifyError):
+    """A board, or the tracker of several, cannot be reached, refuses, or is gone."""
+
+
 class DependencyError(SepifyError):
     """An optional package is missing; the message says which extra installs it."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import typer
 from rich.markup import escape
 
-from sepify.cli import compile, convert, demo, diff, distill, inspect, plan, report
+from sepify.cli import compile, convert, demo, device, diff, distill, inspect, plan, report
 from sepify.cli.console import err, show_warning
 from sepify.errors import SepifyError
 
@@ -35,6 +35,7 @@ _command(plan.plan, plan.EXAMPLES)
 _command(diff.diff, diff.EXAMPLES)
 _command(distill.distill, distill.EXAMPLES)
 _command(compile.compile, compile.EXAMPLES)
+app.add_typer(device.app, name="device")
 _command(report.report, report.EXAMPLES)
 _command(demo.demo, demo.EXAMPLES)
 

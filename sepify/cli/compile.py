@@ -48,12 +48,24 @@ def compile(
         str | None, typer.Option(help="Tuning budget: a time such as 10min, or a number of trials")
     ] = None,
     database: Annotated[Path | None, typer.Option(help="Folder of tuning records to reuse")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="HOST:PORT of a board that runs our server, to tune on; repeat"),
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="HOST:PORT of TVM's RPC tracker, to tune on its boards")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The boards' key; default: board")] = None,
+    secret: Annotated[
+        Path | None, typer.Option(help="File with the secret that the boards' servers were given")
+    ] = None,
     input_shape: Shapes = None,
     dtype: Types = None,
 ) -> None:
     """Compile a model with TVM for a CPU. What this machine can run is checked against torch before
     it is kept; a bundle for another one checks itself there: its self-test."""
     from sepify.compiling import CompilationRequest, compile_file, targets
+    from sepify.compiling.device.boards import find_farm
     from sepify.errors import UsageError
 
     if target == "list":
@@ -75,6 +87,7 @@ def compile(
         preprocessing=preprocessing,
         tune=tune,
         database=database,
+        farm=find_farm(tracker, key, device, secret),
     )
     with progress_bar() as progress:
         summary = compile_file(request, progress)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sepify.compiling.bundle import make_bundle
+from sepify.compiling.device.boards import Farm
 from sepify.compiling.pipeline import compile
 from sepify.compiling.targets import Target, find_target, read_target
 from sepify.errors import UsageError
@@ -29,6 +30,7 @@ class CompilationRequest:
     preprocessing: str | None = None
     tune: str | None = None
     database: Path | None = None
+    farm: Farm | None = None
 
 
 def compile_file(request: CompilationRequest, progress: Callable[[str, int, int], None]) -> str:
@@ -44,7 +46,7 @@ def compile_file(request: CompilationRequest, progress: Callable[[str, int, int]
     chosen = find_target(target)
     require_writable(request.output.parent)
     loaded = load_model(request.model, request.inputs)
-    if request.bundle is None and not chosen.is_foreign:
+    if request.bundle is None and request.farm is None and not chosen.is_foreign:
         compiled = compile(
             loaded.module,
             loaded.inputs,
@@ -65,5 +67,6 @@ def compile_file(request: CompilationRequest, progress: Callable[[str, int, int]
         preprocessing=request.preprocessing,
         tune=request.tune,
         database=request.database,
+        farm=request.farm,
         progress=progress,
     ).summary

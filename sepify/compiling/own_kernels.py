@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sepify.compiling.budget import Budget
-from sepify.compiling.kernel_tuning.bench import open_bench
+from sepify.compiling.device.bench import open_board_bench
+from sepify.compiling.device.boards import Farm
+from sepify.compiling.kernel_tuning.bench import Bench, open_bench
 from sepify.compiling.kernel_tuning.records import Records
 from sepify.compiling.kernel_tuning.tune import KernelTuning, Progress, tune_kernels
 from sepify.compiling.kernels.workload import Workload
@@ -38,6 +41,7 @@ def lower_with_records(
     budget: Budget | None,
     folder: Path,
     progress: Progress,
+    farm: Farm | None = None,
 ) -> Lowered:
     """Lower and fuse `imported`; with a `budget` that somebody asked for, tune its kernels before,
     which leaves MetaSchedule's operators their part of it.
@@ -65,12 +69,21 @@ def lower_with_records(
     tuning = KernelTuning()
     if budget is not None and not budget.is_default and workloads:
         all_ = len(workloads) + len(worth_tuning(module))
-        with open_bench(description, machine) as bench:
+        with _bench(target, farm) as bench:
             mine = budget.part(len(workloads), all_)
             tuning = tune_kernels(workloads, machine, mine, records, bench, progress)
         module = tvm_api.fuse(lower(imported, machine, records.best), tvm_target)
     tuned = sum(uses for workload, uses in workloads.items() if records.best(workload) is not None)
     return Lowered(module, tuned, reused, tuning)
+
+
+def _bench(target: Target, farm: Farm | None) -> AbstractContextManager[Bench]:
+    """Where candidates are timed: here, or on boards."""
+    if farm is not None:
+        return open_board_bench(farm, target)
+    assert target.description is not None
+    assert target.machine is not None
+    return open_bench(target.description, target.machine)
 
 
 def _warn(records: Records) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from sepify.capture import capture
 from sepify.compiling.budget import Budget
+from sepify.compiling.device.boards import Farm
 from sepify.compiling.model import as_tuple
 from sepify.compiling.own_kernels import Lowered, lower_with_records
 from sepify.compiling.targets import Target
@@ -54,10 +55,12 @@ def prepare(
     budget: Budget | None,
     database: Path | str | None,
     progress: Progress,
+    farm: Farm | None = None,
 ) -> Prepared:
     """Capture, fold, lower and tune `model` at the shapes of `x`; `target` is filled in.
 
-    Candidates are measured on this machine: without a `budget` nothing is tuned, but the records in
+    Candidates are measured on this machine, or on the boards of `farm`, where MetaSchedule's are
+    left untuned; without a `budget` nothing is tuned, but the records in
     the `database` are used. Raises what `sepify.compile` does.
     """
     from sepify.compiling import tvm_api
@@ -78,11 +81,11 @@ def prepare(
         module = tvm_api.import_exported(_export(folded, inputs))
         progress("lowering", 2, STAGES)
         started = time.monotonic()
-        own = lower_with_records(module, target, budget, database_root(database), progress)
+        own = lower_with_records(module, target, budget, database_root(database), progress, farm)
         module = own.module
         progress("tuning", 3, STAGES)
         tuned = Tuned((), 0, 0, 0)
-        if budget is not None:
+        if budget is not None and farm is None:
             left = budget.rest(own.tuning.trials, time.monotonic() - started)
             tuned = tune_operators(module, description, left, database, progress)
     calls = list(tvm_api.called_functions(module))

@@ -219,7 +219,9 @@ def _target(
     compiler: str,
     wheels: str,
 ) -> Target:
-    machine = replace(machine, max_tasks=max(machine.max_tasks, 2 * cores))
+    # tasks that share the work of one strip may each do some of it again: not for one core
+    tasks = 1 if cores == 1 else max(machine.max_tasks, 2 * cores)
+    machine = replace(machine, max_tasks=tasks)
     return Target(name, summary, description, machine, cores, compiler, wheels)
 
 

@@ -252,9 +252,45 @@ def build_kernel(kernel: Kernel, target: Any) -> Callable[..., None]:
     return built
 
 
-def tensor(array: NDArray[np.float32]) -> Any:
-    """A copy of the array, for TVM."""
-    return tvm.runtime.tensor(np.ascontiguousarray(array))
+def build_library(kernel: Kernel, target: Any, path: Path, compiler: str) -> None:
+    """A kernel on its own as a shared library for another machine, linked by `compiler`."""
+    function = parse_kernel(kernel).with_attr("global_symbol", kernel.name)
+    built = tvm.tirx.build(tvm.IRModule({kernel.name: function}), target=target)
+    built.export_library(str(path), fcompile=cross_compiler(compiler, options=["-s"]))
+
+
+def connect(host: str, port: int, key: str, secret: str, limit: float) -> Any:
+    """A session on a board that runs our server; it ends after `limit` seconds, there."""
+    from tvm import rpc
+
+    return rpc.connect(host, port, f"{key} -secret={secret}", session_timeout=int(limit))
+
+
+def time_remotely(
+    board: tuple[str, int, str],
+    secret: str,
+    limit: float,
+    library: str,
+    shapes: Sequence[Sequence[int]],
+    dtypes: Sequence[str],
+    runs: int,
+) -> list[float]:
+    """Seconds of each of `runs` inferences, on zeros, of an exported network on a board."""
+    session = connect(*board, secret, limit)
+    session.upload(library)
+    device = session.cpu(0)
+    machine = relax.VirtualMachine(session.load_module(Path(library).name), device)
+    pairs = zip(shapes, dtypes, strict=True)
+    inputs = [tvm.runtime.tensor(np.zeros(s, d), device=device) for s, d in pairs]
+    machine.set_input("main", *inputs)
+    machine.invoke_stateful("main")
+    clock = machine.time_evaluator("invoke_stateful", device, number=1, repeat=runs)
+    return [float(seconds) for seconds in clock("main").results]
+
+
+def tensor(array: NDArray[np.float32], device: Any = None) -> Any:
+    """A copy of the array for TVM, on this machine or on a board."""
+    return tvm.runtime.tensor(np.ascontiguousarray(array), device=device)
 
 
 def literal(array: NDArray[np.float32]) -> Expr:

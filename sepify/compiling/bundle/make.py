@@ -17,6 +17,7 @@ from sepify.compiling.bundle.checksums import digest, write_checksums
 from sepify.compiling.bundle.runtime_bundle import check_runtime, write_runtime
 from sepify.compiling.bundle.self_test import SelfTest
 from sepify.compiling.dependencies import require_tvm
+from sepify.compiling.device.boards import Farm
 from sepify.compiling.model import as_tuple, dtype_name
 from sepify.compiling.prepare import STAGES, Prepared, prepare
 from sepify.compiling.targets import Target, find_target
@@ -41,6 +42,8 @@ class Bundle:
     total: int
     memory: dict[str, int]
     kernels: dict[str, int]  # as in CompiledMetadata
+    trials: int  # of tuning
+    failed: int
     tested: SelfTest | None  # None where nothing here can run it
 
     @property
@@ -50,6 +53,8 @@ class Bundle:
         if self.packed is not None:
             lines[0] += f", packed {_size(self.packed)}"
         lines.append(", ".join(f"{what} {_size(size)}" for what, size in self.memory.items()))
+        if self.trials:
+            lines.append(f"{self.trials} candidates timed, {self.failed} of them failed")
         plain, calls = self.kernels["default"], sum(self.kernels.values())
         if plain:
             lines.append(f"{plain} of {calls} kernel calls are TVM's plain ones, not tuned")
@@ -71,6 +76,7 @@ def make_bundle(
     preprocessing: str | None = None,
     tune: str | int | None = None,
     database: Path | str | None = None,
+    farm: Farm | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
     """Compile `model` for `target` at the shapes of `x` and write a folder for the device.
@@ -88,8 +94,9 @@ def make_bundle(
         kind: "runtime" (TVM's runtime, a runner, a Python loader) or "c" (C alone).
         name: of the C functions, for kind "c".
         preprocessing: a note for whoever feeds it, kept in `model.json`.
-        tune, database: as in `sepify.compile`; MetaSchedule measures on this machine, so that
-            nothing is tuned for a target which it cannot run.
+        tune, database: as in `sepify.compile`.
+        farm: boards to measure candidates on (`find_farm`); without one nothing is tuned for a
+            target that this machine cannot run. MetaSchedule's operators are never tuned there.
         progress: called with (what, done, total).
 
     Raises what `sepify.compile` does, FileError if the folder cannot be written, DependencyError
@@ -101,11 +108,16 @@ def make_bundle(
     require_identifier(name)
     budget = parse_budget(tune)
     chosen = find_target(target)
-    if chosen.is_foreign and not budget.is_default:
-        raise UsageError(f"tuning for {chosen.name} needs a board to measure on")
+    if chosen.is_foreign and farm is None and not budget.is_default:
+        raise UsageError(
+            f"tuning for {chosen.name} needs a board to measure on: --device or --tracker"
+        )
+    if farm is not None and budget.is_default:
+        raise UsageError("boards are for tuning: give --tune as well, such as --tune 10min")
     note = progress or _silent
     started = time.monotonic()
-    ready = prepare(model, x, chosen, None if chosen.is_foreign else budget, database, note)
+    affordable = None if chosen.is_foreign and farm is None else budget
+    ready = prepare(model, x, chosen, affordable, database, note, farm)
     note("building", 4, STAGES)
     folder = Path(folder)
     packed = folder.name.endswith(_PACKED)
@@ -134,6 +146,8 @@ def make_bundle(
         total=total,
         memory=written.memory,
         kernels=ready.kernels,
+        trials=ready.own.tuning.trials + ready.tuned.trials,
+        failed=ready.own.tuning.failed + ready.tuned.failed,
         tested=tested,
     )
 

@@ -63,14 +63,18 @@ def check_runtime(ready: Prepared, folder: Path) -> SelfTest | None:
 
 
 def build_programs(compiler: str, config: Path, folder: Path) -> None:
-    """Compile the runner and the library for Python into `folder`."""
+    """Compile the runner, the RPC server and the library for Python into `folder`."""
     with resources.as_file(resources.files("sepify.compiling") / "runner") as sources:
         loader = [config, *(sources / name for name in _LOADER)]
         flags: list[str | Path] = ["-std=gnu11", "-O2", "-s", "-U_FORTIFY_SOURCE", "-I", sources]
         for include in headers():
             flags += ["-I", include]
-        program = [*flags, *loader, sources / "bundle_run.c", sources / "old_glibc.c", *_PROGRAM]
-        run_compiler(compiler, [*program, "-o", folder / "run"])
+        old_glibc = sources / "old_glibc.c"
+        for name in ("run", "serve"):
+            main = sources / f"bundle_{name}.c"
+            run_compiler(
+                compiler, [*flags, *loader, main, old_glibc, *_PROGRAM, "-o", folder / name]
+            )
         library = [*flags, "-shared", "-fPIC", *loader, "-Wl,--no-as-needed", "-ldl"]
         run_compiler(compiler, [*library, "-o", folder / "libsepify_model.so"])
 

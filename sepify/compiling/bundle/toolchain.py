@@ -71,7 +71,8 @@ def find_launcher(target: Target, features: Sequence[str]) -> Launcher | None:
     if not target.is_foreign:
         runs = set(features) <= tvm_api.host_features()
         return Launcher((), "on this CPU") if runs else None
-    emulator = shutil.which({"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}[target.architecture])
+    emulators = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
+    emulator = shutil.which(emulators.get(target.architecture, ""))
     if emulator is None or "linux-gnu" not in target.triple:
         return None
     prefix = (emulator, "-cpu", "max", "-L", _SYSROOTS[target.architecture])

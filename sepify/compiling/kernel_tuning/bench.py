@@ -35,7 +35,7 @@ class Bench:
         command: Sequence[str],
         limit: float,
     ) -> None:
-        self._opening = {"target": target, "machine": asdict(machine)}
+        self._opening: dict[str, Any] = {"target": target, "machine": asdict(machine)}
         self._command = list(command)
         self._limit = limit
         self._process: subprocess.Popen[str] | None = None

@@ -55,7 +55,7 @@ class Subject:
         kernel = self.workload.kernel(self._machine, knobs)
         function = tvm_api.build_kernel(kernel, self._target)
         function(*self._inputs[0], self._output)
-        error = _error(self._output.numpy(), self._expected)
+        error = relative_difference(self._output.numpy(), self._expected)
         if not error <= tolerance(self.workload):
             raise ValueError(f"differs from torch by {error:.1e} of the largest output")
         turn = 0
@@ -91,12 +91,12 @@ class Subject:
 
 def main() -> None:
     """Answer requests until stdin ends. The first line gives target and machine."""
-    requests, answers = sys.stdin, _private_stdout()
+    requests, answers = sys.stdin, private_stdout()
     opening = json.loads(requests.readline())
     target, machine = tvm_api.make_target(opening["target"]), Machine(**opening["machine"])
     tvm_api.set_thread_count(1)
     subject: Subject | None = None
-    _answer(answers, {"ready": True})
+    answer_on(answers, {"ready": True})
     for line in requests:
         request = json.loads(line)
         try:
@@ -105,13 +105,13 @@ def main() -> None:
                 subject = None  # its data first, or there would be two
                 subject = Subject(workload, machine, target)
             seconds, relative = subject.race(subject.prepare(Knobs(**request["knobs"])))
-            _answer(answers, {"seconds": seconds, "relative": relative})
+            answer_on(answers, {"seconds": seconds, "relative": relative})
         except Exception as error:  # whatever a candidate makes TVM or LLVM raise
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            _answer(answers, {"error": first[:300]})
+            answer_on(answers, {"error": first[:300]})
 
 
-def _private_stdout() -> TextIO:
+def private_stdout() -> TextIO:
     """stdout for the answers alone: what libraries print goes to stderr."""
     sys.stdout.flush()
     private = os.fdopen(os.dup(1), "w")
@@ -119,7 +119,8 @@ def _private_stdout() -> TextIO:
     return private
 
 
-def _answer(answers: TextIO, value: dict[str, Any]) -> None:
+def answer_on(answers: TextIO, value: dict[str, Any]) -> None:
+    """One line of JSON, at once."""
     answers.write(json.dumps(value) + "\n")
     answers.flush()
 
@@ -131,7 +132,8 @@ def _seconds(call: Call, repeats: int) -> float:
     return (time.perf_counter() - started) / repeats
 
 
-def _error(ours: Array, theirs: Array) -> float:
+def relative_difference(ours: Array, theirs: Array) -> float:
+    """Largest |difference| over largest |theirs|; infinite where ours is not finite."""
     if not np.isfinite(ours).all():
         return float("inf")
     return float(np.abs(ours - theirs).max() / (np.abs(theirs).max() or 1.0))

@@ -27,6 +27,7 @@ static struct {
   int (*from_dlpack)(DLManagedTensor *, int32_t, int32_t, TVMFFIObjectHandle *);
   void (*take_error)(TVMFFIObjectHandle *);
   void (*raise)(const char *, const char *);
+  int (*string)(const TVMFFIByteArray *, TVMFFIAny *);
 } api;
 
 char *sepify_path(const char *folder, const char *name) {
@@ -108,6 +109,7 @@ int sepify_load_tvm(const char *folder, const char *const *features, char *why, 
       {"TVMFFIFunctionCreate", &api.create},        {"TVMFFIFunctionCall", &api.call},
       {"TVMFFIObjectDecRef", &api.release},         {"TVMFFITensorFromDLPack", &api.from_dlpack},
       {"TVMFFIErrorMoveFromRaised", &api.take_error}, {"TVMFFIErrorSetRaisedFromCStr", &api.raise},
+      {"TVMFFIStringFromByteArray", &api.string},
   };
   for (size_t i = 0; i < sizeof wanted / sizeof *wanted; ++i) {
     void *symbol = dlsym(ffi, wanted[i].name);
@@ -208,6 +210,11 @@ void sepify_release(TVMFFIObjectHandle object) {
 
 void sepify_release_any(TVMFFIAny *value) {
   if (value->type_index >= kTVMFFIStaticObjectBegin) api.release(value->v_obj);
+}
+
+int sepify_owned_text(const char *text, TVMFFIAny *result) {
+  TVMFFIByteArray array = bytes(text);
+  return api.string(&array, result);
 }
 
 int sepify_raise(const char *message) {

@@ -36,6 +36,9 @@ int sepify_wrap(DLTensor *tensor, TVMFFIObjectHandle *object, char *why, size_t 
 void sepify_release(TVMFFIObjectHandle object);
 void sepify_release_any(TVMFFIAny *value);
 
+/* A string that TVM owns, as the result of a function that it calls. */
+int sepify_owned_text(const char *text, TVMFFIAny *result);
+
 /* Report an error to TVM from a function that it calls; returns -1. */
 int sepify_raise(const char *message);
 

@@ -2,6 +2,7 @@
  *
  *   main --self-test                 0 only if the stored input gives the stored output
  *   main input0.bin ... output0.bin  raw values in, raw values out
+ *   main --repeat N                  N inferences of the stored input, for whoever counts
  *
  * Its own files are named by the generated example.h. */
 #include "example.h"
@@ -64,14 +65,20 @@ static int write_file(const char *path, const void *from, size_t bytes) {
 
 int main(int count, char **arguments) {
   int testing = count == 2 && !strcmp(arguments[1], "--self-test");
-  if (!testing && count != 1 + EXAMPLE_INPUTS + EXAMPLE_OUTPUTS) {
-    fprintf(stderr, "usage: %s --self-test, or %d input and %d output files\n", arguments[0],
+  int repeat = count == 3 && !strcmp(arguments[1], "--repeat") ? atoi(arguments[2]) : 0;
+  if (!testing && repeat < 1 && count != 1 + EXAMPLE_INPUTS + EXAMPLE_OUTPUTS) {
+    fprintf(stderr, "usage: %s --self-test, --repeat N, or %d input and %d output files\n", arguments[0],
             EXAMPLE_INPUTS, EXAMPLE_OUTPUTS);
     return 2;
   }
   int error = EXAMPLE_INIT(arena, EXAMPLE_THREADS);
   if (error) return fail("init", EXAMPLE_MESSAGE(error));
   if (testing) return self_test();
+  for (; repeat > 0; --repeat) {
+    error = EXAMPLE_RUN_STORED();
+    if (error) return fail("run", EXAMPLE_MESSAGE(error));
+    if (repeat == 1) return 0;
+  }
   for (int i = 0; i < EXAMPLE_INPUTS; ++i)
     if (read_file(arguments[1 + i], example_inputs[i], example_input_bytes[i])) return 1;
   error = EXAMPLE_RUN();

@@ -1,0 +1,181 @@
+"""Boards that run our server, found straight or through TVM's tracker; pure sockets, each with a
+time limit: nothing here waits for ever.
+
+The protocols are those of tvm/rpc/base.py, tracker.py and server.py (TVM 0.27). The secret goes
+with the key, in clear.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sepify.errors import DeviceError, UsageError
+from sepify.storage import read_text
+
+_MAGIC = 0xFF271
+_TRACKER_MAGIC = 0x2F271
+_REQUEST, _SUMMARY = 4, 6
+_SECONDS = 10.0  # for any answer but a measurement's
+DEFAULT_KEY = "board"
+
+
+@dataclass(frozen=True)
+class Board:
+    """One server, and the key that it expects; with a tracker, for one connection."""
+
+    host: str
+    port: int
+    match: str
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Farm:
+    """Where boards are: one tracker and a key, or boards by address. `limit`: seconds that one
+    measurement may take on a board."""
+
+    secret: str
+    tracker: tuple[str, int] | None = None
+    key: str = DEFAULT_KEY
+    boards: tuple[Board, ...] = ()
+    limit: float = 20.0
+
+
+def find_farm(
+    tracker: str | None, key: str | None, devices: list[str] | None, secret: Path | None
+) -> Farm | None:
+    """What the options --tracker, --key, --device and --secret name; None where none is given.
+
+    Raises UsageError for options that do not fit, FileError if the secret cannot be read.
+    """
+    if tracker is None and not devices:
+        if key is not None or secret is not None:
+            raise UsageError("--key and --secret go with --tracker or --device")
+        return None
+    if tracker is not None and devices:
+        raise UsageError("give --tracker or --device, not both")
+    if secret is None:
+        raise UsageError("--secret: name the file with the secret that the servers were given")
+    lines = read_text(secret).splitlines()
+    word = lines[0].strip() if lines else ""
+    if len(word) < 16 or " " in word:
+        raise UsageError(f"{secret}: its first line must be a secret of 16 characters or more")
+    key = key or DEFAULT_KEY
+    if tracker is not None:
+        return Farm(word, parse_address(tracker), key)
+    boards = tuple(Board(*parse_address(text), key) for text in devices or ())
+    return Farm(word, None, key, boards)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """ "127.0.0.1:9190" -> its parts. Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UsageError(f"address {text!r} is not like 192.168.1.20:9090")
+    return host, int(port)
+
+
+def probe_farm(farm: Farm) -> int:
+    """How many boards answer; each is asked for once. Raises DeviceError where none does, saying
+    why: no tracker, no server for the key, wrong secret."""
+    if farm.tracker is None:
+        boards = list(farm.boards)
+    else:
+        count = _count(farm)
+        if not count:
+            where = "{}:{}".format(*farm.tracker)
+            raise DeviceError(f"the tracker at {where} has no free board for key {farm.key!r}")
+        boards = [request(farm) for _ in range(count)]
+    problems = []
+    for board in boards:
+        try:
+            greet(board, farm.secret)
+        except DeviceError as error:
+            problems.append(str(error))
+    if len(problems) == len(boards):
+        raise DeviceError(f"no board can be used: {problems[0]}")
+    return len(boards) - len(problems)
+
+
+def request(farm: Farm) -> Board:
+    """The tracker's next free board. Raises DeviceError if none is free in time."""
+    assert farm.tracker is not None
+    with _tracker(farm.tracker) as connection:
+        try:
+            status, value = _ask(connection, [_REQUEST, farm.key, "", 1])
+        except TimeoutError as error:
+            raise DeviceError(f"no board for key {farm.key!r} within {_SECONDS:.0f} s") from error
+    if status != 0:
+        raise DeviceError(f"the tracker refused: {value}")
+    host, port, match = value
+    return Board(str(host), int(port), str(match))
+
+
+def greet(board: Board, secret: str) -> None:
+    """Connect, name key and secret, leave. Raises DeviceError if that is refused, or unanswered."""
+    text = f"client:{board.match} -secret={secret}".encode()
+    try:
+        with socket.create_connection((board.host, board.port), timeout=_SECONDS) as connection:
+            connection.sendall(struct.pack("<ii", _MAGIC, len(text)) + text)
+            (code,) = struct.unpack("<i", _receive(connection, 4))
+    except TimeoutError as error:
+        raise DeviceError(f"the board at {board} did not answer in {_SECONDS:.0f} s") from error
+    except OSError as error:
+        raise DeviceError(f"the board at {board} cannot be reached: {error}") from error
+    if code != _MAGIC:
+        raise DeviceError(
+            f"the board at {board} refused: wrong secret, or another key than its own"
+        )
+
+
+def _count(farm: Farm) -> int:
+    """Free boards of the key."""
+    assert farm.tracker is not None
+    with _tracker(farm.tracker) as connection:
+        _, value = _ask(connection, [_SUMMARY])
+    return int(value.get("queue_info", {}).get(farm.key, {}).get("free", 0))
+
+
+@contextmanager
+def _tracker(address: tuple[str, int]) -> Iterator[socket.socket]:
+    where = f"{address[0]}:{address[1]}"
+    try:
+        connection = socket.create_connection(address, timeout=_SECONDS)
+    except OSError as error:
+        raise DeviceError(f"no tracker at {where}: {error}") from error
+    with connection:
+        try:
+            connection.sendall(struct.pack("<i", _TRACKER_MAGIC))
+            (magic,) = struct.unpack("<i", _receive(connection, 4))
+        except OSError as error:
+            raise DeviceError(f"what listens at {where} is no tracker") from error
+        if magic != _TRACKER_MAGIC:
+            raise DeviceError(f"what listens at {where} is no tracker")
+        yield connection
+
+
+def _ask(connection: socket.socket, value: list[Any]) -> tuple[int, Any]:
+    text = json.dumps(value).encode()
+    connection.sendall(struct.pack("<i", len(text)) + text)
+    (size,) = struct.unpack("<i", _receive(connection, 4))
+    answer = json.loads(_receive(connection, size))
+    return int(answer[0]), answer[1]
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    parts = b""
+    while len(parts) < size:
+        part = connection.recv(size - len(parts))
+        if not part:
+            raise ConnectionError("the connection was closed")
+        parts += part
+    return parts

@@ -1,0 +1,100 @@
+"""The process that builds candidates for a board and has the board time them. As with candidates
+that are timed here: one JSON request a line on stdin, one answer a line on stdout, and whoever
+started it ends it when it hangs.
+
+    {"workload": {...}, "knobs": {...}, "board": [host, port, match]}
+        ->  {"seconds": s, "relative": r}, {"error": "..."}, or {"lost": "..."}: the board's fault
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sepify.compiling import tvm_api
+from sepify.compiling.kernel_tuning.sample import sample, tolerance
+from sepify.compiling.kernel_tuning.worker import answer_on, private_stdout, relative_difference
+from sepify.compiling.kernels.knobs import Knobs
+from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.workload import Workload, read_workload
+
+_ROUNDS = 3  # of each contender, in turns
+_ROUND_MS = 5
+
+
+def main() -> None:
+    """Answer requests until stdin ends. The first line gives target, machine, compiler, secret and
+    limit."""
+    requests, answers = sys.stdin, private_stdout()
+    opening = json.loads(requests.readline())
+    answer_on(answers, {"ready": True})
+    with tempfile.TemporaryDirectory(prefix="sepify-") as place:
+        for line in requests:
+            answer_on(answers, _answer(json.loads(line), opening, Path(place)))
+
+
+def _answer(request: dict[str, Any], opening: dict[str, Any], place: Path) -> dict[str, Any]:
+    machine = Machine(**opening["machine"])
+    target = tvm_api.make_target(opening["target"])
+    try:
+        workload = read_workload(request["workload"])
+        kernels = [workload.kernel(machine, k) for k in (Knobs(**request["knobs"]), None)]
+        libraries = []
+        for kernel in kernels:
+            path = place / f"{kernel.name}.so"
+            if not path.exists():
+                tvm_api.build_library(kernel, target, path, opening["compiler"])
+            libraries.append((kernel.name, path))
+    except Exception as error:  # whatever a candidate makes TVM, LLVM or the linker raise
+        return {"error": _first_line(error)}
+    try:
+        host, port, match = request["board"]
+        session = tvm_api.connect(host, port, match, opening["secret"], opening["limit"])
+    except Exception as error:
+        return {"lost": _first_line(error)}
+    try:
+        return _race(session, workload, machine, libraries)
+    except ValueError as error:
+        return {"error": str(error)}
+    except Exception as error:  # the session ended: its candidate's fault, or the board's
+        return {"lost": _first_line(error)}
+
+
+def _race(
+    session: Any, workload: Workload, machine: Machine, libraries: list[tuple[str, Path]]
+) -> dict[str, Any]:
+    """Seconds of the candidate, and its time over the default's: they take turns on the board."""
+    arguments, expected = sample(workload, machine.lanes)
+    device = session.cpu(0)
+    inputs = [tvm_api.tensor(array, device) for array in arguments]
+    output = tvm_api.tensor(np.zeros_like(expected), device)
+    modules = {}
+    for name, path in libraries:
+        if name not in modules:  # the default against itself: one file
+            session.upload(str(path))
+            modules[name] = session.load_module(path.name)
+    name, _ = libraries[0]
+    modules[name][name](*inputs, output)
+    error = relative_difference(output.numpy(), expected)
+    if not error <= tolerance(workload):
+        raise ValueError(f"differs from torch by {error:.1e} of the largest output")
+    clocks = [
+        modules[name].time_evaluator(name, device, number=1, repeat=1, min_repeat_ms=_ROUND_MS)
+        for name, _ in libraries
+    ]
+    times = [[clock(*inputs, output).min for clock in clocks] for _ in range(_ROUNDS)]
+    mine, default = (min(column) for column in zip(*times, strict=True))
+    return {"seconds": float(mine), "relative": float(mine / default)}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+if __name__ == "__main__":
+    main()
