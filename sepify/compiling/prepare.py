@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.capture import capture
+from sepify.compiling.blame import layers_that_call
 from sepify.compiling.budget import Budget
 from sepify.compiling.device.boards import Farm
 from sepify.compiling.model import as_tuple
@@ -78,7 +79,7 @@ def prepare(
         expected = _run(frozen, inputs)
         folded = fold_batchnorm(capture(frozen, inputs).graph_module.eval())
         progress("exporting", 1, STAGES)
-        module = tvm_api.import_exported(_export(folded, inputs))
+        module = _import(folded, inputs)
         progress("lowering", 2, STAGES)
         started = time.monotonic()
         own = lower_with_records(module, target, budget, database_root(database), progress, farm)
@@ -115,6 +116,20 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor,
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise CompileError("the model's own output is not finite: NaN or infinity in its weights?")
     return output if isinstance(output, Tensor) else parts
+
+
+def _import(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
+    """The network in Relax. Raises CompileError naming the layer of what cannot be imported."""
+    from sepify.compiling import tvm_api
+
+    try:
+        return tvm_api.import_exported(_export(model, inputs))
+    except tvm_api.UnknownOperators as error:
+        where = layers_that_call(model, inputs, error.operators)
+        raise CompileError(
+            f"{error}{', called in ' + where if where else ''}; "
+            "rewrite that layer with other operators, or run the model with another runtime"
+        ) from error
 
 
 def _export(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:

@@ -102,28 +102,33 @@ def _global(name: str) -> Callable[..., Any]:
 # --- import ----------------------------------------------------------------------------------
 
 
+class UnknownOperators(CompileError):
+    """TVM's importer does not know `operators`, named as `linalg_eig.default`."""
+
+    def __init__(self, operators: tuple[str, ...]) -> None:
+        super().__init__(f"TVM has no lowering for the operator {', '.join(operators)}")
+        self.operators = operators
+
+
 def import_exported(program: torch.export.ExportedProgram) -> Module:
     """A Relax module whose `main` is one dataflow block, weights as constants.
 
-    Raises CompileError naming the operators that TVM's importer does not know.
+    Raises UnknownOperators, or another CompileError where the importer fails.
     """
     try:
         module = from_exported_program(program, unwrap_unit_return_tuple=True)
     except Exception as error:  # whatever an operator's converter stumbles over
-        raise CompileError(_import_failure(error)) from error
+        raise _import_failure(error) from error
     passes = [relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()]
     return tvm.transform.Sequential(passes)(module)
 
 
-def _import_failure(error: BaseException) -> str:
+def _import_failure(error: BaseException) -> CompileError:
     missing = re.search(r"Unsupported function types \[(.*?)\]", str(error))
     if missing:
-        return (
-            f"TVM has no lowering for the operator {missing[1]}; "
-            "rewrite that layer with other operators, or run the model with another runtime"
-        )
+        return UnknownOperators(tuple(re.findall(r"[\w.]+", missing[1])))
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"TVM could not import the network: {first}"
+    return CompileError(f"TVM could not import the network: {first}")
 
 
 # --- reading Relax ---------------------------------------------------------------------------

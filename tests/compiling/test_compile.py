@@ -140,12 +140,16 @@ def test_a_target_that_this_cpu_cannot_run_is_refused(monkeypatch):
         compile(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 8, 8), "x86-64-v3")
 
 
-def test_an_operator_that_tvm_does_not_know_is_named():
-    class Strange(nn.Module):
-        def forward(self, x):
-            return torch.linalg.eigvals(x).real
+class Strange(nn.Module):
+    def forward(self, x):
+        return torch.linalg.eigvals(x).real
 
-    with pytest.raises(CompileError, match="linalg_eig"):
+
+def test_an_operator_that_tvm_does_not_know_is_named_with_its_layer():
+    model = nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU(), Strange()))
+    with pytest.raises(CompileError, match=r"linalg_eig.default, .* called in '1\.1'.*; rewrite"):
+        compile(model, torch.randn(1, 3, 8, 8))
+    with pytest.raises(CompileError, match="linalg_eig.*called in '.+'; rewrite"):
         compile(Strange(), torch.randn(1, 3, 8, 8))
 
 

@@ -62,3 +62,16 @@ def test_any_knobs(kind):
         assert error <= tolerance(given_workload)
 
     check()
+
+
+@pytest.mark.parametrize("side", [7, 14, 28, 56])
+@pytest.mark.parametrize("kind", ["dense", "separable"])
+def test_no_thread_is_idle_at_small_maps(kind, side):
+    """Two threads have an even number of equal tasks wherever the work is worth a second thread."""
+    machine = Machine(16, 32, max_tasks=4)
+    channels = 3584 // side
+    groups = channels if kind == "separable" else 1
+    window = Window((3, 3), (1, 1), (1, 1, 1, 1))
+    conv = Conv(1, channels, side, side, channels, window, side, side, groups)
+    knobs = Workload(kind, conv, outputs=channels).default_knobs(machine)
+    assert -(-side // knobs.rows) * knobs.splits % 2 == 0
