@@ -147,7 +147,7 @@ class Strange(nn.Module):
 
 def test_an_operator_that_tvm_does_not_know_is_named_with_its_layer():
     model = nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU(), Strange()))
-    with pytest.raises(CompileError, match=r"linalg_eig.default, .* called in '1\.1'.*; rewrite"):
+    with pytest.raises(CompileError, match=r"linalg_eig.default.* called in '1\.1'.*; rewrite"):
         compile(model, torch.randn(1, 3, 8, 8))
     with pytest.raises(CompileError, match="linalg_eig.*called in '.+'; rewrite"):
         compile(Strange(), torch.randn(1, 3, 8, 8))

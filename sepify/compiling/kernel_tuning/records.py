@@ -17,7 +17,9 @@ from sepify.compiling.kernels.workload import Workload
 from sepify.storage import append_line, read_lines
 
 FILE_NAME = "kernels.jsonl"
-GENERATION = 1  # of the kernels: raised when the same knobs give other code
+# of the kernels: raised when the same knobs give other code, or when the default knobs change, to
+# which every time is relative
+GENERATION = 1
 
 
 @dataclass(frozen=True)
