@@ -73,7 +73,9 @@ def whiten(factors: Factors, conv: nn.Conv2d, inputs: Tensor) -> Coordinates:
         scale = value.square().mean().sqrt().clamp_min(1e-6)
         parameters.append((value / scale).to(wide).requires_grad_())
         roots.append((inverse * scale).to(wide))
-    return Coordinates(factors, (*parameters,), (*roots,))
+    depthwise, pointwise, bias = parameters
+    first, second, third = roots
+    return Coordinates(factors, (depthwise, pointwise, bias), (first, second, third))
 
 
 def _patches(inputs: Tensor, conv: nn.Conv2d, dtype: torch.dtype) -> Tensor:
