@@ -161,8 +161,7 @@ class DistillationPair(nn.Module):
 
     def _layer_errors(self, given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         errors = [
-            (new.float() - old.float()).square().mean()
-            for new, old in zip(given, wanted, strict=True)
+            F.mse_loss(new.float(), old.float()) for new, old in zip(given, wanted, strict=True)
         ]
         return torch.stack(errors) / self.scales
 

@@ -1,6 +1,7 @@
 """`sepify distill`, `sepify convert --distill`, and both in several processes."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -41,6 +42,12 @@ def shell(monkeypatch, capsys, tmp_path):
 
 
 DISTILL = ("distill", "small.pt", "--teacher", "model.pt", "-o", "better.pt", "--batch", "32")
+
+
+def test_help_has_two_examples_and_more(shell):
+    code, out, _ = shell("distill", "--help")
+    assert code == 0
+    assert len(re.findall(r"sepify\s+distill\s+small.pt", out)) == 3
 
 
 def test_distill_writes_the_student_its_plan_and_the_curve(shell):
