@@ -28,8 +28,8 @@ class Coordinates:
     """Of one convolution's factors: trainable tensors of root mean square one, and the way back."""
 
     given: Factors
-    parameters: tuple[Tensor, Tensor, Tensor]  # for depthwise (G, n, k), pointwise (1, n, m), bias
-    roots: tuple[Tensor, Tensor, Tensor]  # C^(-1/2), which they are multiplied by; or its diagonal
+    parameters: tuple[Tensor, ...]  # for depthwise (G, n, k), pointwise (1, n, m), bias
+    roots: tuple[Tensor, ...]  # C^(-1/2), which they are multiplied by; or its diagonal
 
     def factors(self) -> Factors:
         """The factors that the parameters stand for, differentiable in them."""
