@@ -18,6 +18,7 @@ from sepify.lessons import Lesson, describe, prepare, save_history
 from sepify.measuring import Report, compare
 from sepify.models import InputRequest, LoadedModel, load_model
 from sepify.multipliers import inputs_for
+from sepify.passes.thin_channels import NOT_THINNED
 from sepify.planning.budget import read_budget
 from sepify.planning.plan import Method, Plan, Style
 from sepify.planning.plan_file import load_plan, save_plan
@@ -93,7 +94,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             progress=progress,
         )
     done: Plan = small.meta["sepify"].plan
-    if lesson is not None and done.separated:
+    if lesson is not None and done.changes:
         small = lesson.teach(small, model.module, progress)
     if not is_main_process():
         return ConversionResult("", ())
@@ -101,12 +102,12 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
     plan_file = request.output.with_suffix(".plan.json")
     save_plan(done, plan_file)
     written = [request.output, plan_file]
-    if lesson is not None and done.separated:
+    if lesson is not None and done.changes:
         how = f"{describe(small)}; {how}"
         written.append(request.output.with_suffix(".distillation.json"))
         save_history(small, written[-1])
         lesson.forget()
-    if request.report and done.separated:
+    if request.report and done.changes:
         report = compare(
             model.module,
             small,
@@ -122,7 +123,8 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             path = request.output.with_suffix(suffix)
             report.save(path)
             written.append(path)
-    return ConversionResult(_summary(done, how), tuple(written))
+    notes = [note for note in small.meta["sepify"].notes if note.startswith(NOT_THINNED)]
+    return ConversionResult("\n".join([_summary(done, how), *notes]), tuple(written))
 
 
 def compare_files(
@@ -176,7 +178,7 @@ def _sizes(model: LoadedModel, source: Path, output: Path) -> tuple[int, int] | 
 def _summary(plan: Plan, how: str) -> str:
     if not plan.decisions:
         return "nothing to do: the model has no convolutions; it was written as it is"
-    if not plan.separated:
+    if not plan.changes:
         first = plan.kept[0]
         return (
             f"nothing to do: none of {len(plan.decisions)} convolutions can be separated "
@@ -185,6 +187,7 @@ def _summary(plan: Plan, how: str) -> str:
     before = sum(decision.before.macs or 0 for decision in plan)
     after = sum(decision.after.macs or 0 for decision in plan)
     return (
-        f"{len(plan.separated)} of {len(plan.decisions)} convolutions separated by {plan.method}; "
-        f"MACs of the convolutions {before:,} -> {after:,} ({after / before:.2f}x); {how}"
+        f"{len(plan.separated)} of {len(plan.decisions)} convolutions separated by {plan.method} "
+        f"({plan.shape}); MACs of the convolutions {before:,} -> {after:,} "
+        f"({after / max(before, 1):.2f}x); {how}"
     )

@@ -16,6 +16,7 @@ from torch import nn
 import sepify
 from sepify.capture import capture
 from sepify.cli import main
+from sepify.converting import ConversionRequest, convert_file
 from sepify.errors import DependencyError, PlanError, UntrainedWarning, UsageError
 from sepify.measuring import load_report
 from sepify.models import load_model
@@ -287,3 +288,15 @@ def test_nothing_changes_without_them():
         warnings.simplefilter("error")
         plan = sepify.convert(seeded(Plain()), width=1.0).meta["sepify"].plan
     assert (plan.width, plan.resolution) == (1.0, None)
+
+
+@needs_pruning
+def test_a_width_alone_is_worth_writing(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 1, groups=2)).eval()
+    saved = capture(model, (images(1),)).graph_module
+    sepify.save_model(saved, tmp_path / "model.pt", images(1))
+    request = ConversionRequest(str(tmp_path / "model.pt"), tmp_path / "thin.pt", width=0.5)
+    result = convert_file(request, lambda *_: None)
+    assert "0 of 2 convolutions separated" in result.summary
+    assert "not thinned as asked: 0: 32 of 32 channels" in result.summary
+    assert tmp_path / "thin.report.html" in result.written

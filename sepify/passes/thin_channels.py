@@ -18,6 +18,7 @@ from sepify.passes.following import meets
 from sepify.passes.graph import called_module
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+NOT_THINNED = "not thinned as asked"  # how a note on that begins
 MULTIPLE = 8  # channels: whole vectors on every CPU
 
 
@@ -34,7 +35,7 @@ class Thinned:
         layers: dict[str, list[str]] = {}
         for name, reason in self.exceptions.items():
             layers.setdefault(reason, []).append(name)
-        return [f"not thinned as asked: {', '.join(n)}: {why}" for why, n in layers.items()]
+        return [f"{NOT_THINNED}: {', '.join(n)}: {why}" for why, n in layers.items()]
 
 
 def thinned_channels(channels: int, width: float) -> int:

@@ -134,6 +134,11 @@ class Plan:
         return CEILINGS[self.style]
 
     @property
+    def changes(self) -> bool:
+        """Whether the network becomes another one: something is separated, or all is thinned."""
+        return bool(self.separated) or self.width < 1
+
+    @property
     def shape(self) -> str:
         """Style, width and resolution in words."""
         return shape_words(self.style, self.width, self.resolution)
