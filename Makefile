@@ -38,6 +38,10 @@ test-device: $(VENV)/.test
 bench-zoo: $(VENV)/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py
 
+.PHONY: bench-capture
+bench-capture: $(VENV)/.zoo
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/capture_cost.py
+
 bench-factorize: $(VENV)/.bench
 	$(BIN)/python benchmarks/factorize.py
 

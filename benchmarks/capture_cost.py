@@ -9,7 +9,8 @@ the other, so that a busy machine slows all alike: construction, a forward pass 
 torch.fx's own symbolic_trace where it succeeds, capture with its checks. CPU seconds of one thread:
 least, median and spread of the rounds. Beside the ratio stands that of a floor, which is what no
 exact capture by torch.fx does without: its trace, a run of the model, a run of the graph. Needs the
-packages of the zoo, but for ResNet-50. Writes benchmarks/out/capture_cost.json.
+packages of the zoo, but for ResNet-50. Writes benchmarks/out/capture_cost.json after each network;
+what is in it is not measured again.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from zoo.specimen import Specimen
 
 import sepify
 from sepify.capture import capture
-from sepify.storage import write_json
+from sepify.storage import read_json, write_json
 
 RESULTS_FILE = OUT / "capture_cost.json"
 # one or two of each source, among them the slowest
@@ -48,6 +49,7 @@ NETWORKS = (
     "smp/Unet-mobilenet_v2", "smp/Linknet-mobilenet_v2", "ultralytics/yolov8n",
     "transformers/MobileNetV2ForImageClassification", "transformers/SwinForImageClassification",
 )  # fmt: skip
+RESNET = "ResNet-50 converted from its weights alone"
 FX = "torch.fx trace"
 CONTENDERS = ("construction", "forward", FX, "capture")
 Seconds = dict[str, list[float]]
@@ -59,22 +61,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--only", action="append", help="a network of the zoo by name; repeat")
+    parser.add_argument("--again", action="store_true", help="measure anew what is there")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     console = Console(width=150)
-    resnet = {"convert": [_seconds(_convert_resnet50()) for _ in range(options.rounds)]}
-    console.print(f"ResNet-50 converted from its weights alone: {_told(resnet['convert'])}")
-    results: dict[str, Seconds] = {"ResNet-50": resnet}
-    for name in options.only or NETWORKS:
-        with console.status(name):
-            results[name] = _measured(name, options.rounds)
-    write_json(RESULTS_FILE, results)
+    results: dict[str, Seconds] = {}
+    if RESULTS_FILE.is_file() and not options.again:
+        results = read_json(RESULTS_FILE)
+    for name in (RESNET, *(options.only or NETWORKS)):
+        if name not in results:
+            with console.status(name):
+                results[name] = _measured(name, options.rounds)
+            write_json(RESULTS_FILE, results)
+    console.print(f"{RESNET}, CPU ms: {_told(results[RESNET]['convert'])}")
     console.print(_table(results))
 
 
 def _measured(name: str, rounds: int) -> Seconds:
+    if name == RESNET:
+        torch.manual_seed(0)
+        resnet = ResNet50().eval()
+        return {"convert": [_seconds(lambda: sepify.convert(resnet)) for _ in range(rounds)]}
     specimen = Specimen(ENTRIES[name])
     model, inputs = specimen.model, specimen.inputs
     work: dict[str, Callable[[], object]] = {
@@ -92,12 +101,6 @@ def _measured(name: str, rounds: int) -> Seconds:
             except Exception:  # whatever the model's code makes of proxies
                 seconds[what].clear()
     return {what: times[1:] for what, times in seconds.items()}
-
-
-def _convert_resnet50() -> Callable[[], object]:
-    torch.manual_seed(0)
-    model = ResNet50().eval()
-    return lambda: sepify.convert(model)
 
 
 def _seconds(run: Callable[[], object]) -> float:
