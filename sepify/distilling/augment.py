@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from sepify.errors import UsageError
 
 Augment = Callable[[Any, torch.Generator], Any]
-"""augment(images, generator) -> images, on the CPU before they go to the device. A network with
-several inputs gives and takes a tuple. Draw from the generator alone: then resuming is exact."""
+"""augment(images, generator) -> images, on the device that they are learnt on; the generator is the
+CPU's. A network with several inputs gives and takes a tuple. Draw from the generator alone: then
+resuming is exact."""
 
 
 def shift_and_mirror(pixels: int, *, mirror: bool = True) -> Augment:
@@ -28,7 +29,8 @@ def shift_and_mirror(pixels: int, *, mirror: bool = True) -> Augment:
         if mirror:
             mirrored = torch.rand(count, 1, generator=generator) < 0.5
             columns = torch.where(mirrored, columns.flip(1), columns)
-        numbers = torch.arange(count)[:, None, None]
+        numbers = torch.arange(count, device=images.device)[:, None, None]
+        rows, columns = rows.to(images.device), columns.to(images.device)
         # indexing around the channels puts them last
         return padded[numbers, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

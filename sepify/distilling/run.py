@@ -116,7 +116,8 @@ class Run:
             position.losses += self._step(inputs, labels)
             position.batches += 1
             self._tell()
-            if time.monotonic() - self.saved > self.training.save_every:
+            due = time.monotonic() - self.saved > self.training.save_every
+            if due and self.accelerator.sync_gradients:  # gradients half summed up are not saved
                 self._save()
         judgement = self._judge()
         position.cpu_seconds = time.process_time() - self.begun
@@ -171,15 +172,17 @@ class Run:
     def _augmented(self, inputs: Batch) -> Batch:
         if self.augment is None:
             return inputs
-        place = (self.position.epoch, self.position.batches, self.accelerator.process_index)
-        generator = torch.Generator().manual_seed(mixed(self.training.seed, *place))
+        generator = torch.Generator().manual_seed(mixed(self.training.seed, *self._place()))
         images = self.augment(inputs[0] if len(inputs) == 1 else inputs, generator)
         return (images,) if isinstance(images, Tensor) else tuple(images)
+
+    def _place(self) -> tuple[int, int, int]:
+        return self.position.epoch, self.position.batches, self.accelerator.process_index
 
     def _step(self, inputs: Batch, labels: Tensor | None) -> float:
         """Learn from one batch; its loss, over all processes. Raises DistillationError."""
         position, accelerator, optimizer = self.position, self.accelerator, self.optimizer
-        torch.manual_seed(mixed(self.training.seed, position.step, accelerator.process_index))
+        torch.manual_seed(mixed(self.training.seed, *self._place()))  # for dropout
         self.pair.set_progress(position.step / self.steps)
         for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate_at(position.step, self.steps, self.training.warmup)

@@ -37,6 +37,7 @@ def record(network) -> sepify.distilling.Distillation:
     return network.meta["sepify.distillation"]
 
 
+@torch.no_grad()
 def distance(network, other):
     x = images(64, seed=9)
     return float((network(x).softmax(1) - other(x).softmax(1)).abs().mean())

@@ -55,6 +55,16 @@ def test_a_finished_run_is_not_run_again(whole, tmp_path):
     assert told == []
 
 
+def test_no_checkpoint_falls_between_batches_of_one_step(tmp_path):
+    training = replace(SETTINGS, batch=16, accumulate=3)  # eight batches: steps after 3, 6, 8
+    expected = train(tmp_path / "whole", training=training)
+    path = tmp_path / "checkpoint"
+    with pytest.raises(Stop):
+        train(path, training=training, progress=stop_at(13))
+    assert read_state(path)["position"]["batches"] == 3
+    assert same(weights(train(path, training=training)), weights(expected))
+
+
 class Stop(BaseException):
     pass
 
