@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from networks import MobileNetV1, ResNet18, Vgg16Bn
 from torch import nn
 
 import sepify
-
-PLANS = Path(__file__).parent / "plans"
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,14 @@ def _separable(rank: int) -> Callable[[], nn.Module]:
     return lambda: sepify.convert(ResNet18().eval(), rank=rank, keep=["conv1"])
 
 
-def _planned(network: Callable[[], nn.Module], plan: str) -> Callable[[], nn.Module]:
-    """By a plan that `sepify.plan` made."""
-    return lambda: sepify.convert(network().eval(), plan=sepify.load_plan(PLANS / plan))
-
-
 NETWORKS = {
     "sep-resnet18": Entry(_separable(1), {1: 0.93, 2: 0.92}, "resnet18"),
     "sep-resnet18-rank2": Entry(_separable(2), {1: 0.95, 2: 0.95}, "resnet18"),
-    "resnet18-planned": Entry(
-        _planned(ResNet18, "resnet18-macs50.json"), {1: 0.95, 2: 0.95}, "resnet18"
+    # a mixture such as plans give: the first three blocks kept, the others at rank 2
+    "resnet18-mixture": Entry(
+        lambda: sepify.convert(ResNet18().eval(), rank=2, keep=["conv1", "blocks.[0-2].*"]),
+        {1: 0.95, 2: 0.95},
+        "resnet18",
     ),
     "mobilenet-v1": Entry(MobileNetV1, {1: 0.93, 2: 0.92}),
     # the uniform plan at 0.35 of the multiply-adds: rank 3 everywhere but in the first convolution
