@@ -1,21 +1,20 @@
-"""Files in, files out: what `sepify convert` and `sepify report` do."""
+"""Files in, files out: what `sepify convert` does."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from sepify.convert import convert
-from sepify.errors import UntrainedWarning, UsageError
+from sepify.errors import UntrainedWarning
+from sepify.evidence import DataRequest, gather_data, origin_of
 from sepify.factorize.factors import Order
 from sepify.forms import require_form, save_model
-from sepify.image_files import read_images, read_labelled
-from sepify.input_note import note_inputs
 from sepify.lessons import Lesson, describe, prepare, save_history
-from sepify.measuring import Report, compare
+from sepify.measuring import compare
 from sepify.models import InputRequest, LoadedModel, load_model
 from sepify.multipliers import inputs_for
 from sepify.passes.thin_channels import NOT_THINNED
@@ -26,6 +25,8 @@ from sepify.processes import is_main_process
 from sepify.storage import require_writable
 
 Progress = Callable[[str, int, int], None]
+
+REPORTS = (".json", ".html")  # written beside a converted model
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,32 @@ class ConversionRequest:
     keep: tuple[str, ...] = ()
     budget: str | None = None
     plan: Path | None = None
-    calibration: Path | None = None
     method: str | None = None
     memory: float = 4.0  # GiB
-    data: Path | None = None
+    given: DataRequest = field(default_factory=DataRequest)
     distill: Lesson | None = None
     report: bool = True
 
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """What to tell the user, and the files written; nothing in a process that is not the first."""
+    """What to tell the user, the plan that was carried out, and the files written; no files in a
+    process that is not the first."""
 
     summary: str
+    plan: Plan
     written: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines, in plain JSON types."""
+        before, after = _macs(self.plan)
+        return {
+            "convolutions": len(self.plan.decisions),
+            "separated": len(self.plan.separated),
+            "method": self.plan.method,
+            "macs": [before, after],
+            "written": [str(path) for path in self.written],
+        }
 
 
 def convert_file(request: ConversionRequest, progress: Progress) -> ConversionResult:
@@ -70,10 +83,12 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
     require_writable(request.output.parent)
     budget = None if request.budget is None else read_budget(request.budget)
     plan = None if request.plan is None else load_plan(request.plan)
-    calibration = None if request.calibration is None else read_images(request.calibration)
-    labelled = None if request.data is None else read_labelled(request.data)
-    lesson = None if request.distill is None else prepare(request.distill, request.output)
     model = load_model(request.model, request.inputs)
+    given = gather_data(request.given, model)
+    lesson = None
+    if request.distill is not None:
+        shape = tuple(model.inputs[0].shape)
+        lesson = prepare(request.distill, request.output, given.preparation, shape)
     with warnings.catch_warnings():
         if lesson is not None:  # what is to be trained will be
             warnings.simplefilter("ignore", UntrainedWarning)
@@ -88,7 +103,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             resolution=request.resolution,
             keep=request.keep,
             example_inputs=model.inputs,
-            calibration=calibration,
+            calibration=given.calibration,
             method=cast("Method | None", request.method),
             memory=int(request.memory * 2**30),
             progress=progress,
@@ -97,7 +112,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
     if lesson is not None and done.changes:
         small = lesson.teach(small, model.module, progress)
     if not is_main_process():
-        return ConversionResult("", ())
+        return ConversionResult("", done, ())
     how = save_model(small, request.output, inputs_for(done, model.inputs))
     plan_file = request.output.with_suffix(".plan.json")
     save_plan(done, plan_file)
@@ -108,64 +123,28 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
         save_history(small, written[-1])
         lesson.forget()
     if request.report and done.changes:
+        roles = {"the original": request.model, "the plan": str(plan_file)}
         report = compare(
             model.module,
             small,
             model.inputs,
-            data=labelled,
-            unlabelled=calibration,
+            data=given.labelled,
+            names=given.names,
+            metric=given.metric,
+            unlabelled=given.calibration,
             target=None,
             threads=(),
             sizes=_sizes(model, Path(request.model), request.output),
             progress=progress,
+            origin=origin_of(roles, request.given, done),
         )
-        for suffix in (".report.json", ".report.html"):
-            path = request.output.with_suffix(suffix)
+        for suffix in REPORTS:
+            path = request.output.with_suffix(f".report{suffix}")
             report.save(path)
             written.append(path)
     notes = [note for note in small.meta["sepify"].notes if note.startswith(NOT_THINNED)]
-    return ConversionResult("\n".join([_summary(done, how), *notes]), tuple(written))
-
-
-def compare_files(
-    before: str,
-    after: str,
-    *,
-    inputs: InputRequest | None = None,
-    data: Path | None = None,
-    plan: Path | None = None,
-    target: str | None = "native",
-    outputs: Sequence[Path] = (),
-    progress: Progress | None = None,
-) -> Report:
-    """The report on two models, saved as each of `outputs` (.html or .json, checked beforehand);
-    the plan beside `after` is used where none is named."""
-    for path in outputs:
-        if path.suffix not in (".html", ".json"):
-            raise UsageError(f"{path}: a report is saved as .html or .json")
-        require_writable(path.parent)
-    original = load_model(before, inputs)
-    beside = Path(after).with_suffix(".plan.json")
-    plan = plan or (beside if beside.is_file() else None)
-    done = None if plan is None else load_plan(plan)
-    noted = note_inputs(inputs_for(done, original.inputs))
-    converted = load_model(after, InputRequest(noted.shapes, noted.dtypes))
-    sizes = None
-    if original.size and converted.size and Path(before).suffix == Path(after).suffix:
-        sizes = (original.size, converted.size)
-    report = compare(
-        original.module,
-        converted.module,
-        original.inputs,
-        data=None if data is None else read_labelled(data),
-        plan=done,
-        target=target,
-        sizes=sizes,
-        progress=progress,
-    )
-    for path in outputs:
-        report.save(path)
-    return report
+    summary = "\n".join([_summary(done, how), *notes])
+    return ConversionResult(summary, done, tuple(written))
 
 
 def _sizes(model: LoadedModel, source: Path, output: Path) -> tuple[int, int] | None:
@@ -173,6 +152,13 @@ def _sizes(model: LoadedModel, source: Path, output: Path) -> tuple[int, int] | 
     if model.size is None or source.suffix != output.suffix:
         return None
     return (model.size, output.stat().st_size)
+
+
+def _macs(plan: Plan) -> tuple[int, int]:
+    return (
+        sum(decision.before.macs or 0 for decision in plan),
+        sum(decision.after.macs or 0 for decision in plan),
+    )
 
 
 def _summary(plan: Plan, how: str) -> str:
@@ -184,8 +170,7 @@ def _summary(plan: Plan, how: str) -> str:
             f"nothing to do: none of {len(plan.decisions)} convolutions can be separated "
             f"({first.name}: {first.reason}); it was written as it is"
         )
-    before = sum(decision.before.macs or 0 for decision in plan)
-    after = sum(decision.after.macs or 0 for decision in plan)
+    before, after = _macs(plan)
     return (
         f"{len(plan.separated)} of {len(plan.decisions)} convolutions separated by {plan.method} "
         f"({plan.shape}); MACs of the convolutions {before:,} -> {after:,} "

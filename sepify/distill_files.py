@@ -9,6 +9,7 @@ from pathlib import Path
 from sepify.capture import capture
 from sepify.convert import Conversion
 from sepify.forms import require_form, save_model
+from sepify.images import read_preparation
 from sepify.input_note import note_inputs
 from sepify.lessons import Lesson, describe, prepare, save_history
 from sepify.models import InputRequest, load_model
@@ -29,6 +30,7 @@ class DistillationRequest:
     output: Path
     lesson: Lesson
     inputs: InputRequest | None = None
+    preprocess: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ def distill_file(request: DistillationRequest, progress: Progress) -> Distillati
     """
     require_form(request.output)
     require_writable(request.output.parent)
-    prepared = prepare(request.lesson, request.output)
+    preparation = None if request.preprocess is None else read_preparation(request.preprocess)
     original = load_model(request.teacher, request.inputs)
+    shape = tuple(original.inputs[0].shape)
+    prepared = prepare(request.lesson, request.output, preparation, shape)
     noted = note_inputs(original.inputs)
     converted = load_model(request.student, InputRequest(noted.shapes, noted.dtypes))
     beside = Path(request.student).with_suffix(".plan.json")

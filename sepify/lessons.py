@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -13,7 +13,7 @@ from sepify.distilling import Distillation, Losses, Training, distill
 from sepify.distilling.augment import read_augment
 from sepify.distilling.training import Precision
 from sepify.errors import UsageError
-from sepify.image_files import read_images, read_maybe_labelled
+from sepify.images import Preparation, read_images, read_maybe_labelled
 from sepify.storage import write_json
 
 Progress = Callable[[str, int, int], None]
@@ -23,8 +23,8 @@ Progress = Callable[[str, int, int], None]
 class Lesson:
     """The options that say how a student is taught, as a person gives them."""
 
-    data: Path
-    heldout: Path | None = None
+    data: str | Path
+    heldout: str | Path | None = None
     epochs: int = 3
     batch: int = 128
     rate: float | None = None
@@ -72,9 +72,15 @@ class Prepared:
         self.checkpoint.unlink(missing_ok=True)
 
 
-def prepare(lesson: Lesson, output: Path) -> Prepared:
+def prepare(
+    lesson: Lesson,
+    output: Path,
+    preparation: Preparation | None = None,
+    shape: Sequence[int] | None = None,
+) -> Prepared:
     """Read and check everything that a lesson needs before the long work begins. Its checkpoint
-    lies beside `output`: small.pt has small.distill."""
+    lies beside `output`: small.pt has small.distill. `preparation` and the `shape` of the networks'
+    input are for data that are pictures."""
     if lesson.epochs < 1:
         raise UsageError(f"--epochs {lesson.epochs}: there is nothing to do; give 1 or more")
     if lesson.augment is not None:
@@ -96,8 +102,11 @@ def prepare(lesson: Lesson, output: Path) -> Prepared:
         mixed_precision=cast(Precision, lesson.precision),
         seed=lesson.seed,
     )
-    heldout = None if lesson.heldout is None else read_images(lesson.heldout)
-    return Prepared(lesson, read_maybe_labelled(lesson.data), heldout, losses, training, checkpoint)
+    heldout = None
+    if lesson.heldout is not None:
+        heldout = read_images(lesson.heldout, preparation, shape)
+    data = read_maybe_labelled(lesson.data, preparation, shape)
+    return Prepared(lesson, data, heldout, losses, training, checkpoint)
 
 
 def describe(taught: fx.GraphModule) -> str:

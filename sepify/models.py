@@ -6,6 +6,7 @@ import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def load_model(spec: str, asked: InputRequest | None = None) -> LoadedModel:
     """
     asked = asked or InputRequest()
     suffix = Path(spec).suffix
-    if _names_a_factory(spec):
+    if names_a_function(spec):
         module, noted, size = _call_factory(spec), None, None
     elif suffix in WRITTEN_ONLY:
         raise UsageError(
@@ -128,24 +129,30 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _names_a_factory(spec: str) -> bool:
-    module, colon, factory = spec.rpartition(":")
-    looks_so = bool(colon) and factory.isidentifier() and "/" not in module
+def names_a_function(spec: str) -> bool:
+    """Whether `spec` reads as module:name, and is no file of that name."""
+    module, colon, name = spec.rpartition(":")
+    looks_so = bool(colon) and name.isidentifier() and "/" not in module
     return looks_so and not Path(spec).exists()
 
 
-def _call_factory(spec: str) -> nn.Module:
-    name, _, factory = spec.rpartition(":")
+def import_named(spec: str) -> Any:
+    """What "package.module:name" names; importing runs that module's code. Raises UsageError."""
+    place, _, name = spec.rpartition(":")
     sys.path.insert(0, "")  # as `python -m` does: modules of the current folder can be named
     try:
-        module = importlib.import_module(name)
+        module = importlib.import_module(place)
     except ImportError as error:
-        raise UsageError(f"cannot import '{name}' for {spec}: {error}") from error
+        raise UsageError(f"cannot import '{place}' for {spec}: {error}") from error
     finally:
         sys.path.remove("")
-    made = getattr(module, factory, None)
-    if made is None:
-        raise UsageError(f"'{name}' has no '{factory}'")
+    if not hasattr(module, name):
+        raise UsageError(f"'{place}' has no '{name}'")
+    return getattr(module, name)
+
+
+def _call_factory(spec: str) -> nn.Module:
+    made = import_named(spec)
     try:
         model = made if isinstance(made, nn.Module) else made()
     except Exception as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -14,7 +15,8 @@ from torch import Tensor
 from sepify.calibration.batches import calibration_batches
 from sepify.capture import capture
 from sepify.errors import UsageError
-from sepify.image_files import read_images, read_labelled
+from sepify.evidence import DataRequest, gather_data
+from sepify.images import in_memory
 from sepify.models import InputRequest, LoadedModel, load_model
 from sepify.multipliers import reduce_network
 from sepify.planning.budget import read_budget
@@ -24,7 +26,7 @@ from sepify.planning.make import make_plan
 from sepify.planning.measurements import load_measurements, save_measurements
 from sepify.planning.plan import STYLES, Plan, Style, shape_words
 from sepify.planning.plan_diff import PlanDiff, diff_plans
-from sepify.planning.plan_file import load_plan, save_plan
+from sepify.planning.plan_file import load_plan, plan_to_dict, save_plan
 from sepify.planning.planner import Known, measure_candidates
 from sepify.planning.survey import survey
 from sepify.planning.uniform import refusals
@@ -39,7 +41,7 @@ class PlanningRequest:
 
     model: str
     inputs: InputRequest | None
-    calibration: Path
+    given: DataRequest
     budget: str | None = None
     frontier: bool = False
     output: Path | None = None
@@ -47,16 +49,16 @@ class PlanningRequest:
     width: float | None = None
     resolution: float | None = None
     keep: tuple[str, ...] = ()
-    data: Path | None = None
     measurements: Path | None = None
     latency_table: Path | None = None
 
 
 @dataclass(frozen=True)
 class PlanningResult:
-    """What to tell the user, and the files written."""
+    """What to tell the user, the plan or the frontier for machines, and the files written."""
 
     summary: RenderableType
+    facts: dict[str, Any]
     written: tuple[Path, ...]
 
 
@@ -76,14 +78,17 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
     for path in written:
         require_writable(path.parent)
     known = _known(request)
-    calibration = read_images(request.calibration)
-    labelled = None if request.data is None else read_labelled(request.data)
     model = load_model(request.model, request.inputs)
+    given = gather_data(request.given, model)
+    calibration = given.calibration
+    assert calibration is not None
+    labelled = None if given.labelled is None else in_memory(given.labelled)
     summary: RenderableType
     if budget is None:
         frontier = _frontier(request, model, calibration, known, progress)
+        facts = frontier.to_dict()
         if request.output is not None:
-            write_json(request.output, frontier.to_dict())
+            write_json(request.output, facts)
         summary = render_frontier(frontier)
     else:
         plan = make_plan(
@@ -101,8 +106,10 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
         )
         assert request.output is not None
         save_plan(plan, request.output)
+        facts = plan_to_dict(plan)
         summary = Text(describe_plan(plan))
-    return PlanningResult(summary, tuple(path for path in written if path.is_file()))
+    there = [path for path in written if path.is_file() or path == Path("-")]
+    return PlanningResult(summary, facts, tuple(there))
 
 
 def _frontier(

@@ -8,10 +8,12 @@ TorchScript operators, never Python.)
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -28,6 +30,7 @@ from sepify.errors import FileError
 from sepify.input_note import InputNote, Shape, read_note
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch.export import ExportedProgram
 
 METADATA_NAME = "sepify.json"
@@ -82,7 +85,10 @@ def require_writable(folder: Path | str) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text, whole or not at all; "-" is stdout."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -143,7 +149,9 @@ def pack(folder: Path, path: Path, name: str) -> None:
 
 
 def read_text(path: Path | str) -> str:
-    """Read UTF-8 text. Raises FileError naming the file."""
+    """Read UTF-8 text; "-" is stdin. Raises FileError naming the file."""
+    if str(path) == "-":
+        return sys.stdin.read()
     try:
         return _read_bytes(Path(path)).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -152,15 +160,23 @@ def read_text(path: Path | str) -> str:
 
 def read_json(path: Path | str) -> Any:
     """Read JSON. Raises FileError naming the file, the line and the column of a fault."""
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: Path | str) -> Any:
+    """The JSON that `text`, read from `path`, holds. Raises FileError as `read_json` does."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise FileError(f"{path} is not valid JSON: {error.msg} at {where}") from error
 
 
-def read_arrays(path: Path | str, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz file; pickled objects are refused. Raises FileError."""
+def read_arrays(
+    path: Path | str, names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz file, and those of the optional ones that it has; pickled objects
+    are refused. Raises FileError."""
     path = Path(path)
     _require_file(path)
     try:
@@ -170,20 +186,41 @@ def read_arrays(path: Path | str, names: Sequence[str]) -> dict[str, np.ndarray]
             missing = [name for name in names if name not in archive]
             if missing:
                 raise FileError(f"{path} has no array {missing[0]!r}; it has {archive.files}")
-            return {name: archive[name] for name in names}
+            there = [*names, *(name for name in optional if name in archive)]
+            return {name: archive[name] for name in there}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise FileError(f"{path} is not a readable .npz file: {_first_line(error)}") from error
 
 
-def has_array(path: Path | str, name: str) -> bool:
-    """Whether an .npz file holds an array called `name`. Raises FileError."""
-    path = Path(path)
-    _require_file(path)
+def read_picture(path: Path | str) -> Image:
+    """A picture, decoded. Raises FileError naming the file."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        with zipfile.ZipFile(path) as archive:
-            return f"{name}.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path} is not a readable .npz file: {_first_line(error)}") from error
+        picture = Image.open(path)
+        picture.load()
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise FileError(f"{path} is not a readable picture: {_first_line(error)}") from error
+    return picture
+
+
+def file_digest(path: Path | str) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file; of a folder, those of all files in it, names and contents, in
+    the order of their names. Raises FileError."""
+    path = Path(path)
+    digest, size = hashlib.sha256(), 0
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    try:
+        for file in files:
+            if path.is_dir():
+                digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(2**20):
+                    size += len(block)
+                    digest.update(block)
+    except OSError as error:
+        raise FileError(f"cannot read {file}: {_cause(error)}") from error
+    return size, digest.hexdigest()
 
 
 def read_array(path: Path | str) -> np.ndarray:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import inspect as signatures
+import json
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.markup import escape
 
-from sepify.cli import compile, convert, demo, device, diff, distill, inspect, plan, report
-from sepify.cli.console import err, show_warning
+from sepify.cli import compile, convert, demo, device, diff, distill, doctor, inspect, plan, report
+from sepify.cli.console import err, list_written, notes, out, show_warning
+from sepify.cli.outcome import Outcome
 from sepify.errors import SepifyError
+from sepify.processes import is_main_process
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,12 +28,48 @@ app = typer.Typer(
     help="Turn a trained convolutional network into a depthwise-separable one, compile it for the "
     "CPU it will run on, and prove what that bought.",
     epilog="MODEL is a TorchScript (.pt) or torch.export (.pt2) file, or module:factory (which "
-    "runs that module's code).",
+    "runs that module's code). '-' is stdin or stdout for JSON and Markdown.",
 )
+STREAM = Path("-")
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for machines")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no list of files")]
 
 
-def _command(function: Callable[..., None], examples: tuple[str, ...]) -> None:
-    app.command(epilog="\n\n".join(["Examples:", *examples]))(function)
+def _command(function: Callable[..., Outcome | None], examples: tuple[str, ...]) -> None:
+    app.command(epilog="\n\n".join(["Examples:", *examples]))(_shown(function))
+
+
+def _shown(function: Callable[..., Outcome | None]) -> Callable[..., None]:
+    """The command with --json and --quiet, its outcome printed."""
+
+    @functools.wraps(function)
+    def command(*, as_json: bool, quiet: bool, **options: Any) -> None:
+        notes.quiet = quiet
+        outcome = function(**options)
+        if outcome is None or not is_main_process():
+            return
+        if as_json or outcome.shown is None:
+            typer.echo(json.dumps(outcome.facts, indent=2))
+        else:
+            # where a file went to stdout, nothing else may
+            (notes if STREAM in outcome.written else out).print(outcome.shown)
+        list_written(path for path in outcome.written if path != STREAM)
+
+    # typer reads the signature; annotations are resolved here, where their names are known
+    hints = get_type_hints(function, include_extras=True)
+    given = signatures.signature(function)
+    kind = signatures.Parameter.KEYWORD_ONLY
+    parameters = [
+        parameter.replace(kind=kind, annotation=hints[name])
+        for name, parameter in given.parameters.items()
+    ]
+    for name, annotation in (("as_json", AsJson), ("quiet", Quiet)):
+        hints[name] = annotation
+        parameters.append(signatures.Parameter(name, kind, default=False, annotation=annotation))
+    command.__annotations__ = hints
+    vars(command)["__signature__"] = given.replace(parameters=parameters)
+    return command
 
 
 _command(inspect.inspect, inspect.EXAMPLES)
@@ -38,6 +81,7 @@ _command(compile.compile, compile.EXAMPLES)
 app.add_typer(device.app, name="device")
 _command(report.report, report.EXAMPLES)
 _command(demo.demo, demo.EXAMPLES)
+_command(doctor.doctor, doctor.EXAMPLES)
 
 
 def main() -> None:

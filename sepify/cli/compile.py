@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
-from sepify.cli.console import list_written, out
 from sepify.cli.options import Shapes, Types, input_request
+from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
 
 EXAMPLES = (
@@ -61,7 +64,7 @@ def compile(
     ] = None,
     input_shape: Shapes = None,
     dtype: Types = None,
-) -> None:
+) -> Outcome:
     """Compile a model with TVM for a CPU. What this machine can run is checked against torch before
     it is kept; a bundle for another one checks itself there: its self-test."""
     from sepify.compiling import CompilationRequest, compile_file, targets
@@ -69,11 +72,12 @@ def compile(
     from sepify.errors import UsageError
 
     if target == "list":
+        table = Table.grid(padding=(0, 2))
         for preset in targets():
-            out.print(f"{preset.name:15} {escape(preset.summary)}", soft_wrap=True)
+            table.add_row(preset.name, escape(preset.summary))
             if preset.details:
-                out.print(f"{'':15} [dim]{escape(preset.details)}[/]", soft_wrap=True)
-        return
+                table.add_row("", f"[dim]{escape(preset.details)}[/]")
+        return Outcome(table, [asdict(preset) for preset in targets()])
     if model is None or output is None:
         raise UsageError("compile needs a MODEL and an output folder: sepify compile MODEL -o DIR")
     request = CompilationRequest(
@@ -91,5 +95,5 @@ def compile(
     )
     with progress_bar() as progress:
         summary = compile_file(request, progress)
-    out.print(escape(summary), soft_wrap=True)
-    list_written([output])
+    facts = {"summary": summary, "written": [str(output)]}
+    return Outcome(Text(summary), facts, (output,))

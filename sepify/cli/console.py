@@ -1,4 +1,4 @@
-"""The two consoles, and what every command says in the same words."""
+"""The consoles, and what every command says in the same words."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from sepify.processes import is_main_process
 
 out = Console(quiet=not is_main_process())  # of several processes one speaks
 err = Console(stderr=True)
+notes = Console(stderr=True)  # what --quiet leaves out: progress, files written
 
 
 def list_written(paths: Iterable[Path]) -> None:
     """Name the files that were written, on stderr."""
     for path in paths:
-        err.print(f"wrote {escape(str(path))}", soft_wrap=True)
+        notes.print(f"wrote {escape(str(path))}", soft_wrap=True)
 
 
 _show_other_warning = warnings.showwarning

@@ -7,22 +7,26 @@ from typing import Annotated
 
 import typer
 
-from sepify.cli.console import list_written, out
 from sepify.cli.options import (
     Augment,
     Budget,
+    Calibration,
     Data,
     Epochs,
     Keep,
+    Metric,
     Model,
+    Preprocess,
     Resolution,
     Resume,
     Shapes,
     Style,
     Types,
     Width,
+    data_request,
     input_request,
 )
+from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
 
 EXAMPLES = (
@@ -53,9 +57,7 @@ def convert(
     keep: Keep = None,
     budget: Budget = None,
     plan: Annotated[Path | None, typer.Option(help="Carry out this plan.json instead")] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Unlabelled inputs (n,C,H,W): .npy, or .npz with 'images'")
-    ] = None,
+    calibration: Calibration = None,
     method: Annotated[
         str | None, typer.Option(help="least-squares (default with calibration data) or svd")
     ] = None,
@@ -63,11 +65,13 @@ def convert(
         float, typer.Option(help="GiB for calibration; what is beyond goes to a temporary file")
     ] = 4.0,
     data: Data = None,
+    preprocess: Preprocess = None,
+    metric: Metric = None,
     distill: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Images that the original then teaches the converted model on: .npy, or .npz with "
-            "'images', and 'labels' if any; finer settings: sepify distill"
+            help="Images that the original then teaches the converted model on, as --data, labels "
+            "or none; finer settings: sepify distill"
         ),
     ] = None,
     epochs: Epochs = 3,
@@ -76,7 +80,7 @@ def convert(
     report: Annotated[bool, typer.Option(help="Also write OUTPUT's .report.json and .html")] = True,
     input_shape: Shapes = None,
     dtype: Types = None,
-) -> None:
+) -> Outcome:
     """Rewrite a model's convolutions into depthwise + pointwise ones."""
     from sepify.converting import ConversionRequest, convert_file
     from sepify.lessons import Lesson
@@ -96,14 +100,12 @@ def convert(
         keep=tuple(keep or ()),
         budget=budget,
         plan=plan,
-        calibration=calibration,
         method=method,
         memory=memory,
-        data=data,
+        given=data_request(data, calibration, preprocess, metric),
         distill=lesson,
         report=report,
     )
     with progress_bar() as progress:
         result = convert_file(request, progress)
-    out.print(result.summary)
-    list_written(result.written)
+    return Outcome(result.summary, result.to_dict(), result.written)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sepify.cli.console import list_written, out
+from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
 
 EXAMPLES = (
@@ -21,11 +21,10 @@ def demo(
         "sepify-demo"
     ),
     rank: Annotated[int, typer.Option(help="Separable terms a channel, from 1")] = 1,
-) -> None:
+) -> Outcome:
     """The whole job on the network and the images that come with the package."""
     from sepify.demo.run import run_demo
 
     with progress_bar() as progress:
         result = run_demo(output, rank, progress)
-    out.print(result.report)
-    list_written(result.written)
+    return Outcome(result.report, result.report.to_dict(), result.written)

@@ -7,26 +7,20 @@ from typing import Annotated
 
 import typer
 
-from sepify.cli.console import out
+from sepify.cli.outcome import Outcome
 
 EXAMPLES = (
     "sepify diff plan1.json plan2.json",
-    "sepify diff old.json new.json --json",
+    "sepify plan model.pt --calibration x.npy --budget macs=35% -o - | sepify diff old.json -",
 )
 
 
 def diff(
-    first: Annotated[Path, typer.Argument(help="plan.json")],
-    second: Annotated[Path, typer.Argument(help="plan.json")],
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for a pipeline")] = False,
-) -> None:
+    first: Annotated[Path, typer.Argument(help="plan.json; - is stdin")],
+    second: Annotated[Path, typer.Argument(help="plan.json; - is stdin")],
+) -> Outcome:
     """What the second plan does differently from the first."""
-    import json
-
     from sepify.plan_files import diff_files
 
     found = diff_files(first, second)
-    if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
-    else:
-        out.print(found.render())
+    return Outcome(found.render(), found.to_dict())

@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
-from sepify.cli.console import list_written, out
-from sepify.cli.options import Augment, Epochs, Resume, Shapes, Types, input_request
+from sepify.cli.options import (
+    Augment,
+    Epochs,
+    Preprocess,
+    Resume,
+    Shapes,
+    Types,
+    input_request,
+)
+from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
 
 EXAMPLES = (
@@ -24,15 +32,18 @@ def distill(
     student: Annotated[str, typer.Argument(help="The converted model: .pt, .pt2, module:factory")],
     teacher: Annotated[str, typer.Option(help="The original: .pt, .pt2 or module:factory")],
     data: Annotated[
-        Path,
-        typer.Option(help="Images to learn from: .npy, or .npz with 'images', and 'labels' if any"),
+        str,
+        typer.Option(
+            help="Images to learn from, with labels or without: a folder of pictures, .npy, .npz "
+            "with 'images', a Hugging Face dataset on disk, or module:function"
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File to write: .pt, .pt2, .onnx, .safetensors")
     ],
     epochs: Epochs = 3,
     heldout: Annotated[
-        Path | None, typer.Option(help="Images to judge by; without, one in eight of the data")
+        str | None, typer.Option(help="Images to judge by; without, one in eight of the data")
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time, over all processes")] = 128,
     rate: Annotated[float | None, typer.Option(help="Peak rate of AdamW, 0.002 if none")] = None,
@@ -43,6 +54,7 @@ def distill(
     label_weight: Annotated[
         float, typer.Option(help="Weight of cross-entropy with labels; 0 switches it off")
     ] = 0.1,
+    preprocess: Preprocess = None,
     augment: Augment = None,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16")] = "no",
     freeze_batchnorm: Annotated[
@@ -55,7 +67,7 @@ def distill(
     resume: Resume = False,
     input_shape: Shapes = None,
     dtype: Types = None,
-) -> None:
+) -> Outcome:
     """Let the original network teach a converted one; labels are optional.
 
     Runs in several processes or on several machines under `accelerate launch -m sepify distill`.
@@ -80,9 +92,9 @@ def distill(
         resume=resume,
     )
     request = DistillationRequest(
-        student, teacher, output, lesson, input_request(input_shape, dtype)
+        student, teacher, output, lesson, input_request(input_shape, dtype), preprocess
     )
     with progress_bar() as progress:
         result = distill_file(request, progress)
-    out.print(result.summary)
-    list_written(result.written)
+    facts = {"summary": result.summary, "written": [str(path) for path in result.written]}
+    return Outcome(result.summary, facts, result.written)

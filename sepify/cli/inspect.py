@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sepify.cli.console import out
 from sepify.cli.options import Model, Shapes, Types, input_request
+from sepify.cli.outcome import Outcome
 
 EXAMPLES = (
     "sepify inspect model.pt --input-shape 1,3,224,224",
@@ -11,9 +11,10 @@ EXAMPLES = (
 )
 
 
-def inspect(model: Model, input_shape: Shapes = None, dtype: Types = None) -> None:
-    """Layers, what they cost, how separable each is."""
-    from sepify.inspecting import inspection_table
+def inspect(model: Model, input_shape: Shapes = None, dtype: Types = None) -> Outcome:
+    """What is worth converting: layers, their cost, how separable each is, MACs at ranks 1 to 3."""
+    from sepify.inspecting import inspect_model, render
     from sepify.models import load_model
 
-    out.print(inspection_table(load_model(model, input_request(input_shape, dtype))))
+    found = inspect_model(load_model(model, input_request(input_shape, dtype)))
+    return Outcome(render(found), found.to_dict())

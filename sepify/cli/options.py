@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shlex
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from sepify.evidence import DataRequest
     from sepify.models import InputRequest
 
 Model = Annotated[str, typer.Argument(help="A .pt or .pt2 file, or module:factory")]
@@ -28,8 +30,30 @@ Types = Annotated[
     ),
 ]
 Data = Annotated[
-    Path | None,
-    typer.Option(help="Labelled test data: .npz with arrays 'images' (n,C,H,W) and 'labels' (n)"),
+    str | None,
+    typer.Option(
+        help="Labelled test data: a folder with one folder of pictures a class, an .npz with "
+        "'images' (n,C,H,W) and 'labels', a Hugging Face dataset on disk, or module:function"
+    ),
+]
+CALIBRATION = typer.Option(
+    help="Unlabelled inputs, a few hundred: as --data without the labels, or an .npy (n,C,H,W)"
+)
+Calibration = Annotated[str | None, CALIBRATION]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        help="How pictures become inputs: size=256,crop=224,mean=0.485/0.456/0.406,"
+        "std=0.229/0.224/0.225, a timm or torchvision config.json, timm:MODEL or "
+        "torchvision:WEIGHTS. Default: the input's size, values 0 to 1"
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="module:function of (output, labels) that returns one number an image, instead of "
+        "top-1"
+    ),
 ]
 Keep = Annotated[
     list[str] | None, typer.Option(help="Convolutions to leave alone, e.g. 'layer1.*'; repeat")
@@ -69,6 +93,16 @@ Augment = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the distillation of a run that did not end")
 ]
+
+
+def data_request(
+    data: str | None, calibration: str | None, preprocess: str | None, metric: str | None = None
+) -> DataRequest:
+    """The options that name data, and the command that they stand in."""
+    from sepify.evidence import DataRequest
+
+    command = shlex.join(["sepify", *sys.argv[1:]])
+    return DataRequest(data, calibration, preprocess, metric, command)
 
 
 def input_request(shapes: list[str] | None, dtypes: list[str] | None) -> InputRequest:

@@ -7,19 +7,22 @@ from typing import Annotated
 
 import typer
 
-from sepify.cli.console import list_written, out
 from sepify.cli.options import (
+    CALIBRATION,
     Budget,
     Data,
     Keep,
     Model,
+    Preprocess,
     Resolution,
     Shapes,
     Style,
     Types,
     Width,
+    data_request,
     input_request,
 )
+from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
 
 EXAMPLES = (
@@ -30,21 +33,21 @@ EXAMPLES = (
 
 def plan(
     model: Model,
-    calibration: Annotated[
-        Path, typer.Option(help="Unlabelled inputs (n,C,H,W): .npy, or .npz with 'images'")
-    ],
+    calibration: Annotated[str, CALIBRATION],
     budget: Budget = None,
     frontier: Annotated[
         bool, typer.Option(help="The whole curve of cost against loss instead of one plan")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="plan.json; with --frontier its JSON")
+        Path | None,
+        typer.Option("--output", "-o", help="plan.json; with --frontier its JSON; - is stdout"),
     ] = None,
     style: Style = None,
     width: Width = None,
     resolution: Resolution = None,
     keep: Keep = None,
     data: Data = None,
+    preprocess: Preprocess = None,
     measurements: Annotated[
         Path | None, typer.Option(help="JSON of what was measured: read if there, else written")
     ] = None,
@@ -53,14 +56,13 @@ def plan(
     ] = None,
     input_shape: Shapes = None,
     dtype: Types = None,
-) -> None:
+) -> Outcome:
     """Choose order and rank of each convolution for a budget."""
     from sepify.plan_files import PlanningRequest, plan_file
 
     request = PlanningRequest(
         model=model,
         inputs=input_request(input_shape, dtype),
-        calibration=calibration,
         budget=budget,
         frontier=frontier,
         output=output,
@@ -68,11 +70,10 @@ def plan(
         width=width,
         resolution=resolution,
         keep=tuple(keep or ()),
-        data=data,
+        given=data_request(data, calibration, preprocess),
         measurements=measurements,
         latency_table=latency_table,
     )
     with progress_bar() as progress:
         result = plan_file(request, progress)
-    out.print(result.summary)
-    list_written(result.written)
+    return Outcome(result.summary, result.facts, result.written)

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sepify.cli.console import err
+from sepify.cli.console import err, notes
 from sepify.processes import is_main_process
 
 
@@ -29,7 +29,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=err, transient=True, disable=not is_main_process()) as bar:
+    with Progress(*columns, console=notes, transient=True, disable=not is_main_process()) as bar:
         task = bar.add_task("starting", total=1)
 
         def show(what: str, done: int, total: int) -> None:

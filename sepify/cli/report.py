@@ -7,41 +7,88 @@ from typing import Annotated
 
 import typer
 
-from sepify.cli.console import list_written, out
-from sepify.cli.options import Data, Shapes, Types, input_request
+from sepify.cli.options import (
+    Calibration,
+    Data,
+    Metric,
+    Preprocess,
+    Shapes,
+    Types,
+    data_request,
+    input_request,
+)
+from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
 
 EXAMPLES = (
-    "sepify report model.pt small.pt --data test.npz -o report.html",
+    "sepify report model.pt small.pt --data test.npz -o report.html -o report.md",
     "sepify report model.pt small.pt --input-shape 1,3,224,224 --target none",
+    "sepify report rank1.report.json rank2.report.json rank3.report.json -o all.html",
 )
 
 
 def report(
-    before: Annotated[str, typer.Argument(help="The original: .pt, .pt2 or module:factory")],
-    after: Annotated[str, typer.Argument(help="The converted one")],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="BEFORE AFTER (each a .pt, .pt2 or module:factory), or reports as .json to compare"
+        ),
+    ] = None,
     output: Annotated[
-        list[Path] | None, typer.Option("--output", "-o", help="report.html or .json; repeat")
+        list[Path] | None,
+        typer.Option("--output", "-o", help=".html, .json or .md (for a pull request); repeat"),
     ] = None,
     data: Data = None,
+    preprocess: Preprocess = None,
+    metric: Metric = None,
+    calibration: Calibration = None,
+    uniform: Annotated[
+        str | None,
+        typer.Option(
+            help="Ranks, such as 1,2,3, at which BEFORE is converted throughout, to stand beside "
+            "AFTER on the frontier; needs --calibration"
+        ),
+    ] = None,
     plan: Annotated[Path | None, typer.Option(help="plan.json of the conversion")] = None,
+    measurements: Annotated[
+        Path | None, typer.Option(help="What sepify plan --measurements wrote: rank curves")
+    ] = None,
     target: Annotated[str, typer.Option(help="TVM target, or 'none' to leave TVM out")] = "native",
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of a report and stop")
+    ] = False,
     input_shape: Shapes = None,
     dtype: Types = None,
-) -> None:
-    """Compare two models: MACs, FLOPs, parameters, size, latency, accuracy, fidelity."""
-    from sepify.converting import compare_files
+) -> Outcome:
+    """Compare two models: MACs, FLOPs, parameters, size, latency, accuracy, fidelity; or several
+    reports."""
+    from sepify.errors import UsageError
+    from sepify.measuring.report.comparison import compare_reports
+    from sepify.measuring.report.model import report_schema
+    from sepify.reporting import ReportRequest, parse_ranks, report_files
 
+    given, outputs = models or [], tuple(output or ())
+    if schema:
+        return Outcome(None, report_schema())
+    if given and all(name == "-" or name.endswith(".json") for name in given):
+        comparison = compare_reports([Path(name) for name in given])
+        for path in outputs:
+            comparison.save(path)
+        return Outcome(comparison, comparison.to_dict(), outputs)
+    if len(given) != 2:
+        raise UsageError("report needs BEFORE and AFTER, or two or more reports saved as .json")
+    before, after = given
+    request = ReportRequest(
+        before,
+        after,
+        inputs=input_request(input_shape, dtype),
+        plan=plan,
+        measurements=measurements,
+        uniform=parse_ranks(uniform),
+        target=None if target == "none" else target,
+        given=data_request(data, calibration, preprocess, metric),
+        outputs=outputs,
+    )
     with progress_bar() as progress:
-        result = compare_files(
-            before,
-            after,
-            inputs=input_request(input_shape, dtype),
-            data=data,
-            plan=plan,
-            target=None if target == "none" else target,
-            outputs=output or (),
-            progress=progress,
-        )
-    out.print(result)
-    list_written(output or ())
+        result = report_files(request, progress)
+    return Outcome(result, result.to_dict(), outputs)

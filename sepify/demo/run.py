@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor, fx
+
 from sepify.capture import capture
 from sepify.compiling import compile as compile_model
 from sepify.convert import convert
-from sepify.demo.data import MODEL_FILE, load_demo_data
+from sepify.demo.data import CLASSES, DATA_FILE, MODEL_FILE, load_demo_data
+from sepify.evidence import DataRequest, origin_of
 from sepify.forms import to_torchscript
 from sepify.measuring import Report, compare
+from sepify.measuring.report.model import Origin
+from sepify.planning.plan import Plan
 from sepify.planning.plan_file import save_plan
 from sepify.storage import load_torchscript, require_writable, save_torchscript
 
 CALIBRATION_IMAGES = 1_024
+COMPARED_RANKS = (1, 2, 3)
 INPUT_SHAPE = (1, 1, 28, 28)
 
 Progress = Callable[[str, int, int], None]
@@ -64,11 +71,39 @@ def run_demo(folder: Path, rank: int, progress: Progress) -> DemoResult:
         small,
         example,
         data=(data.images, data.labels),
+        names=CLASSES,
+        beside=_uniform(original, example, calibration, progress, but=rank),
         compiled=(before, after),
         sizes=(file.size, small_file.stat().st_size),
         progress=progress,
+        origin=_origin(folder, rank, plan_file, small.meta["sepify"].plan),
     )
-    reports = (folder / "report.json", folder / "report.html")
+    reports = (folder / "report.json", folder / "report.html", folder / "report.md")
     for path in reports:
         report.save(path)
     return DemoResult(report, (small_file, plan_file, bundle, *reports))
+
+
+def _uniform(
+    original: fx.GraphModule, example: Tensor, calibration: Tensor, progress: Progress, *, but: int
+) -> dict[str, fx.GraphModule]:
+    """Other ranks, solved but not refined, to stand beside the demo's own on the frontier."""
+    return {
+        f"uniform rank {rank}, unrefined": convert(
+            original,
+            rank=rank,
+            keep=("stem",),
+            example_inputs=example,
+            calibration=calibration,
+            refine=False,
+            progress=progress,
+        )
+        for rank in COMPARED_RANKS
+        if rank != but
+    }
+
+
+def _origin(folder: Path, rank: int, plan_file: Path, plan: Plan) -> Origin:
+    command = shlex.join(["sepify", "demo", "--rank", str(rank), "-o", str(folder)])
+    roles = {"the original": MODEL_FILE, "images and labels": DATA_FILE, "the plan": plan_file}
+    return origin_of(roles, DataRequest(command=command), plan)

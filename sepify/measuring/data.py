@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sepify.errors import InputError
+from sepify.errors import DataWarning, InputError
 from sepify.measuring.accuracy import (
     Accuracy,
     accuracy,
     check_labels,
     correct,
     require_one_each,
+    wilson,
 )
 from sepify.measuring.changes import Changes, ChangeTally
 from sepify.measuring.fidelity import Fidelity, Outputs, fidelity
 from sepify.measuring.metrics import Metric, MetricResult, metric_result, metric_values
-from sepify.measuring.outputs import Inputs, Network, answer, batch_size_for
+from sepify.measuring.notes import chance_note
+from sepify.measuring.outputs import Inputs, Network, answer, batch_size_for, evaluating
 
 Labelled = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 Progress = Callable[[str, int, int], None]
@@ -80,6 +83,23 @@ def score(
         tally.result(),
         classes=classes,
     )
+
+
+def warn_if_guessing(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Warn (DataWarning) where the original's top-1 on a sample of labelled images is near chance:
+    then they are most likely prepared in another way than it was trained with, and nothing that is
+    measured on them means anything. Raises InputError where they do not fit the network."""
+    batches = list(_batches((images, labels), None))
+    with evaluating(model):
+        right, classes = [], 0
+        for part, truth in batches:
+            check_labels(len(part), truth)
+            scores = answer(model, (part,), BEFORE)[0]
+            right.append(correct(scores, truth, BEFORE))
+            classes = scores.shape[1]
+    hits = torch.cat(right)
+    for note in chance_note(wilson(int(hits.sum()), len(hits)), classes):
+        warnings.warn(note, DataWarning, stacklevel=2)
 
 
 def score_metric(

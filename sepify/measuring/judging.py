@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -32,8 +32,10 @@ class Evidence:
         """The most telling inputs that are held in memory."""
         if self.unlabelled is not None:
             return as_inputs(self.unlabelled)
-        if isinstance(self.data, tuple) and len(self.data) == 2:
-            return (self.data[0],) if isinstance(self.data[0], Tensor) else self.inputs
+        if isinstance(self.data, tuple) and isinstance(self.data[0], Tensor):
+            return (self.data[0],)
+        if isinstance(self.data, Sized):  # not a generator, which would lose its first batch
+            return (next(iter(self.data))[0],)
         return self.inputs
 
 

@@ -12,7 +12,7 @@ from sepify.factorize.factors import ORDERS
 from sepify.planning.json_lines import Path as Place
 from sepify.planning.json_lines import read_with_lines
 from sepify.planning.plan import METHODS, STYLES, Cost, Decision, Outlook, Plan, Style
-from sepify.storage import read_json, read_text, write_json
+from sepify.storage import parse_json, read_text, write_json
 
 FORMAT = "sepify-plan"
 VERSION = 3
@@ -32,9 +32,10 @@ def save_plan(plan: Plan, path: Path | str) -> None:
 
 def load_plan(path: Path | str) -> Plan:
     """Read a plan. Raises FileError if it is not JSON, PlanError naming the line at fault."""
-    read_json(path)  # says where a fault is
+    text = read_text(path)
+    parse_json(text, path)  # says where a fault is
     try:
-        document, lines = read_with_lines(read_text(path))
+        document, lines = read_with_lines(text)
         return plan_from_dict(document, lines)
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error

@@ -1,0 +1,88 @@
+"""What a person gives at a shell to judge a model by: data, calibration images, a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from sepify.errors import UsageError
+from sepify.images import LabelledImages, Preparation, open_labelled, read_images, read_preparation
+from sepify.measuring.data import Labelled, warn_if_guessing
+from sepify.measuring.layers import plan_document
+from sepify.measuring.metrics import Metric
+from sepify.measuring.report.model import InputFile, Origin
+from sepify.models import LoadedModel, import_named
+from sepify.planning.plan import Plan
+from sepify.storage import file_digest
+
+IMPRESSION = 512  # labelled images that the original is tried on before anything else
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """The options that name data, as a person gave them; `command` is the whole command."""
+
+    data: str | None = None
+    calibration: str | None = None
+    preprocess: str | None = None
+    metric: str | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """What a DataRequest names, opened; None for what it does not name."""
+
+    labelled: Labelled | None = None
+    names: tuple[str, ...] = ()
+    calibration: Tensor | None = None
+    metric: Metric | None = None
+    preparation: Preparation | None = None
+
+
+def gather_data(request: DataRequest, model: LoadedModel) -> LabelledData:
+    """Open what was named, for the model's first input.
+
+    Warns (DataWarning) where the model's top-1 on the labelled images is near chance: before
+    anything else is done. Raises what opening raises, and UsageError for a metric without data.
+    """
+    if request.metric is not None and request.data is None:
+        raise UsageError("--metric needs --data to be measured on")
+    shape = tuple(model.inputs[0].shape)
+    preparation = None if request.preprocess is None else read_preparation(request.preprocess)
+    metric = None if request.metric is None else _metric(request.metric)
+    labelled: Labelled | None = None
+    names: tuple[str, ...] = ()
+    if request.data is not None:
+        labelled = open_labelled(request.data, preparation, shape)
+        if isinstance(labelled, LabelledImages):
+            names = labelled.names
+            if metric is None:
+                warn_if_guessing(model.module, *labelled.sample(IMPRESSION))
+    calibration = None
+    if request.calibration is not None:
+        calibration = read_images(request.calibration, preparation, shape)
+    return LabelledData(labelled, names, calibration, metric, preparation)
+
+
+def _metric(spec: str) -> Metric:
+    found: Metric = import_named(spec)
+    if not callable(found):
+        raise UsageError(f"--metric {spec} is a {type(found).__name__}, not a function")
+    return found
+
+
+def origin_of(roles: Mapping[str, str | Path], request: DataRequest, plan: Plan | None) -> Origin:
+    """The reproduction block of a report: the command, the plan, and the hash of every file that
+    was read; what is module:function has none."""
+    named = {**roles, "labelled data": request.data, "calibration": request.calibration}
+    files = []
+    for role, name in named.items():
+        path = Path(str(name).partition("#")[0]) if name is not None else None
+        if path is not None and path.exists():
+            size, digest = file_digest(path)
+            files.append(InputFile(role, str(name), size, digest))
+    return Origin(request.command, tuple(files), plan_document(plan))

@@ -1,0 +1,184 @@
+"""Where images come from: a folder, arrays, a dataset on disk, a function of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sepify.errors import DependencyError, FileError, InputError, UsageError
+from sepify.models import import_named, names_a_function
+from sepify.storage import read_array, read_arrays, read_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+HELP = (
+    "images are a folder with one folder of pictures a class, an .npz or .npy file, a Hugging Face "
+    "dataset on disk, or module:function"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images by number, 0 to `count`. `pictures` gives Pillow images that are still to be prepared,
+    `arrays` tensors (k, C, H, W) as the network takes them: one of the two is there. `labels` gives
+    class numbers, or targets (k, ...); None for images without. `names` are those of the classes.
+    """
+
+    where: str
+    count: int
+    pictures: Callable[[Sequence[int]], list[Image]] | None = None
+    arrays: Callable[[Sequence[int]], Tensor] | None = None
+    labels: Callable[[Sequence[int]], Tensor] | None = None
+    names: tuple[str, ...] = ()
+
+
+def open_source(spec: str | Path) -> Source | Iterable[Any]:
+    """What `spec` names: a Source, or, from a user's function, batches of its own.
+
+    Raises FileError, InputError, UsageError, or DependencyError where `datasets` is missing.
+    """
+    text = str(spec)
+    if names_a_function(text):
+        return _from_function(text)
+    place, _, split = text.partition("#")
+    path = Path(place)
+    if path.is_dir():
+        if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
+            return _from_hugging_face(path, split)
+        return _from_folder(path)
+    if path.suffix == ".npy":
+        return _from_arrays(text, _images(read_array(path), text), None)
+    if path.suffix == ".npz":
+        given = read_arrays(path, ["images"], optional=["labels"])
+        return _from_arrays(text, _images(given["images"], text), given.get("labels"))
+    if not path.exists():
+        raise FileError(f"no such file or folder: {path}")
+    raise UsageError(f"{path}: {HELP}")
+
+
+def _images(array: Any, where: str) -> Tensor:
+    if array.ndim < 2 or array.dtype.kind not in "fiu":
+        raise InputError(f"{where}: {array.dtype} of shape {array.shape} is no batch of images")
+    return torch.from_numpy(array)
+
+
+def _from_arrays(where: str, images: Tensor, labels: Any) -> Source:
+    if labels is not None and len(labels) != len(images):
+        raise InputError(
+            f"{where}: {len(images)} images but {len(labels)} labels: each image needs one label"
+        )
+    targets = None if labels is None else torch.from_numpy(labels)
+    return Source(
+        where,
+        len(images),
+        arrays=lambda numbers: images[_slice(numbers)].float(),
+        labels=None if targets is None else lambda numbers: _whole(targets[_slice(numbers)]),
+    )
+
+
+def _slice(numbers: Sequence[int]) -> Any:
+    return slice(numbers.start, numbers.stop) if isinstance(numbers, range) else list(numbers)
+
+
+def _whole(labels: Tensor) -> Tensor:
+    """Class numbers of any width as int64; targets that are no whole numbers as float32."""
+    return labels.float() if labels.is_floating_point() else labels.long()
+
+
+def _from_folder(folder: Path) -> Source:
+    """One folder a class, in torchvision's order (sorted by name), except that names that are all
+    numbers are those numbers; pictures in the folder itself have no labels."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    found = [(path, number) for number, place in enumerate(classes) for path in _pictures(place)]
+    names = tuple(place.name for place in classes)
+    if not found:
+        found, names = [(path, 0) for path in _pictures(folder)], ()
+    if not found:
+        raise FileError(f"{folder} holds no pictures ({', '.join(SUFFIXES[:4])}, ...); {HELP}")
+    numbered = bool(names) and all(name.isdecimal() for name in names)
+
+    def labels(numbers: Sequence[int]) -> Tensor:
+        chosen = (found[number][1] for number in numbers)
+        return torch.tensor([int(names[c]) if numbered else c for c in chosen])
+
+    return Source(
+        str(folder),
+        len(found),
+        pictures=lambda numbers: [read_picture(found[number][0]) for number in numbers],
+        labels=labels if names else None,
+        names=() if numbered else names,
+    )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _from_hugging_face(folder: Path, split: str) -> Source:
+    """A dataset that `save_to_disk` wrote: its column of images, and its class labels if any."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DependencyError(
+            f"{folder} is a Hugging Face dataset; reading it needs: pip install 'sepify[datasets]'"
+        ) from error
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # pyarrow raises its own kinds
+        raise FileError(f"{folder} is not a readable dataset: {str(error).strip()}") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        split = split or next((s for s in ("test", "validation") if s in loaded), "")
+        if split not in loaded:
+            raise UsageError(f"{folder} has splits {', '.join(loaded)}; name one: {folder}#train")
+        loaded = loaded[split]
+    kinds = {kind: name for name, kind in _columns(loaded, datasets).items()}
+    if "image" not in kinds:
+        raise InputError(f"{folder} has no column of images, but {', '.join(loaded.features)}")
+    image, label = kinds["image"], kinds.get("label")
+
+    def labels(numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(loaded[list(numbers)][label])
+
+    return Source(
+        str(folder),
+        len(loaded),
+        pictures=lambda numbers: list(loaded[list(numbers)][image]),
+        labels=labels if label else None,
+        names=tuple(loaded.features[label].names) if label else (),
+    )
+
+
+def _columns(dataset: Any, datasets: Any) -> dict[str, str]:
+    """The columns that matter, by name; the first of each kind counts."""
+    columns: dict[str, str] = {}
+    for kind, feature in (("image", datasets.Image), ("label", datasets.ClassLabel)):
+        for name, given in dataset.features.items():
+            if isinstance(given, feature) and kind not in columns.values():
+                columns[name] = kind
+    return columns
+
+
+def _from_function(spec: str) -> Source | Iterable[Any]:
+    """Tensors or arrays as a Source, batches as they are."""
+    try:
+        made = import_named(spec)()
+    except (FileError, UsageError):
+        raise
+    except Exception as error:  # it is the user's: it may raise whatever it likes
+        raise InputError(f"{spec}() failed: {type(error).__name__}: {error}") from error
+    if isinstance(made, Tensor):
+        return _from_arrays(spec, made, None)
+    if isinstance(made, tuple) and len(made) == 2 and all(isinstance(t, Tensor) for t in made):
+        return _from_arrays(spec, made[0], made[1].numpy())
+    if isinstance(made, Iterable):
+        return made
+    raise UsageError(
+        f"{spec}() gave a {type(made).__name__}, not images, (images, labels) or batches of these"
+    )

@@ -1,0 +1,125 @@
+"""Files in, files out: what `sepify report` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from sepify.convert import convert
+from sepify.errors import UsageError
+from sepify.evidence import DataRequest, LabelledData, gather_data, origin_of
+from sepify.input_note import note_inputs
+from sepify.measuring import Report, compare
+from sepify.measuring.report.model import require_report_name
+from sepify.models import InputRequest, LoadedModel, load_model
+from sepify.multipliers import inputs_for
+from sepify.planning.measurements import load_measurements
+from sepify.planning.plan import Plan
+from sepify.planning.plan_file import load_plan
+from sepify.storage import require_writable
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """The options of `sepify report BEFORE AFTER`."""
+
+    before: str
+    after: str
+    inputs: InputRequest | None = None
+    plan: Path | None = None
+    measurements: Path | None = None
+    uniform: tuple[int, ...] = ()
+    target: str | None = "native"
+    given: DataRequest = field(default_factory=DataRequest)
+    outputs: tuple[Path, ...] = ()
+
+
+def report_files(request: ReportRequest, progress: Progress | None = None) -> Report:
+    """The report on two models, saved as each of the outputs (checked beforehand); the plan beside
+    `after` is used where none is named. Raises UsageError for uniform ranks without calibration
+    images."""
+    for path in request.outputs:
+        require_report_name(path)
+        require_writable(path.parent)
+    if request.uniform and request.given.calibration is None:
+        raise UsageError("--uniform needs --calibration: those ranks are solved for on its images")
+    original = load_model(request.before, request.inputs)
+    beside = Path(request.after).with_suffix(".plan.json")
+    plan_file = request.plan or (beside if beside.is_file() else None)
+    plan = None if plan_file is None else load_plan(plan_file)
+    noted = note_inputs(inputs_for(plan, original.inputs))
+    converted = load_model(request.after, InputRequest(noted.shapes, noted.dtypes))
+    measured = None if request.measurements is None else load_measurements(request.measurements)
+    given = gather_data(request.given, original)
+    roles = {"the original": request.before, "the converted network": request.after}
+    named = {"the plan": plan_file, "measurements": request.measurements}
+    roles.update({role: str(path) for role, path in named.items() if path is not None})
+    report = compare(
+        original.module,
+        converted.module,
+        original.inputs,
+        data=given.labelled,
+        names=given.names,
+        metric=given.metric,
+        unlabelled=given.calibration if given.labelled is None else None,
+        beside=_uniform(original, given, plan, request.uniform, progress),
+        plan=plan,
+        measurements=measured,
+        target=request.target,
+        sizes=_sizes(request, original, converted),
+        progress=progress,
+        origin=origin_of(roles, request.given, plan),
+    )
+    for path in request.outputs:
+        report.save(path)
+    return report
+
+
+def _uniform(
+    model: LoadedModel,
+    given: LabelledData,
+    plan: Plan | None,
+    ranks: Sequence[int],
+    progress: Progress | None,
+) -> Mapping[str, nn.Module]:
+    """The original at one rank throughout, solved on the calibration images, not refined; what the
+    user asked to keep is kept here too."""
+    keep = [d.name for d in plan.kept if d.reason.startswith("asked to keep")] if plan else []
+    return {
+        f"uniform rank {rank}, unrefined": convert(
+            model.module,
+            rank=rank,
+            keep=keep,
+            example_inputs=model.inputs,
+            calibration=given.calibration,
+            refine=False,
+            progress=progress,
+        )
+        for rank in ranks
+    }
+
+
+def _sizes(
+    request: ReportRequest, original: LoadedModel, converted: LoadedModel
+) -> tuple[int, int] | None:
+    """Bytes on disk before and after, where both files are of one kind."""
+    alike = Path(request.before).suffix == Path(request.after).suffix
+    if original.size and converted.size and alike:
+        return (original.size, converted.size)
+    return None
+
+
+def parse_ranks(text: str | None) -> tuple[int, ...]:
+    """ "1,2,3" -> (1, 2, 3). Raises UsageError for what is no list of ranks from 1."""
+    try:
+        ranks = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        ranks = (0,)
+    if any(rank < 1 for rank in ranks):
+        raise UsageError(f"--uniform {text!r} is not a list of ranks such as 1,2,3")
+    return ranks
