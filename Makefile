@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt pins torch: a looser request takes gigabytes of GPU packages
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint test-device test-browser test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-mobilenet bench-latency clean
+.PHONY: demo test lint docs test-device test-browser test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-mobilenet bench-latency clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sepify demo
@@ -79,6 +79,14 @@ $(VENV)/.bench: $(VENV)/.test
 $(VENV)/.zoo: $(VENV)/.test tests/zoo/packages.txt
 	$(PIP) -e '.[tvm,onnx,distill,test,zoo]'
 	$(PIP) --no-deps -r tests/zoo/packages.txt
+	touch $@
+
+# the documentation, into site/
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.test
+	$(PIP) -e '.[tvm,onnx,test,docs]'
 	touch $@
 
 $(VENV)/.browser: $(VENV)/.test
