@@ -11,9 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sepify.passes.graph import call_counts, called_module, is_plain_conv, set_module
 
 
-def fold_batchnorm(
-    graph_module: fx.GraphModule, untouched: Collection[str] = ()
-) -> fx.GraphModule:
+def fold_batchnorm(graph_module: fx.GraphModule, untouched: Collection[str] = ()) -> fx.GraphModule:
     """A copy of `graph_module` where each convolution absorbs the BatchNorm that follows it:
     weight * gamma / sqrt(var + eps), and the bias accordingly (Jacob et al. 2018, eq. 14).
 
