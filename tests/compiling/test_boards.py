@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,22 @@ def test_with_no_board_left_it_stops(start, secret):
     finally:
         bench.close()
     assert time.monotonic() - started < 60
+
+
+def test_candidates_that_cannot_be_linked_fail_and_the_board_stays(start, secret, tmp_path):
+    broken = tmp_path / "broken-cc"
+    broken.write_text("#!/bin/sh\necho error: no linker today >&2\nexit 1\n")
+    broken.chmod(0o755)
+    target = replace(find_target("native"), compiler=str(broken))
+    bench = BoardBench(farm_of(secret, start()[1]), target)
+    try:
+        for _ in range(2):
+            record = bench.measure(workload(), workload().default_knobs(target.machine))
+            assert record.seconds is None
+            assert record.error
+        assert len(bench._boards) == 1
+    finally:
+        bench.close()
 
 
 def test_the_secret_is_checked_before_anything_is_loaded(start, secret, tmp_path):

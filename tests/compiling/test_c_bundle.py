@@ -203,6 +203,18 @@ def test_a_self_test_that_fails_leaves_no_bundle(network, inputs, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("moment", ["capturing", "building", "checking"])
+@pytest.mark.parametrize("kind", ["c", "runtime"])
+def test_an_interruption_leaves_nothing(network, inputs, tmp_path, moment, kind):
+    def interrupt(what, _done, _total):
+        if what == moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_bundle(network, inputs, "native", tmp_path / "b", kind=kind, progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["Two", "2d", "a-b", "", "x" * 40])
 def test_names_that_c_does_not_take(network, inputs, tmp_path, name):
     with pytest.raises(UsageError, match="C identifier"):

@@ -110,10 +110,14 @@ def request(farm: Farm) -> Board:
     """The tracker's next free board. Raises DeviceError if none is free in time."""
     assert farm.tracker is not None
     with _tracker(farm.tracker) as connection:
+        connection.settimeout(farm.limit)  # the boards may all be at work
         try:
             status, value = _ask(connection, [_REQUEST, farm.key, "", 1])
         except TimeoutError as error:
-            raise DeviceError(f"no board for key {farm.key!r} within {_SECONDS:.0f} s") from error
+            raise DeviceError(
+                f"no board for key {farm.key!r} came free within {farm.limit:.0f} s; what was "
+                "measured is kept: run it again to go on"
+            ) from error
     if status != 0:
         raise DeviceError(f"the tracker refused: {value}")
     host, port, match = value

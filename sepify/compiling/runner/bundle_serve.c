@@ -38,7 +38,8 @@ enum {
   PENDING = 7,
   HANDSHAKE_SECONDS = 10,
   TRACKER_SECONDS = 2,  /* between looks at the tracker */
-  UNUSED_PERIODS = 3    /* a match key taken that long ago and not used is replaced */
+  UNUSED_PERIODS = 20   /* a match key taken that long ago and not used is replaced: whoever has
+                           it may be compiling */
 };
 
 static struct {

@@ -1,0 +1,153 @@
+"""Tuning over RPC on two emulated boards, through TVM's own tracker; loopback only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from device.emulator import CPUS
+from sepify.compiling import make_bundle
+from sepify.compiling.device.boards import find_farm, probe_farm
+from sepify.errors import DeviceError
+
+TARGET = "raspberry-pi-4"
+LIMIT = 20.0  # seconds of one measurement
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    folder = tmp_path_factory.mktemp("board") / "bundle"
+    return make_bundle(model, torch.randn(1, 3, 9, 9), TARGET, folder).path
+
+
+@pytest.fixture
+def secret(tmp_path):
+    path = tmp_path / "secret.txt"
+    path.write_text("sixteen-letters-or-more\n")
+    return path
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def tracker():
+    port = free_port()
+    command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--port-end", str(port + 1)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"127.0.0.1:{port}"
+    os.killpg(process.pid, signal.SIGKILL)  # it has a child that listens
+    process.wait()
+
+
+@pytest.fixture
+def boards(bundle, secret, tracker):
+    """Two servers that the tracker knows."""
+    emulator, cpu, root = CPUS[TARGET]
+    started = []
+    for _ in range(2):
+        command = [emulator, "-cpu", cpu, "-L", root, str(bundle / "serve"), "--port", "0"]
+        command += ["--secret", str(secret), "--tracker", tracker, "--key", "pi4"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        started.append(process)
+        assert re.search("serving", process.stdout.readline())
+        assert "registered" in process.stdout.readline()
+    yield started
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def tune(farm, folder, trials=8):
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU()).eval()
+    x = torch.randn(1, 16, 10, 10)
+    database = folder / "database"
+    return make_bundle(
+        model, x, TARGET, folder / "out", kind="c", tune=trials, farm=farm, database=database
+    )
+
+
+def records(folder):
+    path = folder / "database" / "kernels.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def farm_of(tracker, secret, key="pi4"):
+    return replace(find_farm(tracker, key, None, secret), limit=LIMIT)
+
+
+def test_eight_trials_on_two_boards(boards, tracker, secret, tmp_path):
+    farm = farm_of(tracker, secret)
+    assert probe_farm(farm) == 2
+    made = tune(farm, tmp_path)
+    assert made.trials == len(records(tmp_path)) == 8
+    assert made.failed == 0
+    assert "passed" in made.tested.words
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_board_that_dies_or_hangs_in_mid_tuning(boards, tracker, secret, tmp_path, fault):
+    def strike():
+        while not records(tmp_path):
+            time.sleep(0.2)
+        os.killpg(boards[0].pid, fault)
+
+    threading.Thread(target=strike, daemon=True).start()
+    made = tune(farm_of(tracker, secret), tmp_path, trials=4)
+    assert made.trials == 4
+    assert made.failed == 0
+
+
+def test_with_no_board_left_tuning_stops_and_keeps_what_it_has(boards, tracker, secret, tmp_path):
+    struck = []
+
+    def strike():
+        while not records(tmp_path):
+            time.sleep(0.2)
+        for board in boards:
+            os.killpg(board.pid, signal.SIGKILL)
+        struck.append(time.monotonic())
+
+    threading.Thread(target=strike, daemon=True).start()
+    with pytest.raises(DeviceError, match="no board"):
+        tune(farm_of(tracker, secret), tmp_path, trials=500)
+    assert time.monotonic() - struck[0] < 60  # what the issue allows, not a speed
+    assert records(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_board_for_the_key(boards, tracker, secret):
+    with pytest.raises(DeviceError, match="no free board for key 'other'"):
+        probe_farm(farm_of(tracker, secret, "other"))
+
+
+def test_wrong_secret(boards, tracker, tmp_path):
+    (tmp_path / "other.txt").write_text("another-secret-of-length\n")
+    with pytest.raises(DeviceError, match="wrong secret"):
+        probe_farm(farm_of(tracker, tmp_path / "other.txt"))
