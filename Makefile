@@ -30,7 +30,7 @@ test-browser: $(VENV)/.browser
 # ARM boards are played by qemu-user, at most ten minutes. Where it and the cross compilers cannot be
 # installed (no root, no network), the tests are skipped and say so.
 test-device: $(VENV)/.test
-	command -v qemu-aarch64 qemu-arm aarch64-linux-gnu-g++ arm-linux-gnueabihf-g++ >/dev/null || \
+	which qemu-aarch64 qemu-arm aarch64-linux-gnu-g++ arm-linux-gnueabihf-g++ >/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq qemu-user g++-aarch64-linux-gnu g++-arm-linux-gnueabihf; } || \
 		echo "qemu-user and the cross compilers are not installed: these tests will be skipped"
 	$(BIN)/python -m pytest tests/device -m device
@@ -91,7 +91,7 @@ $(VENV)/.docs: $(VENV)/.test
 
 $(VENV)/.browser: $(VENV)/.test
 	$(PIP) -e '.[tvm,onnx,test,browser]'
-	command -v chromium chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } \
+	which chromium chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } \
 	  || echo "Chromium was not installed: that needs Debian and root"
 	cd tests/browser && npm pack --silent axe-core@4.14.1 && mv axe-core-4.14.1.tgz axe-core.tgz \
 	  || echo "axe-core was not fetched: that needs npm and a network"

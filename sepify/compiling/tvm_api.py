@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,7 +117,9 @@ def import_exported(program: torch.export.ExportedProgram) -> Module:
     Raises UnknownOperators, or another CompileError where the importer fails.
     """
     try:
-        module = from_exported_program(program, unwrap_unit_return_tuple=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch's own copies of a program
+            module = from_exported_program(program, unwrap_unit_return_tuple=True)
     except Exception as error:  # whatever an operator's converter stumbles over
         raise _import_failure(error) from error
     passes = [relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()]

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sepify.passes.following import meets
 from sepify.passes.graph import call_counts, called_module
 from sepify.passes.separate import activation
+
 ADDED_NORMS = ("depthwise_bn", "pointwise_bn")
 
 
@@ -44,7 +45,9 @@ def complete_blocks(
         if after is not None:
             _fold_bias(completed, node, after)
         elif norm_missing:
-            after = _insert(completed, node, f"{name}.pointwise_bn", _identity_norm(completed, node))
+            after = _insert(
+                completed, node, f"{name}.pointwise_bn", _identity_norm(completed, node)
+            )
         if activation_missing:
             made = activation(ceiling).train(completed.get_submodule(name).training)
             _insert(completed, after or node, f"{name}.pointwise_act", made)
@@ -89,9 +92,7 @@ def _identity_norm(graph_module: fx.GraphModule, node: fx.Node) -> nn.BatchNorm2
     return norm.requires_grad_(like.requires_grad).train(pointwise.training)
 
 
-def _insert(
-    graph_module: fx.GraphModule, before: fx.Node, path: str, module: nn.Module
-) -> fx.Node:
+def _insert(graph_module: fx.GraphModule, before: fx.Node, path: str, module: nn.Module) -> fx.Node:
     parent, _, leaf = path.rpartition(".")
     graph_module.get_submodule(parent).add_module(leaf, module)
     with graph_module.graph.inserting_after(before):

@@ -1,4 +1,4 @@
-"""Make the statistics that chosen BatchNorm layers hold true, without changing what they compute."""
+"""Make the statistics that chosen BatchNorm layers hold true, their function unchanged."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ def settle_batchnorm(
     the same as before in inference mode: with scale s and shift t, weight = s * sqrt(var + eps) and
     bias = t + s * mean.
 
-    Paths at which there is none are passed over. A layer whose statistics are untrue starts training with a jump, for batch statistics take their
-    place then. One that no batch reaches stays as it is.
+    Paths at which there is none are passed over. A layer whose statistics are untrue starts
+    training with a jump, for batch statistics take their place then. One that no batch reaches
+    stays as it is.
     """
     settled = copy.deepcopy(graph_module)
     modes = {module: module.training for module in settled.modules()}
-    norms = [m for path, m in settled.named_modules() if path in names and isinstance(m, _BatchNorm)]
+    norms = [
+        m for path, m in settled.named_modules() if path in names and isinstance(m, _BatchNorm)
+    ]
     meters = [_Meter() for _ in norms]
     hooks = [
         norm.register_forward_pre_hook(meter) for norm, meter in zip(norms, meters, strict=True)

@@ -164,7 +164,11 @@ class _Attempt:
 
     def _layers(self, group: Any) -> list[nn.Module]:
         """The convolutions and linear layers whose outputs a group takes channels from."""
-        layers = (dep.target.module for dep, _ in group if self.graph.is_out_channel_pruning_fn(dep.handler))
+        layers = (
+            dep.target.module
+            for dep, _ in group
+            if self.graph.is_out_channel_pruning_fn(dep.handler)
+        )
         return list(dict.fromkeys(m for m in layers if isinstance(m, _LAYERS)))
 
     def _output_shapes(self) -> list[torch.Size] | None:
