@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -12,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from nets import Plain, images, seeded
 from PIL import Image
 from test_cli import Shell
 
 from sepify.cli.app import app
+from sepify.compiling.device import counting, timing
 from sepify.measuring import load_report
 from sepify.storage import save_torchscript
 
@@ -31,13 +34,21 @@ def shell(monkeypatch, capsys, tmp_path):
     return Shell(monkeypatch, capsys)
 
 
-def commands() -> list[str]:
-    return [str(c.callback.__name__) for c in app.registered_commands if c.callback]
+def commands(group: typer.Typer = app, before: str = "") -> list[str]:
+    """Every command there is, those of groups as two words."""
+    found = [f"{before}{c.callback.__name__}" for c in group.registered_commands if c.callback]
+    for inner in group.registered_groups:
+        found += commands(inner.typer_instance, f"{before}{inner.name} ")
+    return found
+
+
+def test_the_commands_of_groups_are_among_them():
+    assert {"convert", "device count", "device serve", "device time"} <= set(commands())
 
 
 @pytest.mark.parametrize("command", commands())
 def test_help_has_two_examples_and_what_every_command_takes(shell, command):
-    text = shell(command, "--help").out
+    text = shell(*command.split(), "--help").out
     assert max(map(len, text.splitlines())) <= 80
     assert len(re.findall(rf"sepify\s+{command}\b", text)) >= 2
     assert "Examples:" in text
@@ -65,6 +76,30 @@ def test_json_is_all_there_is_on_stdout(shell):
         "small.report.html",
     ]
     assert "wrote small.pt" in done.err
+
+
+def test_a_board_speaks_json_too(shell, monkeypatch):
+    """The board is not here: what it said is given. tests/device asks one that qemu plays."""
+    said = timing.BoardLatency("127.0.0.1:9090", 50, 1.25, 1.5)
+    monkeypatch.setattr(timing, "time_bundle", lambda *_: said)
+    Path("secret.txt").write_text("sixteen-letters-or-more")
+    ask = ("device", "time", "bundle", "--device", "127.0.0.1:9090", "--secret", "secret.txt")
+    assert json.loads(shell(*ask, "--json").out) == dataclasses.asdict(said)
+    assert "least 1.250 ms, median 1.500 ms" in shell(*ask).out
+
+
+def test_counts_go_to_a_file_to_stdout_or_to_a_machine(shell, monkeypatch):
+    """As above: the counts are given, and looked for in every place that they may go to."""
+    found = counting.Footprint(1000, 100, 10, 200, 50, 4096, 8192, 2048, 1024)
+    monkeypatch.setattr(counting, "footprint", lambda *_: found)
+    ask = ("device", "count", "model.pt", "model.pt", "--target", "armv7")
+    done = shell(*ask, "--json", "-o", "counts.json")
+    facts = json.loads(done.out)
+    assert facts["before"] == facts["after"] == dataclasses.asdict(found)
+    assert json.loads(Path("counts.json").read_text()) == facts
+    assert "wrote counts.json" in done.err
+    assert shell(*ask, "--quiet", "-o", "counts.json").err == ""
+    assert json.loads(shell(*ask, "-o", "-").out) == facts
 
 
 def test_quiet_leaves_the_result_and_nothing_on_stderr(shell):
@@ -213,4 +248,4 @@ def test_completion_knows_the_commands():
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
-    assert set(commands()) <= set(done.stdout.split())
+    assert {command.split()[0] for command in commands()} <= set(done.stdout.split())

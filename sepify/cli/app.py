@@ -36,8 +36,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for machin
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no list of files")]
 
 
-def _command(function: Callable[..., Outcome | None], examples: tuple[str, ...]) -> None:
-    app.command(epilog="\n\n".join(["Examples:", *examples]))(_shown(function))
+def _command(
+    function: Callable[..., Outcome | None], examples: tuple[str, ...], group: typer.Typer = app
+) -> None:
+    group.command(epilog="\n\n".join(["Examples:", *examples]))(_shown(function))
 
 
 def _shown(function: Callable[..., Outcome | None]) -> Callable[..., None]:
@@ -78,7 +80,11 @@ _command(plan.plan, plan.EXAMPLES)
 _command(diff.diff, diff.EXAMPLES)
 _command(distill.distill, distill.EXAMPLES)
 _command(compile.compile, compile.EXAMPLES)
-app.add_typer(device.app, name="device")
+boards = typer.Typer(no_args_is_help=True, help=device.HELP)
+_command(device.count, device.COUNT_EXAMPLES, boards)
+_command(device.serve, device.SERVE_EXAMPLES, boards)
+_command(device.time, device.TIME_EXAMPLES, boards)
+app.add_typer(boards, name="device")
 _command(report.report, report.EXAMPLES)
 _command(demo.demo, demo.EXAMPLES)
 _command(doctor.doctor, doctor.EXAMPLES)

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from sepify.cli.console import list_written, out
 from sepify.cli.options import Shapes, Types, input_request
+from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
 
-app = typer.Typer(no_args_is_help=True, help="Boards, and what can be said of them without one.")
-
-
-@app.command(
-    epilog="\n\n".join(
-        [
-            "Examples:",
-            "sepify device count model.pt small.pt --target raspberry-pi-4",
-            "sepify device count small.pt --target armv7 -o counts.json",
-        ]
-    )
+HELP = "Boards, and what can be said of them without one."
+COUNT_EXAMPLES = (
+    "sepify device count model.pt small.pt --target raspberry-pi-4",
+    "sepify device count small.pt --target armv7 -o counts.json",
 )
+SERVE_EXAMPLES = (
+    "sepify device serve bundle --secret secret.txt",
+    "sepify device serve bundle --secret secret.txt --tracker 192.168.1.2:9190 --key pi4",
+)
+TIME_EXAMPLES = (
+    "sepify device time bundle --device 192.168.1.20:9090 --secret secret.txt",
+    "sepify device time bundle --tracker 127.0.0.1:9190 --key pi4 --secret secret.txt",
+)
+
+
 def count(
     before: Annotated[str, typer.Argument(help="A .pt or .pt2 file, or module:factory")],
     after: Annotated[str | None, typer.Argument(help="The converted one, beside it")] = None,
@@ -33,7 +38,7 @@ def count(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Counts as JSON")] = None,
     input_shape: Shapes = None,
     dtype: Types = None,
-) -> None:
+) -> Outcome:
     """Instructions, multiply-adds, loads and stores of one inference, counted under qemu-user, and
     bytes of code, weights and memory. Never a time: an emulator's says nothing about a board's."""
     from sepify.compiling.device.counting import footprint, footprint_json, footprint_table
@@ -50,21 +55,13 @@ def count(
         with progress_bar() as progress:
             found.append(footprint(loaded.module, loaded.inputs, target, progress))
     second = found[1] if len(found) > 1 else None
-    out.print(footprint_table(target, found[0], second))
+    facts = footprint_json(target, found[0], second)
     if output is not None:
-        write_json(output, footprint_json(target, found[0], second))
-        list_written([output])
+        write_json(output, facts)
+    written = () if output is None else (output,)
+    return Outcome(footprint_table(target, found[0], second), facts, written)
 
 
-@app.command(
-    epilog="\n\n".join(
-        [
-            "Examples:",
-            "sepify device serve bundle --secret secret.txt",
-            "sepify device serve bundle --secret secret.txt --tracker 192.168.1.2:9190 --key pi4",
-        ]
-    )
-)
 def serve(
     bundle: Annotated[Path, typer.Argument(help="A runtime bundle for this machine")],
     secret: Annotated[Path, typer.Option(help="File with a secret of 16 characters or more")],
@@ -94,15 +91,6 @@ def serve(
     os.execv(program, command)
 
 
-@app.command(
-    epilog="\n\n".join(
-        [
-            "Examples:",
-            "sepify device time bundle --device 192.168.1.20:9090 --secret secret.txt",
-            "sepify device time bundle --tracker 127.0.0.1:9190 --key pi4 --secret secret.txt",
-        ]
-    )
-)
 def time(
     bundle: Annotated[Path, typer.Argument(help="A runtime bundle for the board")],
     secret: Annotated[Path, typer.Option(help="File with the secret that the server was given")],
@@ -110,7 +98,7 @@ def time(
     tracker: Annotated[str | None, typer.Option(help="HOST:PORT of TVM's RPC tracker")] = None,
     key: Annotated[str | None, typer.Option(help="The board's key; default: board")] = None,
     runs: Annotated[int, typer.Option(help="Inferences, each timed")] = 50,
-) -> None:
+) -> Outcome:
     """The latency of a bundle on a board, measured there."""
     from sepify.compiling.device.boards import find_farm
     from sepify.compiling.device.timing import time_bundle
@@ -120,7 +108,8 @@ def time(
     if farm is None:
         raise UsageError("name a board: --device HOST:PORT, or --tracker HOST:PORT")
     found = time_bundle(bundle, farm, runs)
-    out.print(
+    said = (
         f"{found.runs} runs on {found.board}: least {found.least:.3f} ms, "
         f"median {found.median:.3f} ms"
     )
+    return Outcome(Text(said), asdict(found))
