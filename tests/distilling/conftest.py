@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 TESTS = Path(__file__).parent.parent
 
@@ -21,10 +22,12 @@ if find_spec("torchvision"):
 
 @pytest.fixture
 def environment(tmp_path):
-    """For a process of its own: one thread, this checkout, and the shim where it is needed."""
+    """For a process of its own: as many threads as here (sums are taken in another order by more),
+    this checkout, and the shim where it is needed."""
     folders = [str(TESTS.parent), str(TESTS)]
     if "zoo.torchvision_shim" in sys.modules:
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text("import zoo.torchvision_shim\n")
         folders.append(str(tmp_path / "site"))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
+    threads = str(torch.get_num_threads())
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": threads}
