@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt pins torch: a looser request takes gigabytes of GPU packages
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs test-device test-browser test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-mobilenet bench-latency clean
+.PHONY: demo test lint docs test-device test-browser test-install test-zoo bench-zoo bench-factorize bench-plan bench-scale bench-distill bench-mobilenet bench-latency clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sepify demo
@@ -34,6 +34,11 @@ test-device: $(VENV)/.test
 		{ apt-get update -qq && apt-get install -y -qq qemu-user g++-aarch64-linux-gnu g++-arm-linux-gnueabihf; } || \
 		echo "qemu-user and the cross compilers are not installed: these tests will be skipped"
 	$(BIN)/python -m pytest tests/device -m device
+
+# The wheel and the sdist in new environments of every Python from 3.10 to 3.13 that is here. Where no
+# CPU build of torch is to be had for one, its environment takes gigabytes: PYTHONS=3.11 limits them.
+test-install: $(VENV)/.test
+	SEPIFY_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest tests/install -m install
 
 bench-zoo: $(VENV)/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py

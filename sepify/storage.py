@@ -77,11 +77,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def require_writable(folder: Path | str) -> None:
-    """Raise FileError now if `folder` could not be written to at the end of long work."""
+    """Raise FileError now if `folder` could not be written to at the end of long work. The probe
+    has a name of its own: several processes may ask about one folder at once."""
     folder = Path(folder)
-    with atomic_path(folder / ".sepify-write-test") as probe:
-        probe.write_bytes(b"")
-    (folder / ".sepify-write-test").unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".sepify-write-test-", dir=folder):
+            pass
+    except OSError as error:
+        raise FileError(
+            f"cannot write to {folder}: {_cause(error)}; choose another place"
+        ) from error
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -119,6 +120,13 @@ def test_a_place_that_cannot_be_written(tmp_path):
         require_writable(tmp_path / "file" / "folder")
     require_writable(tmp_path / "new" / "folder")
     assert os.listdir(tmp_path / "new" / "folder") == []
+
+
+def test_many_may_ask_about_one_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as several:
+        for asked in [several.submit(require_writable, tmp_path) for _ in range(400)]:
+            asked.result()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_full_disk_is_one_sentence(script):
