@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from browser.page import big_report
 
+from sepify.measuring.report.comparison import compare_reports
+
 AXE = Path(__file__).parent / "axe-core.tgz"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -88,10 +90,21 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def comparison_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three reports side by side, as `sepify report a.json b.json c.json` saves them."""
+    folder = tmp_path_factory.mktemp("comparison")
+    for name in ("rank1", "rank2", "a-variant-with-a-rather-long-name"):
+        big_report().save(folder / f"{name}.report.json")
+    compare_reports(sorted(folder.glob("*.json"))).save(folder / "all.html")
+    return folder / "all.html"
+
+
 @pytest.fixture
 def keep() -> Callable[[str], Path]:
     """Where an artefact is kept: SEPIFY_ARTEFACTS, or artefacts/ in the working folder."""
     folder = Path(os.environ.get("SEPIFY_ARTEFACTS", "artefacts"))
+    folder.mkdir(parents=True, exist_ok=True)
     return lambda name: folder / name
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,21 @@ def test_it_is_small_opens_quietly_and_asks_for_nothing(browser: Any, page: Path
     asked = browser.requests()
     assert page.as_uri() in asked
     assert [url for url in asked if url != page.as_uri() and not url.startswith("data:")] == []
+
+
+def test_how_long_it_takes_to_open_is_kept(browser: Any, page: Path, keep: Keep) -> None:
+    """Milliseconds from the request to the page loaded, charts drawn: a figure to read among the
+    artefacts (the aim is a second), not to assert on a machine shared with others."""
+    times = []
+    for _ in range(7):
+        browser.open(page)
+        assert browser.run("return document.querySelectorAll('.chart svg').length") >= 5
+        times.append(
+            browser.run("return performance.getEntriesByType('navigation')[0].loadEventEnd")
+        )
+    assert min(times) > 0
+    found = {"layers": LAYERS, "milliseconds": times, "median": statistics.median(times)}
+    keep("report-opening.json").write_text(json.dumps(found, indent=2))
 
 
 def test_nothing_can_be_fetched_even_if_a_script_tried(browser: Any, page: Path) -> None:
@@ -178,15 +195,36 @@ def test_axe_finds_nothing_serious(
     browser.open(page, width=width, dark=dark)
     browser.run("document.querySelector('#layers button.open').click()")
     browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert grave_violations(browser, axe) == []
+
+
+@pytest.mark.parametrize(
+    ("width", "dark"), [(360, False), (360, True), (1400, False), (1400, True)]
+)
+def test_a_comparison_of_reports(
+    browser: Any, comparison_page: Path, axe: str, keep: Keep, width: int, dark: bool
+) -> None:
+    browser.open(comparison_page, width=width, dark=dark)
+    assert browser.run("return document.querySelectorAll('tbody tr').length") >= 3
+    assert browser.run("return document.querySelectorAll('.chart svg').length") >= 1
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    browser.screenshot(keep(f"comparison-{width}-{'dark' if dark else 'light'}.png"))
+    asked = [url for url in browser.requests() if not url.startswith("data:")]
+    assert asked == [comparison_page.as_uri()]
+    assert browser.complaints() == []
+    assert grave_violations(browser, axe) == []
+
+
+def grave_violations(browser: Any, axe: str) -> list[tuple[str, list[Any]]]:
+    """What axe-core calls serious or critical on the page that is open."""
     browser.driver.execute_cdp_cmd("Runtime.evaluate", {"expression": axe})
     found = browser.driver.execute_async_script(
         "const done = arguments[0]; axe.run().then(done, error => done({error: String(error)}));"
     )
     assert "error" not in found, found["error"]
     assert len(found["passes"]) > 15
-    grave = [
+    return [
         (violation["id"], [node["target"] for node in violation["nodes"]][:3])
         for violation in found["violations"]
         if violation["impact"] in ("serious", "critical")
     ]
-    assert grave == []
