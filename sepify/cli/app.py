@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -59,17 +59,15 @@ def _shown(function: Callable[..., Outcome | None]) -> Callable[..., None]:
         list_written(path for path in outcome.written if path != STREAM)
 
     # typer reads the signature; annotations are resolved here, where their names are known
-    hints = get_type_hints(function, include_extras=True)
-    given = signatures.signature(function)
+    given = signatures.signature(function, eval_str=True)
     kind = signatures.Parameter.KEYWORD_ONLY
-    parameters = [
-        parameter.replace(kind=kind, annotation=hints[name])
-        for name, parameter in given.parameters.items()
-    ]
+    parameters = [parameter.replace(kind=kind) for parameter in given.parameters.values()]
     for name, annotation in (("as_json", AsJson), ("quiet", Quiet)):
-        hints[name] = annotation
         parameters.append(signatures.Parameter(name, kind, default=False, annotation=annotation))
-    command.__annotations__ = hints
+    command.__annotations__ = {
+        **{parameter.name: parameter.annotation for parameter in parameters},
+        "return": None,
+    }
     vars(command)["__signature__"] = given.replace(parameters=parameters)
     return command
 
