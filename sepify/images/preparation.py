@@ -192,5 +192,6 @@ def _middle(pixels: Tensor, crop: tuple[int, int]) -> Tensor:
             f"--preprocess: a crop of {crop[0]}x{crop[1]} does not fit a picture of "
             f"{height}x{width}; give a size as well"
         )
-    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+    # halves go to the even pixel, as in torchvision's CenterCrop
+    top, left = round((height - crop[0]) / 2), round((width - crop[1]) / 2)
     return pixels[..., top : top + crop[0], left : left + crop[1]]
