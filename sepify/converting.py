@@ -136,7 +136,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             threads=(),
             sizes=_sizes(model, Path(request.model), request.output),
             progress=progress,
-            origin=origin_of(roles, request.given, done),
+            origin=origin_of(roles, request.given, done, progress),
         )
         for suffix in REPORTS:
             path = request.output.with_suffix(f".report{suffix}")

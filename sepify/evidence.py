@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -17,6 +18,8 @@ from sepify.measuring.report.model import InputFile, Origin
 from sepify.models import LoadedModel, import_named
 from sepify.planning.plan import Plan
 from sepify.storage import file_digest
+
+Progress = Callable[[str, int, int], None]
 
 IMPRESSION = 512  # labelled images that the original is tried on before anything else
 
@@ -75,7 +78,12 @@ def _metric(spec: str) -> Metric:
     return found
 
 
-def origin_of(roles: Mapping[str, str | Path], request: DataRequest, plan: Plan | None) -> Origin:
+def origin_of(
+    roles: Mapping[str, str | Path],
+    request: DataRequest,
+    plan: Plan | None,
+    progress: Progress | None = None,
+) -> Origin:
     """The reproduction block of a report: the command, the plan, and the hash of every file that
     was read; what is module:function has none."""
     named = {**roles, "labelled data": request.data, "calibration": request.calibration}
@@ -83,6 +91,8 @@ def origin_of(roles: Mapping[str, str | Path], request: DataRequest, plan: Plan 
     for role, name in named.items():
         path = Path(str(name).partition("#")[0]) if name is not None else None
         if path is not None and path.exists():
-            size, digest = file_digest(path)
+            what = f"hash of {role}, megabytes"
+            tell = None if progress is None else partial(progress, what)
+            size, digest = file_digest(path, tell)
             files.append(InputFile(role, str(name), size, digest))
     return Origin(request.command, tuple(files), plan_document(plan))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 VERSION = 1
+METADATA_NAME = "sepify.json"  # of the note inside a file
 
 Shape = tuple[int, ...]
 

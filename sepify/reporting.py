@@ -73,7 +73,7 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
         target=request.target,
         sizes=_sizes(request, original, converted),
         progress=progress,
-        origin=origin_of(roles, request.given, plan),
+        origin=origin_of(roles, request.given, plan, progress),
     )
     for path in request.outputs:
         report.save(path)

@@ -15,9 +15,9 @@ import sepify
 from sepify.errors import ConversionError, DependencyError, FileError, UsageError
 from sepify.forms import agreement
 from sepify.forms.onnx import onnxruntime_session
-from sepify.input_note import InputNote, read_note
+from sepify.input_note import METADATA_NAME, InputNote, read_note
 from sepify.models import load_model
-from sepify.storage import METADATA_NAME, load_exported, load_torchscript, noted_inputs
+from sepify.storage import load_exported, load_torchscript, noted_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

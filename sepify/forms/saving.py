@@ -12,9 +12,8 @@ from sepify.forms.exported import to_exported
 from sepify.forms.onnx import require_onnx, to_onnx
 from sepify.forms.torchscript import to_torchscript
 from sepify.forms.weights import distinct_tensors
-from sepify.input_note import InputNote, note_inputs
+from sepify.input_note import METADATA_NAME, InputNote, note_inputs
 from sepify.storage import (
-    METADATA_NAME,
     save_exported,
     save_torchscript,
     save_weights,

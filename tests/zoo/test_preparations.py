@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from zoo import torchvision_shim  # noqa: F401  torchvision's operators, for a torch without CUDA
 
 from sepify.errors import UsageError
 from sepify.images import read_preparation
+from zoo import torchvision_shim  # noqa: F401  torchvision's operators, for a torch without CUDA
 
 pytestmark = pytest.mark.zoo
 

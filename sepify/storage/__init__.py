@@ -1,0 +1,67 @@
+"""Every file that sepify reads or writes: formats, versions, and writes that are whole or absent.
+
+TorchScript archives are read by torch's C++ loader, exported programs after a look at what torch's
+loader would unpickle or evaluate, arrays with pickles refused, plans and reports as JSON: none of
+them can run code of their own while being read. (A TorchScript *model*, once called, runs
+TorchScript operators, never Python.)
+"""
+
+from sepify.storage.exported import load_exported, noted_inputs, save_exported
+from sepify.storage.reading import (
+    file_digest,
+    parse_json,
+    read_array,
+    read_arrays,
+    read_json,
+    read_lines,
+    read_picture,
+    read_text,
+)
+from sepify.storage.tensors import (
+    is_on_disk,
+    on_disk,
+    read_state,
+    read_weights,
+    save_state,
+    save_weights,
+)
+from sepify.storage.torchscript import ModelFile, load_torchscript, save_torchscript
+from sepify.storage.writing import (
+    append_line,
+    atomic_path,
+    pack,
+    require_writable,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+__all__ = [
+    "ModelFile",
+    "append_line",
+    "atomic_path",
+    "file_digest",
+    "is_on_disk",
+    "load_exported",
+    "load_torchscript",
+    "noted_inputs",
+    "on_disk",
+    "pack",
+    "parse_json",
+    "read_array",
+    "read_arrays",
+    "read_json",
+    "read_lines",
+    "read_picture",
+    "read_state",
+    "read_text",
+    "read_weights",
+    "require_writable",
+    "save_exported",
+    "save_state",
+    "save_torchscript",
+    "save_weights",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,36 @@
+"""What can be wrong with a file, in words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sepify.errors import FileError
+
+
+def cause(error: OSError) -> str:
+    """What the system says is wrong."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def require_file(path: Path) -> None:
+    """Raise FileError for a folder, or for nothing there."""
+    if path.is_dir():
+        raise FileError(f"{path} is a folder, not a file")
+    if not path.exists():
+        raise FileError(f"no such file: {path}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file. Raises FileError."""
+    require_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {cause(error)}") from error
