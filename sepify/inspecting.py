@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from sepify.measuring.rank_curves import energy_lost
 from sepify.models import LoadedModel
 from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost
 from sepify.planning.survey import Convolution, survey
+
+Progress = Callable[[str, int, int], None]
 
 SHOWN_RANKS = (1, 2, 3)
 
@@ -55,11 +58,17 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_model(model: LoadedModel) -> Inspection:
+def inspect_model(model: LoadedModel, progress: Progress | None = None) -> Inspection:
     """Look at a model without changing it. Raises CaptureError where it cannot be captured."""
+    note = progress or _silent
+    note("capturing", 0, 0)
     captured = capture(model.module, model.inputs).graph_module
     maps = measure_maps(captured, model.inputs)
-    layers = tuple(_inspected(c, maps.get(c.name)) for c in survey(captured))
+    convolutions, looked_at = survey(captured), []
+    for number, convolution in enumerate(convolutions):
+        note("looking at kernels", number, len(convolutions))
+        looked_at.append(_inspected(convolution, maps.get(convolution.name)))
+    layers = tuple(looked_at)
     totals = {rank: sum(_macs_at(layer, rank) for layer in layers) for rank in SHOWN_RANKS}
     return Inspection(layers, sum(layer.macs for layer in layers), totals)
 
@@ -143,3 +152,7 @@ def _leaf(found: Inspection, layer: Inspected, name: str) -> tuple[Text, ...]:
 def _some(names: list[str], most: int = 6) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody wants to see."""

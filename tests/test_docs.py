@@ -37,7 +37,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")
 COMMANDS_ELSEWHERE = {
     "make demo": "CI, before the tests",
     "make test": "it runs this file",
-    "sepify demo": "tests/test_demo.py: it takes half a minute",
+    "sepify demo": "tests/test_demo.py: it takes two minutes",
     "sepify compile better.pt -o bundle --tune 10min": "nobody for ten minutes; tests/compiling",
     "sepify compile small.pt -o bundle --tune 10min": "nobody for ten minutes; tests/compiling",
     "accelerate launch -m sepify distill small.pt --teacher model.pt --data train.npy "

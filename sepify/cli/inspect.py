@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sepify.cli.options import Model, Shapes, Types, input_request
 from sepify.cli.outcome import Outcome
+from sepify.cli.progress import progress_bar
 
 EXAMPLES = (
     "sepify inspect model.pt --input-shape 1,3,224,224",
@@ -16,5 +17,7 @@ def inspect(model: Model, input_shape: Shapes = None, dtype: Types = None) -> Ou
     from sepify.inspecting import inspect_model, render
     from sepify.models import load_model
 
-    found = inspect_model(load_model(model, input_request(input_shape, dtype)))
+    loaded = load_model(model, input_request(input_shape, dtype))
+    with progress_bar() as progress:
+        found = inspect_model(loaded, progress)
     return Outcome(render(found), found.to_dict())
