@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,10 +28,10 @@ from sepify.planning.make import Wish, inputs_and_batches, plan_reduced
 from sepify.planning.plan import METHODS, Method, Plan, Style
 from sepify.planning.survey import survey
 from sepify.planning.uniform import Filter
+from sepify.progress import Progress
 from sepify.verify import require_finite_weights, verify_conversion
 
 # progress(what is being done, steps done, steps in all)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,9 +21,8 @@ from sepify.planning.budget import read_budget
 from sepify.planning.plan import Method, Plan, Style
 from sepify.planning.plan_file import load_plan, save_plan
 from sepify.processes import is_main_process
+from sepify.progress import Progress
 from sepify.storage import require_writable
-
-Progress = Callable[[str, int, int], None]
 
 REPORTS = (".json", ".html")  # written beside a converted model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from sepify.models import InputRequest, load_model
 from sepify.multipliers import inputs_for
 from sepify.planning.plan_file import load_plan, save_plan
 from sepify.processes import is_main_process
+from sepify.progress import Progress
 from sepify.storage import require_writable
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,8 @@ from sepify.measuring.metrics import Metric
 from sepify.measuring.report.model import InputFile, Origin
 from sepify.models import LoadedModel, import_named
 from sepify.planning.plan import Plan
+from sepify.progress import Progress
 from sepify.storage import file_digest
-
-Progress = Callable[[str, int, int], None]
 
 IMPRESSION = 512  # labelled images that the original is tried on before anything else
 

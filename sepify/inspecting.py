@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,8 +16,7 @@ from sepify.measuring.rank_curves import energy_lost
 from sepify.models import LoadedModel
 from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost
 from sepify.planning.survey import Convolution, survey
-
-Progress = Callable[[str, int, int], None]
+from sepify.progress import Progress, silent
 
 SHOWN_RANKS = (1, 2, 3)
 
@@ -60,7 +58,7 @@ class Inspection:
 
 def inspect_model(model: LoadedModel, progress: Progress | None = None) -> Inspection:
     """Look at a model without changing it. Raises CaptureError where it cannot be captured."""
-    note = progress or _silent
+    note = progress or silent
     note("capturing", 0, 0)
     captured = capture(model.module, model.inputs).graph_module
     maps = measure_maps(captured, model.inputs)
@@ -152,7 +150,3 @@ def _leaf(found: Inspection, layer: Inspected, name: str) -> tuple[Text, ...]:
 def _some(names: list[str], most: int = 6) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """Progress that nobody wants to see."""

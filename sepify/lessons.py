@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -14,9 +14,8 @@ from sepify.distilling.augment import read_augment
 from sepify.distilling.training import Precision
 from sepify.errors import UsageError
 from sepify.images import Preparation, read_images, read_maybe_labelled
+from sepify.progress import Progress
 from sepify.storage import write_json
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

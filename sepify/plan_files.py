@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,9 +29,8 @@ from sepify.planning.plan_file import load_plan, plan_to_dict, save_plan
 from sepify.planning.planner import Known, measure_candidates
 from sepify.planning.survey import survey
 from sepify.planning.uniform import refusals
+from sepify.progress import Progress
 from sepify.storage import require_writable, write_json
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +19,8 @@ from sepify.multipliers import inputs_for
 from sepify.planning.measurements import load_measurements
 from sepify.planning.plan import Plan
 from sepify.planning.plan_file import load_plan
+from sepify.progress import Progress
 from sepify.storage import require_writable
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from sepify.factorize.factors import Factors, Order
 from sepify.factorize.least_squares import solve_least_squares
 from sepify.factorize.statistics import Moments, covariance_bytes
 from sepify.factorize.svd import factorize_svd
+from sepify.progress import Progress
 
 Form = tuple[Order, int]  # what may stand in for a convolution: an order and a rank
-Progress = Callable[[str, int, int], None]
 
 ITERATIONS = 5  # of the solver: enough to compare candidates, which the chosen one's solve redoes
 STATISTICS_BYTES = 2**29  # of the covariances that are summed up at a time

@@ -3,7 +3,7 @@ them by one backward pass, or measured by running the rest of the network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,8 +18,8 @@ from sepify.errors import ConversionError
 from sepify.factorize.factors import Factors
 from sepify.factorize.statistics import extract_patches
 from sepify.planning.output_loss import OutputLoss, Outputs, output_tensors
+from sepify.progress import Progress
 
-Progress = Callable[[str, int, int], None]
 Call = tuple[str, Tensor, Tensor]  # of a convolution: its name, its input, a probe at its output
 
 

@@ -22,8 +22,7 @@ from sepify.passes.fold_batchnorm import fold_batchnorm
 from sepify.passes.graph import leaf_around
 from sepify.passes.out_of_place import make_out_of_place
 from sepify.planning.plan import Decision, Plan
-
-Progress = Callable[[str, int, int], None]
+from sepify.progress import Progress
 
 FEW = 2  # positions for each element of a patch, below which the user is warned
 

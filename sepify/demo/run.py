@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,12 @@ from sepify.measuring import Report, compare
 from sepify.measuring.report.model import Origin
 from sepify.planning.plan import Plan
 from sepify.planning.plan_file import save_plan
+from sepify.progress import Progress
 from sepify.storage import load_torchscript, require_writable, save_torchscript
 
 CALIBRATION_IMAGES = 1_024
 COMPARED_RANKS = (1, 2, 3)
 INPUT_SHAPE = (1, 1, 28, 28)
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

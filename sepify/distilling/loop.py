@@ -22,9 +22,8 @@ from sepify.distilling.pair import DistillationPair
 from sepify.distilling.run import Keeping, Run
 from sepify.distilling.training import Training
 from sepify.errors import DistillationWarning, InputError, UsageError
+from sepify.progress import Progress
 from sepify.storage import require_writable
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from sepify.distilling.training import (
     rate_at,
 )
 from sepify.errors import DistillationError, SepifyError, UsageError
+from sepify.progress import Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Progress = Callable[[str, int, int], None]
 Finish = Callable[[Mapping[str, Tensor]], fx.GraphModule]
 
 

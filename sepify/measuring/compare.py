@@ -22,7 +22,7 @@ from sepify.measuring.contenders import (
     tvm_runner,
 )
 from sepify.measuring.cost import measure_cost, stored_size
-from sepify.measuring.data import AFTER, BEFORE, Labelled, Progress
+from sepify.measuring.data import AFTER, BEFORE, Labelled
 from sepify.measuring.judging import Evidence, judge, judge_variants
 from sepify.measuring.latency import Contender, Latency, Skipped, Which, race, summarise
 from sepify.measuring.layer_errors import layer_errors
@@ -37,6 +37,7 @@ from sepify.multipliers import inputs_for, reduced_first
 from sepify.planning.frontier import trace_frontier
 from sepify.planning.measurements import Measurements
 from sepify.planning.plan import Plan
+from sepify.progress import Progress
 
 Models = dict[Which, nn.Module]
 Given = dict[Which, Inputs]

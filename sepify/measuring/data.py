@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,9 @@ from sepify.measuring.fidelity import Fidelity, Outputs, fidelity
 from sepify.measuring.metrics import Metric, MetricResult, metric_result, metric_values
 from sepify.measuring.notes import chance_note
 from sepify.measuring.outputs import Inputs, Network, answer, batch_size_for, evaluating
+from sepify.progress import Progress
 
 Labelled = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
-Progress = Callable[[str, int, int], None]
 
 TOP5_CLASSES = 6  # below that, five guesses are all there are
 BEFORE, AFTER = "the original network", "the converted network"

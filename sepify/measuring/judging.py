@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from sepify.measuring.cost import measure_cost
-from sepify.measuring.data import Labelled, Progress, Scores, agree, score, score_metric
+from sepify.measuring.data import Labelled, Scores, agree, score, score_metric
 from sepify.measuring.fidelity import alike
 from sepify.measuring.metrics import Metric
 from sepify.measuring.notes import accuracy_notes, chance_note
 from sepify.measuring.outputs import Inputs, as_inputs, evaluating
 from sepify.measuring.report.model import Variant
+from sepify.progress import Progress
 
 
 @dataclass(frozen=True)

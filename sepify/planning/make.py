@@ -16,11 +16,10 @@ from sepify.multipliers import Reduced, budget_for, reduce_network, related_to_o
 from sepify.planning.budget import Budget
 from sepify.planning.plan import STYLES, Plan, Style
 from sepify.planning.uniform import Filter, plan_uniform
+from sepify.progress import Progress
 
 if TYPE_CHECKING:
     from sepify.planning.planner import Known
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from sepify.planning.survey import Convolution, separable, survey
 from sepify.planning.uniform import Filter, refusals
 from sepify.planning.unmeasured import unmeasured_picks
 from sepify.planning.workbench import MOST_IMAGES, Workbench, set_up, take_images
+from sepify.progress import Progress, silent
 
-Progress = Callable[[str, int, int], None]
 Picks = tuple[int, ...]  # the candidate that each layer takes
 
 
@@ -60,7 +60,7 @@ def plan_to_budget(
     matches nothing or what is `known` is of another model, target or machine; InputError for too
     few images; UsageError for a target or a promise that makes no sense here.
     """
-    note = progress or _silent
+    note = progress or silent
     known = known or Known()
     if labelled is not None and budget.quantity != "accuracy_drop":
         raise UsageError("labelled data is for a budget in accuracy_drop; this one needs none")
@@ -167,7 +167,7 @@ def measure_candidates(
 ) -> Measurements:
     """Every convolution's candidates with their costs and damages: what a frontier is made of."""
     bench = set_up(original, [c.name for c, _ in separable(survey(original))], batches)
-    return _measurements(original, inputs, bench, known or Known(), progress or _silent)
+    return _measurements(original, inputs, bench, known or Known(), progress or silent)
 
 
 def own_costs(
@@ -227,7 +227,3 @@ def _halves(batches: Sequence[Batch]) -> tuple[tuple[Batch, ...], tuple[Batch, .
     """Images to plan by, and those to hold the plan against: half at most go to planning."""
     images = sum(len(batch[0]) for batch in batches)
     return take_images(batches, min(MOST_IMAGES, images // 2))
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """Progress that nobody wants to see."""

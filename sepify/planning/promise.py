@@ -6,7 +6,7 @@ was chosen by: a plan that fails there gives way to the next dearer one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +22,7 @@ from sepify.planning.measurements import Measurements
 from sepify.planning.output_loss import Outputs
 from sepify.planning.rounds import chosen_forms
 from sepify.planning.workbench import Workbench, split_images
-
-Progress = Callable[[str, int, int], None]
+from sepify.progress import Progress
 
 POINTS = 32  # on the frontier
 BATCH = 64

@@ -8,15 +8,14 @@ layer's new factor. The best plan by its own measured loss is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sepify.calibration.alternatives import Form
 from sepify.planning.knapsack import Choice, Table, choose, total
 from sepify.planning.measurements import Candidate, Layer
 from sepify.planning.workbench import Workbench, form
-
-Progress = Callable[[str, int, int], None]
+from sepify.progress import Progress
 
 ROUNDS = 3
 WIDEST = 8.0  # a factor is within 1/8 to 8: single measurements are noisy

@@ -7,14 +7,13 @@ refined, each for a few steps, and measured once more, on more images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sepify.calibration.refine import Refinement
 from sepify.planning.measurements import Layer
 from sepify.planning.rounds import Tried, chosen_forms
 from sepify.planning.workbench import Workbench
-
-Progress = Callable[[str, int, int], None]
+from sepify.progress import Progress
 
 FINALISTS = 3
 FINAL_IMAGES = 1_024  # two in three to solve and refine on, one in three to judge

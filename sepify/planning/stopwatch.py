@@ -17,8 +17,8 @@ from sepify.measuring.latency import Contender, race
 from sepify.measuring.machine import this_machine
 from sepify.planning.latency_table import LatencyTable, check_table, entry
 from sepify.planning.measurements import Candidate, Layer, Measurements
+from sepify.progress import Progress
 
-Progress = Callable[[str, int, int], None]
 Run = Callable[[], object]
 Prepare = Callable[[], None]
 # built(module, input) -> (prepare, run): one inference of the module on one image

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,8 +23,7 @@ from sepify.passes.fold_batchnorm import fold_batchnorm
 from sepify.passes.out_of_place import make_out_of_place
 from sepify.planning.measurements import Candidate, Layer
 from sepify.planning.output_loss import OutputLoss, Outputs, choose_loss
-
-Progress = Callable[[str, int, int], None]
+from sepify.progress import Progress
 
 MOST_IMAGES = 512  # that planning looks at; more change no choice and cost time
 JUDGING = 3  # one image in three judges, the others are solved on
