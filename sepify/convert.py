@@ -31,8 +31,6 @@ from sepify.planning.uniform import Filter
 from sepify.progress import Progress
 from sepify.verify import require_finite_weights, verify_conversion
 
-# progress(what is being done, steps done, steps in all)
-
 
 @dataclass(frozen=True)
 class Conversion:
