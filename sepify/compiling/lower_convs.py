@@ -104,11 +104,13 @@ def _call(
     values: Values, workload: Workload, source: Any, parameters: tuple[Array, ...], step: ConvStep
 ) -> None:
     x = values.blocked(source) if workload.blocked else values.plain(source)
-    packed = workload.pack(values.machine.lanes, *parameters)
+    machine, knobs = values.machine, values.knobs(workload)
+    packed = workload.pack(machine.lanes, *parameters, winograd=knobs.winograd)
     arguments = [x, *(tvm_api.literal(array) for array in packed)]
     if step.residual is not None:
         arguments.append(values.blocked(step.residual))
-    values.set_blocked(step.end, values.builder.call(values.kernel(workload), arguments))
+    result = values.builder.call(workload.kernel(machine, knobs), arguments)
+    values.set_blocked(step.end, result)
 
 
 def _linear(step: LinearStep) -> Emit:
@@ -120,7 +122,8 @@ def _linear(step: LinearStep) -> Emit:
         workload = Workload("linear", conv, Epilogue(clip=step.clip), blocked=False)
         packed = workload.pack(values.machine.lanes, step.weight[:, :, None, None], step.bias)
         arguments = [values.plain(step.source), *(tvm_api.literal(array) for array in packed)]
-        result = values.builder.call(values.kernel(workload), arguments)
+        kernel = workload.kernel(values.machine, values.knobs(workload))
+        result = values.builder.call(kernel, arguments)
         values.set_plain(step.end, values.columns(result, shape[0], outputs))
 
     return emit

@@ -14,7 +14,7 @@ from sepify.compiling import tvm_api
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.layout import pack_kernel, unpack_kernel
 from sepify.compiling.kernels.shapes import Machine
-from sepify.compiling.kernels.source import Kernel, Shape
+from sepify.compiling.kernels.source import Shape
 from sepify.compiling.kernels.workload import Workload
 
 Choose = Callable[[Workload], Knobs | None]  # None: the default ones
@@ -30,9 +30,9 @@ class Values:
         self._plain: dict[Any, Any] = {}
         self._blocked: dict[Any, Any] = {}
 
-    def kernel(self, workload: Workload) -> Kernel:
-        """The kernel of a workload, with the knobs that were chosen for it."""
-        return workload.kernel(self.machine, self._choose(workload))
+    def knobs(self, workload: Workload) -> Knobs:
+        """The knobs that were chosen for a workload, or the default ones."""
+        return self._choose(workload) or workload.default_knobs(self.machine)
 
     def set_plain(self, variable: Any, value: Any) -> None:
         """`value` is the new `variable`, in its own shape."""

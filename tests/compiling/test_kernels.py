@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from compiling.kernel_runner import assert_close, block, run_kernel, unblock
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from sepify.compiling.kernels.cook_toom import TILES, cook_toom
 from sepify.compiling.kernels.dense import dense_kernel
 from sepify.compiling.kernels.depthwise import depthwise_kernel
 from sepify.compiling.kernels.grouped import grouped_kernel
+from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.layout import pack_kernel, unpack_kernel
 from sepify.compiling.kernels.linear import linear_kernel
 from sepify.compiling.kernels.pooling import (
@@ -31,7 +34,9 @@ from sepify.compiling.kernels.weights import (
     pack_depthwise_bias,
     pack_grouped,
     pack_terms,
+    pack_winograd,
 )
+from sepify.compiling.kernels.winograd import winograd_kernel, winograd_knobs
 
 # each example is compiled by LLVM: few of them, and the same every time
 sweep = settings(
@@ -161,6 +166,54 @@ def test_dense_with_more_weights_than_a_cache_holds():
     have = unblock(run_kernel(kernel, block(x, 8), *packed, block(residual, 8)), conv.outputs)
     want = (reference(x, weight, bias, conv) + residual).relu()
     assert_close(have, want, depth_of(conv))
+
+
+@st.composite
+def winograd_convs(draw: st.DrawFn) -> Conv:
+    sides = st.integers(0, 3)
+    padding = draw(st.one_of(st.just((1, 1, 1, 1)), st.tuples(sides, sides, sides, sides)))
+    channels, outputs = draw(st.integers(1, 130)), draw(st.integers(1, 130))
+    return geometry(draw, Window((3, 3), padding=padding), channels, outputs, 1)
+
+
+@sweep
+@given(winograd_convs(), machines, clips, st.booleans(), st.sampled_from(TILES))
+def test_winograd(conv, machine, clip, with_residual, m):
+    x, weight, bias, residual = data(conv)
+    v = machine.lanes
+    knobs = winograd_knobs(conv, m, machine)
+    kernel = winograd_kernel(conv, Epilogue(with_residual, clip), machine, knobs)
+    arguments = [block(x, v), pack_winograd(weight.numpy(), v, m), pack_bias(bias.numpy(), v)]
+    if with_residual:
+        arguments.append(block(residual, v))
+    want = finish(reference(x, weight, bias, conv), residual if with_residual else None, clip)
+    have = unblock(run_kernel(kernel, *arguments), conv.outputs)
+    assert_close(have, want, depth_of(conv), cook_toom(m).growth)
+
+
+def test_winograd_does_not_depend_on_threads():
+    """Tasks may compute the same tile, never the same output from different tiles: a race between
+    them must not change a bit."""
+    conv = Conv(1, 20, 11, 11, 24, Window((3, 3), padding=(1, 1, 1, 1)), 11, 11)
+    x, weight, bias, _ = data(conv)
+    arguments = [block(x, 8), pack_winograd(weight.numpy(), 8, 4), pack_bias(bias.numpy(), 8)]
+    results = [
+        run_kernel(
+            winograd_kernel(conv, Epilogue(), Machine(8, 16), Knobs(2, 1, rows, 1, winograd=4)),
+            *arguments,
+        )
+        for rows in (1, 2, 4, 9)
+    ]
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("m", TILES)
+def test_the_matrices_compute_a_filter(m):
+    toom = cook_toom(m)
+    inputs, taps = np.random.default_rng(0).standard_normal((2, m + 2))
+    points = (toom.filter @ taps[:3]) * (toom.input @ inputs)
+    np.testing.assert_allclose(toom.output @ points, np.correlate(inputs, taps[:3]), atol=1e-12)
+    assert toom.growth == pytest.approx({2: 5 / 3, 4: 7.125}[m])
 
 
 @sweep

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from sepify.compiling.kernels.workload import Workload, read_workload
 
 _ROUNDS = 3  # of each contender, in turns
 _ROUND_MS = 5
+
+
+@dataclass(frozen=True)
+class _Library:
+    """A kernel, built, and how its weights are packed."""
+
+    name: str
+    path: Path
+    winograd: int
 
 
 def main() -> None:
@@ -43,13 +53,14 @@ def _answer(request: dict[str, Any], opening: dict[str, Any], place: Path) -> di
     target = tvm_api.make_target(opening["target"])
     try:
         workload = read_workload(request["workload"])
-        kernels = [workload.kernel(machine, k) for k in (Knobs(**request["knobs"]), None)]
+        contenders = (Knobs(**request["knobs"]), workload.default_knobs(machine))
         libraries = []
-        for kernel in kernels:
+        for knobs in contenders:
+            kernel = workload.kernel(machine, knobs)
             path = place / f"{kernel.name}.so"
             if not path.exists():
                 tvm_api.build_library(kernel, target, path, opening["compiler"])
-            libraries.append((kernel.name, path))
+            libraries.append(_Library(kernel.name, path, knobs.winograd))
     except Exception as error:  # whatever a candidate makes TVM, LLVM or the linker raise
         return {"error": _first_line(error)}
     try:
@@ -66,28 +77,33 @@ def _answer(request: dict[str, Any], opening: dict[str, Any], place: Path) -> di
 
 
 def _race(
-    session: Any, workload: Workload, machine: Machine, libraries: list[tuple[str, Path]]
+    session: Any, workload: Workload, machine: Machine, libraries: list[_Library]
 ) -> dict[str, Any]:
     """Seconds of the candidate, and its time over the default's: they take turns on the board."""
-    arguments, expected = sample(workload, machine.lanes)
     device = session.cpu(0)
-    inputs = [tvm_api.tensor(array, device) for array in arguments]
-    output = tvm_api.tensor(np.zeros_like(expected), device)
-    modules = {}
-    for name, path in libraries:
+    modules: dict[str, Any] = {}
+    calls = []
+    for library in libraries:
+        name = library.name
         if name not in modules:  # the default against itself: one file
-            session.upload(str(path))
-            modules[name] = session.load_module(path.name)
-    name, _ = libraries[0]
-    modules[name][name](*inputs, output)
-    error = relative_difference(output.numpy(), expected)
-    if not error <= tolerance(workload):
+            session.upload(str(library.path))
+            modules[name] = session.load_module(library.path.name)
+        arrays, expected = sample(workload, machine.lanes, library.winograd)
+        arguments = [tvm_api.tensor(a, device) for a in (*arrays, np.zeros_like(expected))]
+        calls.append(arguments)
+    first, arguments = libraries[0], calls[0]
+    modules[first.name][first.name](*arguments)
+    error = relative_difference(arguments[-1].numpy(), expected)
+    if not error <= tolerance(workload, first.winograd):
         raise ValueError(f"differs from torch by {error:.1e} of the largest output")
     clocks = [
-        modules[name].time_evaluator(name, device, number=1, repeat=1, min_repeat_ms=_ROUND_MS)
-        for name, _ in libraries
+        modules[library.name].time_evaluator(
+            library.name, device, number=1, repeat=1, min_repeat_ms=_ROUND_MS
+        )
+        for library in libraries
     ]
-    times = [[clock(*inputs, output).min for clock in clocks] for _ in range(_ROUNDS)]
+    contenders = list(zip(clocks, calls, strict=True))
+    times = [[clock(*arguments).min for clock, arguments in contenders] for _ in range(_ROUNDS)]
     mine, default = (min(column) for column in zip(*times, strict=True))
     return {"seconds": float(mine), "relative": float(mine / default)}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sepify.compiling.kernels.cook_toom import cook_toom
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
 from sepify.compiling.kernels.weights import Array
 from sepify.compiling.kernels.workload import Workload
@@ -16,8 +17,9 @@ from sepify.compiling.kernels.workload import Workload
 _UNIT = 2.0**-24  # half of float32's precision
 
 
-def sample(workload: Workload, lanes: int) -> tuple[list[Array], Array]:
-    """The kernel's arguments, in its own layouts, and the output expected of it."""
+def sample(workload: Workload, lanes: int, winograd: int = 0) -> tuple[list[Array], Array]:
+    """The kernel's arguments, in its own layouts (which the knob `winograd` is part of), and the
+    output expected of it."""
     random = torch.Generator().manual_seed(0)
     conv = workload.conv
     x = torch.randn(conv.batch, conv.channels, conv.height, conv.width, generator=random)
@@ -40,7 +42,7 @@ def sample(workload: Workload, lanes: int) -> tuple[list[Array], Array]:
     if workload.kind == "linear":
         source = source.reshape(conv.batch, conv.channels)
         expected = expected.reshape(conv.batch, -1, lanes)
-    arguments = [source, *workload.pack(lanes, *parameters)]
+    arguments = [source, *workload.pack(lanes, *parameters, winograd=winograd)]
     return arguments if residual is None else [*arguments, block(residual, lanes)], expected
 
 
@@ -51,15 +53,16 @@ def _pointwise(conv: Conv, outputs: int) -> Conv:
     return Conv(conv.batch, conv.outputs, height, width, outputs, point, height, width)
 
 
-def tolerance(workload: Workload) -> float:
+def tolerance(workload: Workload, winograd: int = 0) -> float:
     """How far a right result may be from torch's, as a part of the largest output: the rounding of
     sums of `depth` products each (Higham 2002, section 3.1: at most depth * u; at random about its
-    root), sixteen times over: two sums, torch's in float32 too."""
+    root), sixteen times over: two sums, torch's in float32 too. Winograd's tiles make it grow."""
     conv = workload.conv
     depth = conv.channels // conv.groups * conv.window.area
     if workload.kind == "separable":
         depth += workload.rank * conv.channels
-    return float(16 * max(depth, 16) ** 0.5 * _UNIT)
+    growth = cook_toom(winograd).growth if winograd else 1.0
+    return float(16 * max(depth, 16) ** 0.5 * _UNIT * growth)
 
 
 def block(x: Tensor, lanes: int) -> Array:

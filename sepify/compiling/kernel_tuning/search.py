@@ -7,10 +7,12 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 
+from sepify.compiling.kernels.cook_toom import TILES
 from sepify.compiling.kernels.dense import is_flat
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Machine
 from sepify.compiling.kernels.tiles import default_unroll, rank_tiles
+from sepify.compiling.kernels.winograd import WINOGRAD_FETCHING, tile_count
 from sepify.compiling.kernels.workload import Workload
 
 _BETTER = 0.99  # of the best so far, or it is noise
@@ -54,19 +56,30 @@ def _axes(workload: Workload, machine: Machine) -> list[Axis]:
         return [tiles, tasks, _weight_bytes, partial(_row_tiles, workload), _unrolls]
     if workload.kind == "dense":
         axes: list[Axis] = [tiles, tasks, _weight_bytes]
+        if workload.can_winograd:
+            axes.insert(0, partial(_algorithms, workload, machine))
         return [*axes, _unrolls] if workload.blocked else axes
     if workload.kind == "linear":
         return [partial(_linear_tiles, machine), _unrolls, _weight_bytes]
     return [partial(_row_tiles, workload), tasks]
 
 
+def _algorithms(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
+    for winograd in (*TILES, 0):
+        if winograd != knobs.winograd:
+            yield workload.knobs_for(winograd, machine)
+
+
 def _tiles(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
     conv = workload.conv
     pixels = knobs.rows * conv.out_width
-    if workload.kind == "dense" and not is_flat(conv):
+    if knobs.winograd:
+        pixels = knobs.rows
+    elif workload.kind == "dense" and not is_flat(conv):
         pixels = conv.out_width
     vectors = _vectors(workload, machine) // knobs.splits
-    ranked = rank_tiles(pixels, vectors, machine)
+    fetching = WINOGRAD_FETCHING if knobs.winograd else (0.0, 0.0)
+    ranked = rank_tiles(pixels, vectors, machine, fetching=fetching)
     # tiles of more pixels than the row has are the same tile
     sizes = dict.fromkeys((min(p, pixels), v) for p, v in ranked)
     for size, across in list(sizes)[:_TILES]:
@@ -86,7 +99,9 @@ def _vectors(workload: Workload, machine: Machine) -> int:
 def _tasks(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
     """Strips and splits that feed every thread alike, from the default's number of tasks."""
     height, vectors = workload.conv.out_height, _vectors(workload, machine)
-    default = workload.default_knobs(machine)
+    default = workload.knobs_for(knobs.winograd, machine)
+    if knobs.winograd:
+        height = tile_count(workload.conv, knobs.winograd)
     enough = -(-height // default.rows) * default.splits
     found = []
     for splits in (n for n in range(1, vectors + 1) if vectors % n == 0 and n <= 8):

@@ -39,33 +39,39 @@ class Subject:
         self._machine = machine
         self._target = target
         self.workload = workload
-        arguments, self._expected = sample(workload, machine.lanes)
-        tensors = [tvm_api.tensor(array) for array in arguments]
-        self._output = tvm_api.tensor(np.zeros_like(self._expected))
-        weights = arguments[1:]
-        size = sum(array.nbytes for array in weights)
-        copies = min(_MOST_COPIES, -(-_COLD_BYTES // size))
-        self._inputs = [tensors] + [
-            [tensors[0], *(tvm_api.tensor(array) for array in weights)] for _ in range(copies - 1)
-        ]
-        self._default = self.prepare(None)
+        self._inputs: dict[int, list[list[Any]]] = {}
+        self._default = self.prepare(workload.default_knobs(machine))
 
-    def prepare(self, knobs: Knobs | None) -> Call:
+    def prepare(self, knobs: Knobs) -> Call:
         """The kernel, checked against torch, ready to run. Raises ValueError if it is wrong."""
         kernel = self.workload.kernel(self._machine, knobs)
         function = tvm_api.build_kernel(kernel, self._target)
-        function(*self._inputs[0], self._output)
+        inputs = self._inputs_for(knobs.winograd)
+        function(*inputs[0], self._output)
         error = relative_difference(self._output.numpy(), self._expected)
-        if not error <= tolerance(self.workload):
+        if not error <= tolerance(self.workload, knobs.winograd):
             raise ValueError(f"differs from torch by {error:.1e} of the largest output")
         turn = 0
 
         def call() -> None:
             nonlocal turn
-            turn = (turn + 1) % len(self._inputs)
-            function(*self._inputs[turn], self._output)
+            turn = (turn + 1) % len(inputs)
+            function(*inputs[turn], self._output)
 
         return call
+
+    def _inputs_for(self, winograd: int) -> list[list[Any]]:
+        """Arguments to call with in turn: the same, but for the weights' place in memory."""
+        if winograd not in self._inputs:
+            arguments, self._expected = sample(self.workload, self._machine.lanes, winograd)
+            self._output = tvm_api.tensor(np.zeros_like(self._expected))
+            x, weights = tvm_api.tensor(arguments[0]), arguments[1:]
+            size = sum(array.nbytes for array in weights)
+            copies = min(_MOST_COPIES, -(-_COLD_BYTES // size))
+            self._inputs[winograd] = [
+                [x, *(tvm_api.tensor(array) for array in weights)] for _ in range(copies)
+            ]
+        return self._inputs[winograd]
 
     def race(self, candidate: Call) -> tuple[float, float]:
         """Seconds of the candidate, and its time over the default's: they take turns, the fastest

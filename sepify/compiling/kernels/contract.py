@@ -16,6 +16,7 @@ class Contraction:
     """`Y[vector, row, column] = epilogue(B[vector] + sum over the loops of x * W[vector, k])`.
 
     The texts may use the loops' variables; a pixel is given as the texts of its row and column.
+    Sums that are not results yet go `into` another buffer, and start from zero.
     """
 
     loops: Sequence[tuple[str, int]]  # of the reduction, outermost first
@@ -24,6 +25,7 @@ class Contraction:
     x: Callable[[str, str], str]
     y: Callable[[str, str, str], str]  # (vector, row, column) -> indices of Y and R
     epilogue: Epilogue
+    into: str = "Y"
 
 
 def contract(
@@ -92,10 +94,12 @@ def _write_tile(source: Source, tile: _Tile, work: Contraction) -> None:
     index = work.y(f"{tile.vector} + n", "row", f"{column} + m")
 
     def start() -> None:
-        _nest(source, lanes, each, acc, f"B[{tile.vector} + n, q]")
+        bias = f"B[{tile.vector} + n, q]" if work.into == "Y" else "T.float32(0)"
+        _nest(source, lanes, each, acc, bias)
 
     def finish() -> None:
-        _nest(source, lanes, each, f"Y[{index}]", work.epilogue.apply(acc, f"R[{index}]"))
+        target = f"{work.into}[{index}]"
+        _nest(source, lanes, each, target, work.epilogue.apply(acc, f"R[{index}]"))
 
     source.local("acc", (pixels.size * vectors.size * lanes,))
     _either(source, tile, "co == 0", start, lambda: _nest(source, lanes, each, acc, waiting))

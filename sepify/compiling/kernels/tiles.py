@@ -40,6 +40,8 @@ _MEASURED_32 = {
     (10, 2): 0.94,
     (12, 2): 0.91,
     (6, 4): 0.93,
+    (5, 4): 0.93,
+    (7, 4): 0.85,
 }
 # by (lanes, registers); SSE's and 32-bit NEON's have not been measured
 _MEASURED = {(16, 32): _MEASURED_32, (8, 16): _MEASURED_16, (4, 16): _MEASURED_16}
@@ -118,14 +120,21 @@ def tasks_for(knobs: Knobs, height: int) -> Tasks:
 
 
 def rank_tiles(
-    pixels: int, vectors: int, machine: Machine, overlapping: bool = False
+    pixels: int,
+    vectors: int,
+    machine: Machine,
+    overlapping: bool = False,
+    fetching: tuple[float, float] = (0.0, 0.0),
 ) -> list[tuple[int, int]]:
     """Register tiles (pixels, vectors) for a row of `pixels` and output `vectors`, those expected
-    to be fastest first. `overlapping`: the steps written out read a pixel more than once."""
+    to be fastest first. `overlapping`: the steps written out read a pixel more than once.
+    `fetching`: what a tile pays for each of its pixels and for each vector of weights, in products,
+    where they come from beyond the first level cache."""
     costs: dict[tuple[int, int], float] = {}
     for across, largest in _candidates(vectors, machine.registers):
         cost = sum(
             p.count * v.count * p.size * v.size / _speed(p.size, v.size, machine, overlapping)
+            + p.count * v.count * (p.size * fetching[0] + v.size * fetching[1])
             for p in even_runs(pixels, largest)
             for v in greedy_runs(vectors, across)
         )

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sepify.compiling.kernels.cook_toom import cook_toom
+
 Array = NDArray[np.float32]
 
 
@@ -24,6 +26,17 @@ def pack_dense(weight: Array, lanes: int, *, blocked: bool = True) -> Array:
     outputs, channels, height, width = weight.shape
     split = weight.reshape(outputs // lanes, lanes, channels // lanes, lanes, height, width)
     return _contiguous(split.transpose(0, 2, 4, 5, 3, 1).reshape(outputs // lanes, -1, lanes))
+
+
+def pack_winograd(weight: Array, lanes: int, m: int) -> Array:
+    """`(O, C, 3, 3)` -> `(O/v, K, v)`, transformed for tiles of m x m outputs, K over (point of the
+    tile, channel)."""
+    g = cook_toom(m).filter
+    points = g @ weight.astype(np.float64) @ g.T
+    by_point = points.reshape(*weight.shape[:2], -1).transpose(0, 2, 1)
+    filled = _fill_lanes(_fill_lanes(by_point, 2, lanes), 0, lanes)
+    split = filled.reshape(filled.shape[0] // lanes, lanes, -1)
+    return _contiguous(split.transpose(0, 2, 1))
 
 
 def pack_depthwise(weight: Array, rank: int, lanes: int) -> Array:

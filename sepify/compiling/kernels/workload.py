@@ -22,6 +22,13 @@ from sepify.compiling.kernels.weights import (
     pack_depthwise_bias,
     pack_grouped,
     pack_terms,
+    pack_winograd,
+)
+from sepify.compiling.kernels.winograd import (
+    best_tile,
+    can_winograd,
+    winograd_kernel,
+    winograd_knobs,
 )
 
 KINDS = ("dense", "depthwise", "grouped", "linear", "separable")
@@ -59,16 +66,29 @@ class Workload:
         """The same text for the same workload, in every process and release of the same format."""
         return json.dumps(_finite(asdict(self)), sort_keys=True, separators=(",", ":"))
 
+    @property
+    def can_winograd(self) -> bool:
+        """Whether Winograd's algorithm computes it."""
+        return self.kind == "dense" and self.blocked and can_winograd(self.conv)
+
     def default_knobs(self, machine: Machine) -> Knobs:
         """The knobs that are expected to be good, without measuring."""
         conv = self.conv
         if self.kind == "separable":
             return separable_knobs(conv, self.rank, self.outputs, machine)
         if self.kind == "dense":
-            return dense_knobs(conv, machine, blocked=self.blocked)
+            return self.knobs_for(best_tile(conv, machine) if self.can_winograd else 0, machine)
         if self.kind == "linear":
             return linear_knobs(conv.batch, conv.channels, conv.outputs, machine)
         return (plane_knobs if self.kind == "depthwise" else grouped_knobs)(conv, machine)
+
+    def knobs_for(self, winograd: int, machine: Machine) -> Knobs:
+        """Of a dense one, the best ones known with that algorithm; of any other the default."""
+        if self.kind != "dense":
+            return self.default_knobs(machine)
+        if winograd:
+            return winograd_knobs(self.conv, winograd, machine)
+        return dense_knobs(self.conv, machine, blocked=self.blocked)
 
     def kernel(self, machine: Machine, knobs: Knobs | None = None) -> Kernel:
         """The kernel; without `knobs`, the default ones."""
@@ -78,6 +98,9 @@ class Workload:
                 conv, self.rank, self.outputs, self.middle, epilogue, machine, knobs
             )
         if self.kind == "dense":
+            knobs = knobs or self.default_knobs(machine)
+            if knobs.winograd:
+                return winograd_kernel(conv, epilogue, machine, knobs)
             return dense_kernel(conv, epilogue, machine, blocked=self.blocked, knobs=knobs)
         if self.kind == "linear":
             return linear_kernel(
@@ -86,9 +109,9 @@ class Workload:
         make = depthwise_kernel if self.kind == "depthwise" else grouped_kernel
         return make(conv, epilogue, machine, knobs)
 
-    def pack(self, lanes: int, *parameters: Array) -> list[Array]:
+    def pack(self, lanes: int, *parameters: Array, winograd: int = 0) -> list[Array]:
         """torch's weight and bias, of the depthwise part and then of the pointwise part if there
-        are two, as the kernel reads them."""
+        are two, as the kernel reads them whose knobs say so much of `winograd`."""
         if self.kind == "separable":
             filters, shifts, weight, bias = parameters
             return [
@@ -102,6 +125,8 @@ class Workload:
             packed = pack_depthwise(weight, 1, lanes)[0]
         elif self.kind == "grouped":
             packed = pack_grouped(weight, lanes)
+        elif winograd:
+            packed = pack_winograd(weight, lanes, winograd)
         else:
             packed = pack_dense(weight, lanes, blocked=self.blocked)
         return [packed, pack_bias(bias, lanes)]

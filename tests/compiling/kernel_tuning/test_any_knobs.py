@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from compiling.kernel_runner import run_kernel
@@ -9,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sepify.compiling.kernel_tuning.sample import sample, tolerance
+from sepify.compiling.kernel_tuning.search import search
+from sepify.compiling.kernels.cook_toom import TILES
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
+from sepify.compiling.kernels.winograd import tile_count
 from sepify.compiling.kernels.workload import KINDS, Workload
 
 _MACHINE = Machine(8, 16)
@@ -64,6 +69,31 @@ def test_any_knobs(kind):
     check()
 
 
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(
+    pixels=st.integers(1, 9),
+    vectors=st.integers(1, 5),
+    rows=st.integers(1, 6),
+    splits=st.sampled_from([1, 2, 4, 8]),
+    weight_bytes=st.sampled_from([1, 2048, 1 << 30]),
+    unroll=st.sampled_from([2, 4, 16]),
+    winograd=st.sampled_from(TILES),
+)
+def test_any_knobs_of_winograd(**values):
+    conv = Conv(2, 20, 11, 13, 60, Window((3, 3), padding=(1, 0, 1, 2)), 11, 13)
+    given_workload = Workload("dense", conv, Epilogue(residual=True))
+    assert given_workload.can_winograd
+    arguments, expected = sample(given_workload, _MACHINE.lanes, values["winograd"])
+    ours = run_kernel(given_workload.kernel(_MACHINE, Knobs(**values)), *arguments)
+    error = np.abs(ours - expected).max() / np.abs(expected).max()
+    assert error <= tolerance(given_workload, values["winograd"])
+
+
 @pytest.mark.parametrize("side", [7, 14, 28, 56])
 @pytest.mark.parametrize("kind", ["dense", "separable"])
 def test_no_thread_is_idle_at_small_maps(kind, side):
@@ -74,4 +104,45 @@ def test_no_thread_is_idle_at_small_maps(kind, side):
     window = Window((3, 3), (1, 1), (1, 1, 1, 1))
     conv = Conv(1, channels, side, side, channels, window, side, side, groups)
     knobs = Workload(kind, conv, outputs=channels).default_knobs(machine)
-    assert -(-side // knobs.rows) * knobs.splits % 2 == 0
+    units = tile_count(conv, knobs.winograd) if knobs.winograd else side
+    assert -(-units // knobs.rows) * knobs.splits % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "side", "m"),
+    [(64, 64, 56, 4), (128, 128, 28, 4), (256, 256, 14, 4), (512, 512, 7, 2), (512, 512, 3, 0)],
+)
+def test_winograd_where_it_wins(channels, outputs, side, m):
+    conv = Conv(1, channels, side, side, outputs, Window((3, 3), padding=(1,) * 4), side, side)
+    dense = Workload("dense", conv)
+    assert dense.default_knobs(Machine(16, 32)).winograd == m
+    assert dense.default_knobs(Machine(8, 16)).winograd == m
+    assert dense.default_knobs(Machine(4, 32)).winograd == 0  # has not been measured
+    tried = {knobs.winograd for knobs in candidates(dense, Machine(4, 32))}
+    assert tried == {0, *TILES}  # but can be tuned to
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        Window((3, 3), (2, 2), (1, 1, 1, 1)),
+        Window((3, 3), padding=(2, 2, 2, 2), dilation=(2, 2)),
+        Window((5, 5), padding=(2, 2, 2, 2)),
+        Window((1, 3), padding=(0, 1, 0, 1)),
+    ],
+)
+def test_winograd_never(window):
+    side = (56 - 1) // window.stride[0] + 1
+    dense = Workload("dense", Conv(1, 64, 56, 56, 64, window, side, side))
+    assert not dense.can_winograd
+    assert {knobs.winograd for knobs in candidates(dense, _MACHINE)} == {0}
+
+
+def candidates(workload: Workload, machine: Machine) -> list[Knobs]:
+    """What the search would try if nothing were ever better."""
+    steps = search(workload, machine)
+    seen = [next(steps)]
+    with contextlib.suppress(StopIteration):
+        while True:
+            seen.append(steps.send(1.0))
+    return seen
