@@ -1,5 +1,5 @@
-"""The matrices of Winograd's minimal filtering: `y = A^T [(G g) * (B^T d)]` gives the m outputs of a
-filter of three taps from m + 2 inputs with m + 2 products instead of 3 m.
+"""The matrices of Winograd's minimal filtering: `y = A^T [(G g) * (B^T d)]` gives the m outputs of
+a filter of three taps from m + 2 inputs with m + 2 products instead of 3 m.
 
 By Cook and Toom's construction (Winograd, Arithmetic Complexity of Computations, 1980; Lavin and
 Gray, arXiv:1509.09308): polynomials are multiplied by their values at m + 1 points and at infinity.
@@ -36,7 +36,7 @@ class CookToom:
     @property
     def inputs(self) -> int:
         """Inputs of a tile's side, n."""
-        return self.input.shape[0]
+        return len(self.input)
 
     @property
     def growth(self) -> float:
@@ -71,8 +71,7 @@ def cook_toom(m: int) -> CookToom:
 
 def _with_roots(roots: Sequence[float]) -> Matrix:
     """Coefficients, lowest first, of the monic polynomial with these roots."""
-    coefficients: Matrix = np.polynomial.polynomial.polyfromroots(roots)
-    return coefficients
+    return np.asarray(np.polynomial.polynomial.polyfromroots(roots), dtype=np.float64)
 
 
 def _exact(matrix: Matrix) -> Matrix:

@@ -14,9 +14,9 @@ class Knobs:
     weights at most pass through the first level cache at a time; `unroll` steps of the reduction
     are written out; `row_tile` pixels of a depthwise row are filtered at a time.
 
-    `winograd` is the side of the output tiles of Winograd's algorithm, 0 for the direct one. With it
-    tiles are what pixels and rows are otherwise: `pixels` of them are accumulated at a time, and a
-    task computes `rows` of them. It decides how the weights are packed.
+    `winograd` is the side of the output tiles of Winograd's algorithm, 0 for the direct one. With
+    it tiles are what pixels and rows are otherwise: `pixels` of them are accumulated at a time, and
+    a task computes `rows` of them. It decides how the weights are packed.
     """
 
     pixels: int

@@ -89,9 +89,7 @@ def winograd_knobs(conv: Conv, m: int, machine: Machine) -> Knobs:
     ranked = rank_tiles(count, out_blocks // splits, machine, fetching=WINOGRAD_FETCHING)
     pixels, vectors = ranked[0]
     unroll = default_unroll(vectors, machine)
-    return Knobs(
-        pixels, vectors, count, splits, weight_bytes=_WHOLE, unroll=unroll, winograd=m
-    )
+    return Knobs(pixels, vectors, count, splits, weight_bytes=_WHOLE, unroll=unroll, winograd=m)
 
 
 def winograd_kernel(conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Knobs) -> Kernel:
@@ -118,7 +116,6 @@ def winograd_kernel(conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Kno
     rows, columns = tile_grid(conv, m)
     tasks, per_task = tasks_for(knobs, rows * columns), out_blocks // knobs.splits
     tiling = tiling_for(knobs, tasks.rows, per_task)
-    around, unrolled, lane = lane_loops(v, knobs.unroll)
 
     source = Source()
     with source.loop("task", conv.batch * tasks.count, "parallel"):
@@ -131,23 +128,29 @@ def winograd_kernel(conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Kno
             with source.loop("vg", vectors.count):
                 first = f"split*{per_task} + vg*{vectors.size} + {vectors.start}"
                 source.scratch("M", (points, vectors.size, tasks.rows, v))
-                work = Contraction(
-                    [("cb", blocks), *around],
-                    unrolled,
-                    f"(a*{blocks} + cb)*{v} + {lane}",
-                    lambda _row, column: f"V[a, cb, {column}, {lane}]",
-                    lambda vector, _row, column, first=first: (
-                        f"a, {vector} - ({first}), {column}, q"
-                    ),
-                    Epilogue(),
-                    into="M",
-                )
+                one = Tiling(tiling.pixels, (Run(0, vectors.size, 1),))
                 with source.loop("a", points):
-                    one = Tiling(tiling.pixels, (Run(0, vectors.size, 1),))
-                    contract(source, v, one, 1, first, work, knobs.weight_bytes)
+                    _multiply(source, knobs, one, blocks, v, first)
                 with source.loop("w", vectors.size), source.loop("t", tasks.rows):
                     _transform_output(source, conv, epilogue, toom, v, columns, first)
     return source.kernel("winograd", inputs, y_shape)
+
+
+def _multiply(
+    source: Source, knobs: Knobs, tiling: Tiling, blocks: int, lanes: int, first: str
+) -> None:
+    """Point `a` of all tiles of the output vectors from `first` on, into M."""
+    around, unrolled, lane = lane_loops(lanes, knobs.unroll)
+    work = Contraction(
+        [("cb", blocks), *around],
+        unrolled,
+        f"(a*{blocks} + cb)*{lanes} + {lane}",
+        lambda _row, column: f"V[a, cb, {column}, {lane}]",
+        lambda vector, _row, column: f"a, {vector} - ({first}), {column}, q",
+        Epilogue(),
+        into="M",
+    )
+    contract(source, lanes, tiling, 1, first, work, knobs.weight_bytes)
 
 
 def _transform_input(source: Source, conv: Conv, toom: CookToom, lanes: int, columns: int) -> None:
