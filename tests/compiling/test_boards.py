@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +22,14 @@ from torch import nn
 
 from sepify.cli import main
 from sepify.compiling import make_bundle
+from sepify.compiling.device import bench as board_bench
 from sepify.compiling.device.bench import BoardBench, open_board_bench
 from sepify.compiling.device.boards import find_farm, probe_farm
+from sepify.compiling.kernel_tuning.search import search
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
 from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.targets import find_target
-from sepify.errors import DeviceError, FileError, UsageError
+from sepify.errors import CompileError, DeviceError, FileError, UsageError
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -81,44 +85,177 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def candidates():
+    """Some for one workload."""
+    steps = search(workload(), find_target("native").machine)
+    return [*next(steps), *steps.send([1.0])]
+
+
+@contextmanager
+def bench_on(farm, target="native", **options):
+    target = find_target(target) if isinstance(target, str) else target
+    bench = BoardBench(farm, target, len(farm.boards), **options)
+    try:
+        yield bench
+    finally:
+        bench.close()
+
+
+def measure(bench, *candidates):
+    """Their records, in the order of the candidates."""
+    for knobs in candidates:
+        bench.submit(workload(), knobs)
+    records = dict.fromkeys(candidates)
+    for _ in candidates:
+        _, record = bench.collect()
+        records[record.knobs] = record
+    return list(records.values())
+
+
+class Relay:
+    """A way to a board that the test can watch, hold and cut."""
+
+    def __init__(self, port, opened=lambda: None, most=None):
+        """`opened` is called for each connection; `most` are the bytes that one may take there."""
+        self.to, self.opened, self.most = port, opened, most
+        self.connections = 0
+        self.is_cut = False
+        self.ends = []
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                near, _ = self.listening.accept()
+                if self.is_cut:
+                    near.close()
+                    continue
+                threading.Thread(target=self._join, args=(near,), daemon=True).start()
+
+    def _join(self, near):
+        self.connections += 1
+        try:
+            self.opened()
+        except threading.BrokenBarrierError:
+            near.close()
+            return
+        far = socket.create_connection(("127.0.0.1", self.to))
+        self.ends += [near, far]
+        for one, other in ((near, far), (far, near)):
+            threading.Thread(target=self._copy, args=(one, other), daemon=True).start()
+
+    def _copy(self, one, other):
+        passed = 0
+        with suppress(OSError):
+            while (data := one.recv(1 << 16)) and passed < (self.most or passed + 1):
+                other.sendall(data)
+                passed += len(data)
+        shut(one, other)
+
+    def cut(self):
+        """As if the cable was pulled out, and both sides noticed."""
+        self.is_cut = True
+        shut(*self.ends)
+
+
+def shut(*ends):
+    for end in ends:
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def relay():
+    made = []
+
+    def start_relay(*arguments, **options):
+        made.append(Relay(*arguments, **options))
+        return made[-1]
+
+    yield start_relay
+    for one in made:
+        one.cut()
+        one.listening.close()
+
+
 def test_a_candidate_is_timed_on_the_board(start, secret):
     farm = farm_of(secret, start()[1])
     target = find_target("native")
     with open_board_bench(farm, target) as bench:
-        record = bench.measure(workload(), workload().default_knobs(target.machine))
+        (record,) = measure(bench, candidates()[0])
+        assert bench.slots == 1
+        assert bench.words == " on 1 board"
     assert record.error is None
     assert record.seconds > 0
 
 
-def test_a_dead_board_is_dropped_and_its_work_is_done_on_another(start, secret):
+def test_two_boards_have_a_candidate_each_at_the_same_time(start, secret, relay):
+    """No connection goes through before there is one to each board."""
+    both = threading.Barrier(2)
+    relays = [relay(start()[1], lambda: both.wait(300)) for _ in range(2)]
+    with bench_on(farm_of(secret, *(each.port for each in relays))) as bench:
+        records = measure(bench, *candidates()[:4])
+    assert [record.error for record in records] == [None] * 4
+    assert [each.connections for each in relays] == [2, 2]
+    assert not both.broken
+
+
+def test_a_dead_board_is_left_alone_and_its_work_is_done_on_another(start, secret):
     (first, port1), (_, port2) = start(), start()
     farm = farm_of(secret, port1, port2)
     assert probe_farm(farm) == 2
-    target = find_target("native")
-    bench = BoardBench(farm, target)
-    try:
-        first.kill()
-        first.wait()
-        record = bench.measure(workload(), workload().default_knobs(target.machine))
-        assert record.error is None
-        assert bench._boards == [farm.boards[1]]
-    finally:
-        bench.close()
+    first.kill()
+    first.wait()
+    with bench_on(farm) as bench:
+        assert [record.error for record in measure(bench, *candidates()[:3])] == [None] * 3
+        assert bench.words == " on 1 of 2 boards"
+
+
+def test_a_link_that_drops_in_mid_work_costs_nothing_but_time(start, secret, relay):
+    bad = relay(start()[1])
+    bad.opened = bad.cut
+    with bench_on(farm_of(secret, bad.port, start()[1])) as bench:
+        assert [record.error for record in measure(bench, *candidates()[:3])] == [None] * 3
+    assert bad.connections == 1
+
+
+def test_a_board_that_is_started_again_is_taken_back(start, secret):
+    """It has nobody beside it: what it had in hand, and the rest, are done when it is back."""
+    process, port = start()
+    first, *others = candidates()[:3]
+    with bench_on(farm_of(secret, port)) as bench:
+        assert measure(bench, first)[0].error is None
+        process.kill()
+        process.wait()
+        for knobs in others:
+            bench.submit(workload(), knobs)
+        while bench.words == " on 1 board":
+            time.sleep(0.01)
+        start("--port", str(port))
+        assert [bench.collect()[1].error for _ in others] == [None, None]
+        assert bench.words == " on 1 board"
 
 
 def test_with_no_board_left_it_stops(start, secret):
     process, port = start()
-    target = find_target("native")
-    bench = BoardBench(farm_of(secret, port), target)
     process.kill()
     process.wait()
-    started = time.monotonic()
-    try:
-        with pytest.raises(DeviceError, match="no board is left; what was measured is kept"):
-            bench.measure(workload(), workload().default_knobs(target.machine))
-    finally:
-        bench.close()
-    assert time.monotonic() - started < 60
+    with (
+        bench_on(farm_of(secret, port), patience=3.0) as bench,
+        pytest.raises(DeviceError, match="no board is left .*cannot be reached.* measured is kept"),
+    ):
+        measure(bench, candidates()[0])
+
+
+def test_what_takes_a_board_down_twice_is_to_blame_itself(start, secret, relay):
+    """The link drops each time that a candidate is sent, and is there again at once."""
+    cutting = relay(start()[1], most=5000)
+    with bench_on(farm_of(secret, cutting.port)) as bench:
+        (record,) = measure(bench, candidates()[0])
+    assert record.seconds is None
+    assert "lost 2 times" in record.error
 
 
 def test_candidates_that_cannot_be_linked_fail_and_the_board_stays(start, secret, tmp_path):
@@ -126,15 +263,20 @@ def test_candidates_that_cannot_be_linked_fail_and_the_board_stays(start, secret
     broken.write_text("#!/bin/sh\necho error: no linker today >&2\nexit 1\n")
     broken.chmod(0o755)
     target = replace(find_target("native"), compiler=str(broken))
-    bench = BoardBench(farm_of(secret, start()[1]), target)
-    try:
-        for _ in range(2):
-            record = bench.measure(workload(), workload().default_knobs(target.machine))
+    with bench_on(farm_of(secret, start()[1]), target) as bench:
+        for record in measure(bench, *candidates()[:2]):
             assert record.seconds is None
             assert record.error
-        assert len(bench._boards) == 1
-    finally:
-        bench.close()
+        assert bench.words == " on 1 board"
+
+
+def test_a_process_that_cannot_be_started_is_an_error(start, secret, monkeypatch):
+    monkeypatch.setattr(board_bench, "WORKER", [sys.executable, "-c", "raise SystemExit(3)"])
+    with (
+        bench_on(farm_of(secret, start()[1])) as bench,
+        pytest.raises(CompileError, match="does not start: crashed: exit code 3"),
+    ):
+        measure(bench, candidates()[0])
 
 
 def test_the_secret_is_checked_before_anything_is_loaded(start, secret, tmp_path):

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tracker():
     port = free_port()
     command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1"]
@@ -65,11 +66,12 @@ def tracker():
 
 
 @pytest.fixture
-def boards(bundle, secret, tracker):
-    """Two servers that the tracker knows."""
+def start(bundle, secret, tracker):
+    """Starts servers that the tracker knows."""
     emulator, cpu, root = CPUS[TARGET]
     started = []
-    for _ in range(2):
+
+    def server():
         command = [emulator, "-cpu", cpu, "-L", root, str(bundle / "serve"), "--port", "0"]
         command += ["--secret", str(secret), "--tracker", tracker, "--key", "pi4"]
         process = subprocess.Popen(
@@ -78,10 +80,18 @@ def boards(bundle, secret, tracker):
         started.append(process)
         assert re.search("serving", process.stdout.readline())
         assert "registered" in process.stdout.readline()
-    yield started
+        return process
+
+    yield server
     for process in started:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture
+def boards(start):
+    """Two of them."""
+    return [start(), start()]
 
 
 def tune(farm, folder, trials=8):
@@ -102,10 +112,35 @@ def farm_of(tracker, secret, key="pi4"):
     return replace(find_farm(tracker, key, None, secret), limit=LIMIT)
 
 
-def test_eight_trials_on_two_boards(boards, tracker, secret, tmp_path):
+class Sessions:
+    """Looks, all the time, which servers have a session: it is a process of its own."""
+
+    def __init__(self, boards):
+        self.lists = [Path(f"/proc/{board.pid}/task/{board.pid}/children") for board in boards]
+        self.ended = False
+        self.seen = set()  # (first has one, second has one)
+        self.thread = threading.Thread(target=self.look, daemon=True)
+
+    def look(self):
+        while not self.ended:
+            self.seen.add(tuple(bool(each.read_text()) for each in self.lists))
+            time.sleep(0.002)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_error):
+        self.ended = True
+        self.thread.join()
+
+
+def test_eight_trials_on_two_boards_at_the_same_time(boards, tracker, secret, tmp_path):
     farm = farm_of(tracker, secret)
     assert probe_farm(farm) == 2
-    made = tune(farm, tmp_path)
+    with Sessions(boards) as sessions:
+        made = tune(farm, tmp_path)
+    assert (True, True) in sessions.seen
     assert made.trials == len(records(tmp_path)) == 8
     assert made.failed == 0
     assert "passed" in made.tested.words
@@ -140,6 +175,22 @@ def test_with_no_board_left_tuning_stops_and_keeps_what_it_has(boards, tracker, 
     assert time.monotonic() - struck[0] < 60  # what the issue allows, not a speed
     assert records(tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_boards_that_reboot_are_taken_back(boards, start, tracker, secret, tmp_path):
+    """The first one dies, then the second, while the first is on its way up again."""
+
+    def strike():
+        while not records(tmp_path):
+            time.sleep(0.2)
+        for board in boards:
+            os.killpg(board.pid, signal.SIGKILL)
+        start()
+
+    threading.Thread(target=strike, daemon=True).start()
+    made = tune(farm_of(tracker, secret), tmp_path, trials=4)
+    assert made.trials == 4
+    assert made.failed == 0
 
 
 def test_no_board_for_the_key(boards, tracker, secret):

@@ -8,9 +8,12 @@ with the key, in clear.
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,8 @@ _MAGIC = 0xFF271
 _TRACKER_MAGIC = 0x2F271
 _REQUEST, _SUMMARY = 4, 6
 _SECONDS = 10.0  # for any answer but a measurement's
+_SLICE = 0.5  # of waiting
+_AT_ONCE = 32
 DEFAULT_KEY = "board"
 
 
@@ -85,39 +90,50 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def probe_farm(farm: Farm) -> int:
-    """How many boards answer; each is asked for once. Raises DeviceError where none does, saying
-    why: no tracker, no server for the key, wrong secret."""
+    """How many boards there are to work with: those named by address, or those of the key that the
+    tracker knows, at work for somebody else included. Each that is free is asked whether it
+    answers; those that do not may do so later.
+
+    Raises DeviceError where none does, saying why: no tracker, no server for the key, wrong secret.
+    """
+    known = 0
     if farm.tracker is None:
         boards = list(farm.boards)
     else:
-        count = _count(farm)
-        if not count:
+        free, known = _count(farm)
+        if not free:
             where = "{}:{}".format(*farm.tracker)
             raise DeviceError(f"the tracker at {where} has no free board for key {farm.key!r}")
-        boards = [request(farm) for _ in range(count)]
-    problems = []
-    for board in boards:
-        try:
-            greet(board, farm.secret)
-        except DeviceError as error:
-            problems.append(str(error))
+        boards = [request(farm) for _ in range(free)]
+    with ThreadPoolExecutor(min(len(boards), _AT_ONCE)) as pool:
+        problems = list(filter(None, pool.map(lambda board: _problem(board, farm.secret), boards)))
     if len(problems) == len(boards):
         raise DeviceError(f"no board can be used: {problems[0]}")
-    return len(boards) - len(problems)
+    return max(len(boards), known)
 
 
-def request(farm: Farm) -> Board:
-    """The tracker's next free board. Raises DeviceError if none is free in time."""
+def _problem(board: Board, secret: str) -> str | None:
+    try:
+        greet(board, secret)
+    except DeviceError as error:
+        return str(error)
+    return None
+
+
+def request(farm: Farm, go_on: Callable[[], bool] | None = None) -> Board:
+    """The tracker's next free board.
+
+    Raises DeviceError if none comes free in time; or, with `go_on`, which is asked all the time
+    that this waits, when it says no.
+    """
     assert farm.tracker is not None
+    deadline = time.monotonic() + farm.limit  # the boards may all be at work
     with _tracker(farm.tracker) as connection:
-        connection.settimeout(farm.limit)  # the boards may all be at work
-        try:
-            status, value = _ask(connection, [_REQUEST, farm.key, "", 1])
-        except TimeoutError as error:
-            raise DeviceError(
-                f"no board for key {farm.key!r} came free within {farm.limit:.0f} s; what was "
-                "measured is kept: run it again to go on"
-            ) from error
+        _send(connection, [_REQUEST, farm.key, "", 1])
+        while not select.select([connection], [], [], _SLICE)[0]:
+            if not (time.monotonic() < deadline if go_on is None else go_on()):
+                raise DeviceError(f"no board for key {farm.key!r} came free")
+        status, value = _read(connection)
     if status != 0:
         raise DeviceError(f"the tracker refused: {value}")
     host, port, match = value
@@ -141,12 +157,15 @@ def greet(board: Board, secret: str) -> None:
         )
 
 
-def _count(farm: Farm) -> int:
-    """Free boards of the key."""
+def _count(farm: Farm) -> tuple[int, int]:
+    """Boards of the key: those that are free, and all."""
     assert farm.tracker is not None
     with _tracker(farm.tracker) as connection:
-        _, value = _ask(connection, [_SUMMARY])
-    return int(value.get("queue_info", {}).get(farm.key, {}).get("free", 0))
+        _send(connection, [_SUMMARY])
+        _, value = _read(connection)
+    free = int(value.get("queue_info", {}).get(farm.key, {}).get("free", 0))
+    servers = [server.get("key") for server in value.get("server_info", [])]
+    return free, servers.count(f"server:{farm.key}")
 
 
 @contextmanager
@@ -167,12 +186,21 @@ def _tracker(address: tuple[str, int]) -> Iterator[socket.socket]:
         yield connection
 
 
-def _ask(connection: socket.socket, value: list[Any]) -> tuple[int, Any]:
+def _send(connection: socket.socket, value: list[Any]) -> None:
     text = json.dumps(value).encode()
-    connection.sendall(struct.pack("<i", len(text)) + text)
-    (size,) = struct.unpack("<i", _receive(connection, 4))
-    answer = json.loads(_receive(connection, size))
-    return int(answer[0]), answer[1]
+    try:
+        connection.sendall(struct.pack("<i", len(text)) + text)
+    except OSError as error:
+        raise DeviceError(f"the tracker is gone: {error}") from error
+
+
+def _read(connection: socket.socket) -> tuple[int, Any]:
+    try:
+        (size,) = struct.unpack("<i", _receive(connection, 4))
+        answer = json.loads(_receive(connection, size))
+        return int(answer[0]), answer[1]
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"the tracker is gone: {error}") from error
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:

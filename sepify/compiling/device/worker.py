@@ -3,7 +3,9 @@ that are timed here: one JSON request a line on stdin, one answer a line on stdo
 started it ends it when it hangs.
 
     {"workload": {...}, "knobs": {...}, "board": [host, port, match]}
-        ->  {"seconds": s, "relative": r}, {"error": "..."}, or {"lost": "..."}: the board's fault
+        ->  {"stage": "built"}, {"stage": "connected"}, {"seconds": s, "relative": r}
+        or  {"error": "..."}: the candidate's fault; {"unreached": "..."}: the board's;
+            {"lost": "..."}: the fault of either
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -45,10 +49,17 @@ def main() -> None:
     answer_on(answers, {"ready": True})
     with tempfile.TemporaryDirectory(prefix="sepify-") as place:
         for line in requests:
-            answer_on(answers, _answer(json.loads(line), opening, Path(place)))
+            request = json.loads(line)
+            answer_on(answers, _answer(request, opening, Path(place), partial(_reach, answers)))
 
 
-def _answer(request: dict[str, Any], opening: dict[str, Any], place: Path) -> dict[str, Any]:
+def _reach(answers: TextIO, stage: str) -> None:
+    answer_on(answers, {"stage": stage})
+
+
+def _answer(
+    request: dict[str, Any], opening: dict[str, Any], place: Path, reach: Callable[[str], None]
+) -> dict[str, Any]:
     machine = Machine(**opening["machine"])
     target = tvm_api.make_target(opening["target"])
     try:
@@ -63,11 +74,13 @@ def _answer(request: dict[str, Any], opening: dict[str, Any], place: Path) -> di
             libraries.append(_Library(kernel.name, path, knobs.winograd))
     except Exception as error:  # whatever a candidate makes TVM, LLVM or the linker raise
         return {"error": _first_line(error)}
+    reach("built")
     try:
         host, port, match = request["board"]
         session = tvm_api.connect(host, port, match, opening["secret"], opening["limit"])
     except Exception as error:
-        return {"lost": _first_line(error)}
+        return {"unreached": _first_line(error)}
+    reach("connected")
     try:
         return _race(session, workload, machine, libraries)
     except ValueError as error:

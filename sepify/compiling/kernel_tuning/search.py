@@ -3,7 +3,7 @@ values first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,23 +27,29 @@ _SCRATCH = 4  # times the scratch that is thought best
 Axis = Callable[[Knobs], Iterator[Knobs]]
 
 
-def search(workload: Workload, machine: Machine) -> Generator[Knobs, float | None, None]:
-    """Yields candidates, the default one first; is sent the time of each over the default's, or
-    None where it failed. Ends when no neighbour of the best is left untried."""
+def search(
+    workload: Workload, machine: Machine
+) -> Generator[tuple[Knobs, ...], Sequence[float | None], None]:
+    """Yields candidates that may be timed at the same time, the default one alone first; is sent
+    the time of each over the default's, in their order, None for one that failed. Ends when no
+    neighbour of the best is left untried."""
     best = workload.default_knobs(machine)
     tried = {workload.kernel(machine, best).name}
-    fastest = (yield best) or 1.0
+    fastest = (yield (best,))[0] or 1.0
     improved = True
     while improved:
         improved = False
         for axis in _axes(workload, machine):
-            for knobs in list(axis(best)):
+            group = []
+            for knobs in axis(best):
                 # other knobs may give the very same kernel
                 name = workload.kernel(machine, knobs).name
-                if name in tried:
-                    continue
-                tried.add(name)
-                relative = yield knobs
+                if name not in tried:
+                    tried.add(name)
+                    group.append(knobs)
+            if not group:
+                continue
+            for knobs, relative in zip(group, (yield tuple(group)), strict=True):
                 if relative is not None and relative < fastest * _BETTER:
                     best, fastest, improved = knobs, relative, True
 

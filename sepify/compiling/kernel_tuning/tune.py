@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sepify.compiling.budget import Budget
 from sepify.compiling.kernel_tuning.bench import Bench
-from sepify.compiling.kernel_tuning.records import Records
+from sepify.compiling.kernel_tuning.records import Record, Records
 from sepify.compiling.kernel_tuning.search import search
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Machine
@@ -39,29 +39,50 @@ class _Task:
     uses: int
     machine: Machine
     trials: int = 0
+    working: int = 0  # candidates handed in and not answered
     seconds: float = 0.0  # of the default kernel
     relative: float = 1.0  # of the best candidate
-    next: Knobs | None = None
+    group: tuple[Knobs, ...] = ()  # that may be timed at the same time; () at the end
+    waiting: deque[Knobs] = field(default_factory=deque)  # those of it not handed in yet
+    answers: dict[Knobs, float | None] = field(default_factory=dict)  # to it, so far
 
     def __post_init__(self) -> None:
         self._search = search(self.workload, self.machine)
-        self.next = next(self._search)
+        self.group = next(self._search)
+        self.waiting.extend(self.group)
 
     @property
     def promise(self) -> float:
         """What the next trials may bring: what the kernel costs, less the more was tried."""
         # before the first trial: at a speed that any CPU has
         seconds = self.seconds or self.workload.macs / 10e9
-        return self.uses * seconds / (1 + self.trials)
+        return self.uses * seconds / (1 + self.trials + self.working)
 
-    def advance(self, relative: float | None) -> None:
-        """Go on to the next candidate, given what the last one took."""
-        if relative is not None:
-            self.relative = min(self.relative, relative)
+    def take(self, record: Record) -> None:
+        """Go on, as far as that is possible, given what one of its candidates took."""
+        self.trials += 1
+        if record.seconds is not None and record.relative:
+            self.seconds = self.seconds or record.seconds / record.relative
+            self.relative = min(self.relative, record.relative)
+        self.answers[record.knobs] = record.relative
+        if len(self.answers) == len(self.group):
+            self._next_group([self.answers[knobs] for knobs in self.group])
+
+    def replay(self, records: Records) -> None:
+        """Answer its search from the records, as far as they go."""
+        known = records.measured(self.workload)
+        while found := [known[knobs] for knobs in self.waiting if knobs in known]:
+            self.waiting = deque(knobs for knobs in self.waiting if knobs not in known)
+            for record in found:
+                self.take(record)
+
+    def _next_group(self, answers: Sequence[float | None]) -> None:
         try:
-            self.next = self._search.send(relative)
+            self.group = self._search.send(answers)
         except StopIteration:
-            self.next = None
+            self.group = ()
+        self.answers = {}
+        self.waiting = deque(self.group)
 
 
 @dataclass
@@ -77,11 +98,11 @@ class _Tally:
         after = sum(task.uses * task.seconds * task.relative for task in self.tasks)
         return after / before if before else 1.0
 
-    def text(self) -> str:
+    def text(self, where: str) -> str:
         """For the progress line."""
         failed = f" ({self.failed} failed)" if self.failed else ""
         faster = f", {100 * (1 - self.relative):.0f} % less time so far"
-        return f"tuning {len(self.tasks)} kernels: {self.trials} trials{failed}{faster}"
+        return f"tuning {len(self.tasks)} kernels{where}: {self.trials} trials{failed}{faster}"
 
 
 def tune_kernels(
@@ -94,50 +115,60 @@ def tune_kernels(
 ) -> KernelTuning:
     """Measure candidates for `workloads` (and how often each is called) until the budget is spent
     or nothing is left to try. Every measurement is in `records` at once: what is there already is
-    not measured again, so that an interrupted run goes on where it stopped.
+    not measured again, so that an interrupted run goes on where it stopped. As many candidates as
+    the bench has use for are in its hands at once.
 
-    Raises FileError if the records cannot be written, CompileError if no candidate can be timed.
+    Raises FileError if the records cannot be written, CompileError if no candidate can be timed,
+    DeviceError where no board is left.
     """
     started = time.monotonic()
-    tally = _Tally()
-    for workload, uses in workloads.items():
-        tally.tasks.append(_Task(workload, uses, machine))
+    tasks = {w: _Task(w, uses, machine) for w, uses in workloads.items()}
+    tally = _Tally(tasks=list(tasks.values()))
     for task in tally.tasks:
-        _replay(task, records)
+        task.replay(records)
+    order = _Order(tally.tasks)
+    working = 0
     while True:
-        open_tasks = [task for task in tally.tasks if task.next is not None]
-        if not open_tasks:
-            break
-        task = max(open_tasks, key=lambda task: task.promise)
-        for _ in range(_VISIT):
-            elapsed = time.monotonic() - started
-            if budget.is_spent(tally.trials, elapsed):
-                return _summary(tally)
-            progress(tally.text(), *budget.progress(tally.trials, elapsed))
-            if task.next is None:
-                break
-            record = bench.measure(task.workload, task.next)
-            records.add(task.workload, record)
-            tally.trials += 1
-            tally.failed += record.error is not None
-            _take(task, record.seconds, record.relative)
-            _replay(task, records)
-    return _summary(tally)
+        elapsed = time.monotonic() - started
+        spent = budget.is_spent(tally.trials + working, elapsed)
+        if not spent and working < bench.slots and (chosen := order.next()) is not None:
+            bench.submit(chosen.workload, chosen.waiting.popleft())
+            chosen.working += 1
+            working += 1
+            continue
+        if not working:
+            return _summary(tally)
+        progress(tally.text(bench.words), *budget.progress(tally.trials, elapsed))
+        workload, record = bench.collect()
+        records.add(workload, record)
+        task = tasks[workload]
+        working -= 1
+        task.working -= 1
+        tally.trials += 1
+        tally.failed += record.error is not None
+        task.take(record)
+        task.replay(records)
 
 
-def _replay(task: _Task, records: Records) -> None:
-    """Answer the search from the records, as far as they go."""
-    known = records.measured(task.workload)
-    while task.next is not None and task.next in known:
-        record = known[task.next]
-        _take(task, record.seconds, record.relative)
+class _Order:
+    """Which task is next: the one that promises most, for a visit of some candidates."""
 
+    def __init__(self, tasks: Sequence[_Task]) -> None:
+        self._tasks = tasks
+        self._visited: _Task | None = None
+        self._left = 0  # of the visit
 
-def _take(task: _Task, seconds: float | None, relative: float | None) -> None:
-    task.trials += 1
-    if seconds is not None and relative:
-        task.seconds = task.seconds or seconds / relative
-    task.advance(relative)
+    def next(self) -> _Task | None:
+        """A task with a candidate to hand in; None where all wait for answers, or are done."""
+        visited = self._visited
+        if visited is None or not self._left or not visited.waiting:
+            able = [task for task in self._tasks if task.waiting]
+            if not able:
+                return None
+            visited = self._visited = max(able, key=lambda task: task.promise)
+            self._left = _VISIT
+        self._left -= 1
+        return visited
 
 
 def _summary(tally: _Tally) -> KernelTuning:

@@ -9,7 +9,7 @@ import pytest
 
 from sepify.compiling.budget import Budget
 from sepify.compiling.kernel_tuning.bench import open_bench
-from sepify.compiling.kernel_tuning.records import Records
+from sepify.compiling.kernel_tuning.records import Record, Records
 from sepify.compiling.kernel_tuning.search import search
 from sepify.compiling.kernel_tuning.tune import tune_kernels
 from sepify.compiling.kernels.knobs import Knobs
@@ -78,6 +78,51 @@ def test_failures_are_counted_and_an_interrupted_run_goes_on(tmp_path):
     assert at_once.trials == first.trials + rest.trials
 
 
+class SlowBench:
+    """Two slots; answers as `_FAKE`, what was handed in last first."""
+
+    slots, words = 2, " on 2 boards"
+
+    def __init__(self):
+        self.held = []
+        self.most = 0
+
+    def submit(self, workload, knobs):
+        self.held.append((workload, knobs))
+        self.most = max(self.most, len(self.held))
+
+    def collect(self):
+        workload, knobs = self.held.pop()
+        relative = 1.0 + knobs.rows / 100 - knobs.unroll / 1000
+        return workload, Record(knobs, 1e-3, relative)
+
+
+@pytest.mark.parametrize("workloads", [Counter({_DENSE: 1}), Counter({_DENSE: 3, _POINT: 1})])
+def test_two_at_once_find_what_one_after_another_finds(tmp_path, workloads):
+    """In whatever order the answers come; one workload alone is enough for both slots."""
+
+    class OneBench(SlowBench):
+        slots = 1
+
+    found = []
+    for bench in (SlowBench(), OneBench()):
+        records = Records(tmp_path / str(bench.slots), {"kind": "llvm"}, {"tvm": "1"})
+        made = tune_kernels(workloads, _MACHINE, Budget(trials=999), records, bench, lambda *_: 0)
+        assert bench.most == bench.slots
+        assert not bench.held
+        found.append((made, [records.measured(workload) for workload in workloads]))
+    assert found[0] == found[1]
+
+
+def test_no_more_trials_than_the_budget_whatever_is_at_work(tmp_path):
+    lines = []
+    bench = SlowBench()
+    made = tune(tmp_path, 9, bench, lambda *line: lines.append(line))
+    assert made.trials == 9
+    assert not bench.held
+    assert lines[-1][0].startswith("tuning 2 kernels on 2 boards: 8 trials")
+
+
 def test_all_candidates_failing_leaves_the_default(tmp_path):
     broken = _FAKE.replace('knobs["pixels"] == 3', "True")
     with fake(broken) as bench:
@@ -94,10 +139,13 @@ def test_the_search_ends_and_never_repeats_itself(machine, channels):
     conv = Conv(1, channels, 14, 14, channels, window, 7, 7, channels)
     workload = Workload("separable", conv, outputs=256)
     steps = search(workload, machine)
-    seen = [next(steps)]
+    group = next(steps)
+    assert len(group) == 1
+    seen = [*group]
     with pytest.raises(StopIteration):
         while True:
-            seen.append(steps.send(1.0))
+            group = steps.send([1.0] * len(group))
+            seen += group
     assert seen[0] == workload.default_knobs(machine)
     assert 5 < len(seen) < 60
     names = {workload.kernel(machine, knobs).name for knobs in seen}

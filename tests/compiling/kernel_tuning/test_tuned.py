@@ -88,7 +88,7 @@ def test_candidates_are_checked_against_torch(workload, monkeypatch):
     subject = Subject(workload, target.machine, tvm_api.make_target(target.description))
     candidates = search(workload, target.machine)
     next(candidates)
-    knobs = candidates.send(1.0)
+    knobs = candidates.send([1.0])[0]
     seconds, relative = subject.race(subject.prepare(knobs))
     assert seconds > 0
     assert relative > 0
