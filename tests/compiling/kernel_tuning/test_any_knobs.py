@@ -141,8 +141,10 @@ def test_winograd_never(window):
 def candidates(workload: Workload, machine: Machine) -> list[Knobs]:
     """What the search would try if nothing were ever better."""
     steps = search(workload, machine)
-    seen = [next(steps)]
+    group = next(steps)
+    seen = [*group]
     with contextlib.suppress(StopIteration):
         while True:
-            seen.append(steps.send(1.0))
+            group = steps.send([1.0] * len(group))
+            seen += group
     return seen
