@@ -86,9 +86,14 @@ def free_port():
 
 
 def candidates():
-    """Some for one workload."""
+    """Some for one workload: four or more."""
     steps = search(workload(), find_target("native").machine)
-    return [*next(steps), *steps.send([1.0])]
+    found = [*next(steps)]
+    group = found
+    while len(found) < 4:
+        group = steps.send([1.0] * len(group))
+        found += group
+    return found
 
 
 @contextmanager
