@@ -21,6 +21,7 @@ EXTRAS = {
     "tvm": "compile; TVM's column in report and demo",
     "onnx": "convert to .onnx; onnxruntime's column in report",
     "distill": "distill",
+    "width": "convert --width",
     "datasets": "--data with a Hugging Face dataset on disk",
 }
 PROGRAMS = {
