@@ -81,7 +81,7 @@ SHORT = (
     Trial("demo", 1, "solved", True, 2),
 )
 STARTS = tuple(
-    Trial("resnet20", 1, start, layers, 3)
+    Trial("resnet20", 1, start, layers, 2)
     for start in ("solved", "svd", "random")
     for layers in (True, False)
 )
