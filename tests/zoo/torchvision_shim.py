@@ -8,6 +8,7 @@ traced or measured. Import this before torchvision.
 from __future__ import annotations
 
 import torch
+from torch.library import Library
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -15,8 +16,8 @@ _SCHEMAS = (
 )
 
 
-def _declare() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "FRAGMENT")
+def _declare() -> Library:
+    library = Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS:
         if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
             library.define(schema)

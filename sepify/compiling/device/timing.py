@@ -27,10 +27,11 @@ class BoardLatency:
 
 
 def time_bundle(folder: Path, farm: Farm, runs: int) -> BoardLatency:
-    """Upload the network of a runtime bundle to the first board that answers, and time it there.
+    """Upload the network of a runtime bundle to the first board named, or the tracker's next free
+    one, and time it there.
 
-    Raises FileError for a damaged or another kind of folder, DeviceError where no board answers in
-    time, CompileError where the network fails there.
+    Raises FileError for a damaged or another kind of folder, DeviceError where it does not
+    answer in time, CompileError where the network fails there.
     """
     if runs < 1:
         raise UsageError(f"--runs {runs}: at least one")

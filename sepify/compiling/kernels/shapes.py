@@ -13,7 +13,7 @@ class Machine:
 
     lanes: int  # float32 per vector register
     registers: int  # vector registers
-    # of a task's private strip: less than half of a small L2, and just enough for 7 rows of 512 x 14
+    # of a task's private strip: less than half of a small L2, enough for 7 rows of 512 x 14
     scratch_bytes: int = 200 * 1024
     task_macs: int = 1 << 17  # less work than this is not worth waking another thread for
     max_tasks: int = 8  # twice the threads that are expected

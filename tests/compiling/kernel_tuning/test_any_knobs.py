@@ -37,6 +37,9 @@ def workload(kind: str) -> Workload:
     return Workload(kind, conv, Epilogue(True), rank=2, outputs=60, middle=_RELU)
 
 
+_STEADY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
 def _splits(kind: str) -> st.SearchStrategy[int]:
     vectors = {"linear": 12, "depthwise": 3}.get(kind, 8)
     return st.sampled_from([n for n in range(1, vectors + 1) if vectors % n == 0])
@@ -44,12 +47,7 @@ def _splits(kind: str) -> st.SearchStrategy[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_knobs(kind):
-    @settings(
-        max_examples=6,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    @settings(_STEADY, max_examples=6)
     @given(
         pixels=st.integers(1, 9),
         vectors=st.integers(1, 5),
@@ -69,12 +67,7 @@ def test_any_knobs(kind):
     check()
 
 
-@settings(
-    max_examples=8,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(_STEADY, max_examples=8)
 @given(
     pixels=st.integers(1, 9),
     vectors=st.integers(1, 5),
