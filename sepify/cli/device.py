@@ -107,7 +107,9 @@ def time(
     farm = find_farm(tracker, key, device, secret)
     if farm is None:
         raise UsageError("name a board: --device HOST:PORT, or --tracker HOST:PORT")
-    found = time_bundle(bundle, farm, runs)
+    with progress_bar() as progress:
+        progress(f"{runs} runs on the board", 0, 0)  # it tells nothing before the last one
+        found = time_bundle(bundle, farm, runs)
     said = (
         f"{found.runs} runs on {found.board}: least {found.least:.3f} ms, "
         f"median {found.median:.3f} ms"
