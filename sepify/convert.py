@@ -100,7 +100,7 @@ def convert(
     """
     if plan is not None and budget is not None:
         raise UsageError("a plan and a budget contradict each other: give one of them")
-    inputs, batches = inputs_and_batches(example_inputs, calibration)
+    inputs, batches = inputs_and_batches(model, example_inputs, calibration)
     method = _method(method, plan, calibrated=batches is not None)
 
     captured = capture(model, inputs)

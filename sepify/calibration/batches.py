@@ -8,6 +8,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from sepify.errors import CalibrationWarning, InputError
 
@@ -53,10 +54,12 @@ def calibration_batches(
     return tuple(batches)
 
 
-def on_device_of(model: nn.Module, batch: Batch) -> Batch:
+def on_device_of(model: nn.Module | ExportedProgram, batch: Batch) -> Batch:
     """`batch` where the model's first parameter is: images may stay on the CPU, in a loader."""
     parameter = next(model.parameters(), None)
-    return batch if parameter is None else tuple(t.to(parameter.device) for t in batch)
+    if parameter is None or parameter.is_meta:  # capture says that a meta model cannot be run
+        return batch
+    return tuple(tensor.to(parameter.device) for tensor in batch)
 
 
 def image_count(batches: Sequence[Batch]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from torch import fx, nn
 
 from sepify.calibration.activate import activate, activate_blindly, fit_pointwise, judge_pointwise
-from sepify.calibration.batches import Batch, image_count, on_device_of
+from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import Block
 from sepify.calibration.gathering import HELDOUT, MEMORY, gather
 from sepify.calibration.lockstep import Feed, Values, solve_in_step
@@ -55,8 +55,7 @@ def solve_on_data(
     network = fold_batchnorm(network, untouched=reached)
     work = _Work(network, plan, images, memory, refinement or Refinement(), progress)
     refiner = None if refinement is None else work.refine
-    there = [on_device_of(network, batch) for batch in batches]
-    factors = solve_in_step(network, reached, there, work.solve, refiner, memory)
+    factors = solve_in_step(network, reached, batches, work.solve, refiner, memory)
     for name, leaf in leaves.items():
         if leaf is not None:  # no value inside a module that is called as a whole can be seen
             conv = original.get_submodule(name)

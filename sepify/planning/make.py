@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, fx, nn
 
-from sepify.calibration.batches import Batch, Calibration, calibration_batches
-from sepify.capture import capture
+from sepify.calibration.batches import Batch, Calibration, calibration_batches, on_device_of
+from sepify.capture import Model, capture
 from sepify.errors import UsageError
 from sepify.factorize.factors import Order
 from sepify.multipliers import Reduced, budget_for, reduce_network, related_to_original
@@ -68,7 +68,7 @@ def make_plan(
     Raises a `sepify.errors.SepifyError`; PlanError for a budget that cannot be met names the least
     possible.
     """
-    inputs, batches = inputs_and_batches(example_inputs, calibration)
+    inputs, batches = inputs_and_batches(model, example_inputs, calibration)
     original = capture(model, inputs).graph_module
     wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier, style)
     reduced = reduce_network(original, inputs, batches, width, resolution)
@@ -132,11 +132,16 @@ def plan_graph(
 
 
 def inputs_and_batches(
-    example_inputs: Tensor | tuple[Tensor, ...] | None, calibration: Calibration | None
+    model: Model,
+    example_inputs: Tensor | tuple[Tensor, ...] | None,
+    calibration: Calibration | None,
 ) -> tuple[tuple[Tensor, ...] | None, tuple[Batch, ...] | None]:
-    """Example inputs, taken from the data where none are given, and the data in batches."""
+    """Example inputs, taken from the data where none are given, and the data in batches; on the
+    device where the model is."""
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    inputs = None if inputs is None else on_device_of(model, inputs)
     if calibration is None:
         return inputs, None
-    batches = calibration_batches(calibration, inputs=len(inputs) if inputs else 1)
+    checked = calibration_batches(calibration, inputs=len(inputs) if inputs else 1)
+    batches = tuple(on_device_of(model, batch) for batch in checked)
     return inputs or tuple(tensor[:2] for tensor in batches[0]), batches

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sepify.calibration.batches import Batch, image_count
+from sepify.calibration.batches import Batch, image_count, on_device_of
 from sepify.errors import InputError, UsageError
 from sepify.measuring.accuracy import check_labels, paired_difference, wilson
 from sepify.planning.columns import column_of
@@ -144,7 +144,7 @@ def juries_of(
     if labelled is not None:
         images, labels = labelled
         check_labels(len(images), labels)
-        spare = [(part,) for part in images.split(BATCH)]
+        spare = [on_device_of(bench.network, (part,)) for part in images.split(BATCH)]
     if image_count(spare) < 2 * FEWEST:
         told = "labelled images" if labelled is not None else "images that planning does not use"
         raise InputError(

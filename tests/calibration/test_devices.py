@@ -1,37 +1,48 @@
-"""Solving where the model is. No GPU is needed: torch's fake tensors carry a device and shapes and
-no values, and refuse what would mix devices. (They can neither multiply nor convolve on a
-GPU that is not there: what comes after the patches has only been run on CPUs.)"""
+"""Solving where the model is. No GPU is needed: the device of `second_device.py` computes, and
+refuses to be mixed with another. (What a GPU's kernels round, and their speed, are not shown.)"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sepify.calibration.batches import on_device_of
-from sepify.calibration.gathering import SplitMomentSums
-
-
-def conv_on(device: str) -> nn.Conv2d:
-    conv = nn.Conv2d(6, 8, 3, padding=1)
-    conv.weight = nn.Parameter(torch.empty(8, 6, 3, 3, device=device))
-    conv.bias = nn.Parameter(torch.empty(8, device=device))
-    return conv.requires_grad_(False)
-
-
-def test_batches_and_patches_go_where_the_model_is():
-    with FakeTensorMode():
-        conv = conv_on("cuda")
-        (inputs,) = on_device_of(conv, (torch.empty(32, 6, 10, 10),))
-        assert inputs.device.type == "cuda"
-        sums = SplitMomentSums(conv, 5_000)  # so many that positions are sampled
-        sums.add(inputs, torch.empty(32, 8, 10, 10, device="cuda"))
-        for part in (sums.fit, sums.heldout):
-            ((patches, wanted),) = part.pending
-            assert {patches.device.type, wanted.device.type} == {"cuda"}
-            assert (patches.shape[1], wanted.shape[1]) == (54, 8)
-        assert sums.positions == 28 * sums.per_image
+CASES = Path(__file__).with_name("second_device_cases.py")
+WAYS = (
+    "from weights",
+    "svd, BatchNorm re-estimated",
+    "least squares, refined",
+    "pw-dw",
+    "on maps",
+    "mobilenet",
+    "planned",
+    "promised",
+    "thinned",
+)
 
 
-def test_what_would_mix_devices_is_refused():
-    with FakeTensorMode(), pytest.raises(RuntimeError, match="device"):
-        torch.add(conv_on("cuda").weight, torch.empty(8, 6, 3, 3))
+@pytest.fixture(scope="module")
+def found():
+    """In a process of its own: a device is registered for good."""
+    command = [sys.executable, "-W", "ignore", str(CASES)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_second_device_refuses_what_is_elsewhere(found):
+    assert "tensors on cpu, second:0" in found["mixed"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_is_converted_where_it_is_to_the_same_weights(found, way):
+    if way == "thinned":
+        pytest.importorskip("torch_pruning")
+    assert found["cases"][way] == {"apart": 0.0, "devices": ["second:0"]}
+
+
+def test_a_model_on_two_devices_stays_on_both(found):
+    assert found["cases"]["on two devices"] == {"apart": 0.0, "devices": ["cpu", "second:0"]}
