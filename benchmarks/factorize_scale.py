@@ -119,6 +119,9 @@ def _cases(options: argparse.Namespace) -> Sequence[Case]:
         cases += [replace(base, images=64, layers=4, refine=True)]
     if "resnet50" in options.what:
         cases += [replace(base, network="resnet50", layers=16, images=options.images)]
+    if "refined50" in options.what:  # with the refinement that is the default
+        wanted = replace(base, network="resnet50", layers=16, images=options.images)
+        cases += [replace(wanted, refine=True)]
     return cases
 
 
@@ -133,7 +136,7 @@ def _line(cost: Cost) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--what", default="images,layers,refine,resnet50", help="which rows")
+    parser.add_argument("--what", default="images,layers,refine,resnet50,refined50", help="which rows")
     parser.add_argument("--images", type=int, default=256, help="images for ResNet-50")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
