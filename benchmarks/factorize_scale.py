@@ -136,7 +136,7 @@ def _line(cost: Cost) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--what", default="images,layers,refine,resnet50,refined50", help="which rows")
+    parser.add_argument("--what", default="images,layers,refine,resnet50", help="or refined50")
     parser.add_argument("--images", type=int, default=256, help="images for ResNet-50")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
