@@ -10,21 +10,22 @@ from torch import Tensor
 
 
 def solve_damped(system: Tensor, target: Tensor, damping: float) -> Tensor:
-    """(system + damping * mean diagonal) x = target, (n, n) and (n, columns).
+    """(system + damping * mean diagonal) x = target, (..., n, n) and (..., n, columns).
 
     Where Cholesky finds it not positive (constant channels, dead ReLUs, rounding), the damping is
     raised tenfold until it is: directions that carry nothing get no weight.
     """
-    scale = system.diagonal().mean()
-    if scale <= 0:  # nothing varies: no weights explain anything
-        return torch.zeros_like(target)
+    scale = system.diagonal(dim1=-2, dim2=-1).mean(-1)
+    nothing = scale <= 0  # varies: no weights explain anything
+    added = (damping * scale).masked_fill(nothing, 1.0)
     while True:
         damped = system.clone()
-        damped.diagonal().add_(damping * scale)
+        damped.diagonal(dim1=-2, dim2=-1).add_(added[..., None])
         lower, info = torch.linalg.cholesky_ex(damped)
-        if info == 0:
-            return torch.cholesky_solve(target, lower)
-        damping *= 10
+        if not info.any():
+            solved = torch.cholesky_solve(target, lower)
+            return solved.masked_fill(nothing[..., None, None], 0.0)
+        added = torch.where(info > 0, 10 * added, added)
 
 
 @dataclass(frozen=True)
