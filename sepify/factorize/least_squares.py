@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from sepify.factorize.dw_pw import DepthwiseFirst
 from sepify.factorize.dw_pw import solve_mix as solve_mix_of_dw_pw
 from sepify.factorize.factors import Factors
@@ -23,6 +25,9 @@ DAMPING = 1e-3
 DAMPINGS_WHERE_FEW = (1e-3, 1e-2, 1e-1)
 MANY = 20  # positions for each element of a patch
 ENOUGH = 1e-3  # stop when an iteration takes off less than this share of the error
+
+
+Halves = DepthwiseFirst | PointwiseFirst
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,12 @@ def solve_least_squares(
     """
     damping = DAMPING
     if fit.positions < MANY * len(fit.covariance):
-        trials = {each: _alternate(start, fit, each, 1) for each in DAMPINGS_WHERE_FEW}
-        damping = min(trials, key=lambda each: _relative(trials[each], heldout))
-    solved = _alternate(start, fit, damping, iterations)
+        trials = {each: _begun(start, fit, each) for each in DAMPINGS_WHERE_FEW}
+        damping = min(trials, key=lambda each: _relative(trials[each][0], heldout))
+        begun = trials[damping]
+    else:
+        begun = _begun(start, fit, damping)
+    solved = _alternate(begun, fit, damping, iterations - 1)
     if _relative(solved, heldout) > _relative(_split(start), heldout):
         solved = _split(start)
     return apply_factors(_joined(solved, start), fit, heldout, damping)
@@ -65,12 +73,17 @@ def apply_factors(
     return Solution(finished, fitted, unseen, damping)
 
 
-def _alternate(
-    start: Factors, fit: Moments, damping: float, iterations: int
-) -> DepthwiseFirst | PointwiseFirst:
+def _begun(start: Factors, fit: Moments, damping: float) -> tuple[Halves, Tensor]:
+    """After the first iteration: both halves and the errors of the outputs."""
     solve_mix = solve_mix_of_dw_pw if start.order == "dw-pw" else solve_mix_of_pw_dw
-    solved: DepthwiseFirst | PointwiseFirst
-    solved, errors = solve_mix(_split(start).filters, fit, damping)
+    solved: Halves = solve_mix(_split(start).filters, fit, damping)[0]
+    return solved.improved(fit, damping)
+
+
+def _alternate(
+    begun: tuple[Halves, Tensor], fit: Moments, damping: float, iterations: int
+) -> Halves:
+    solved, errors = begun
     for _ in range(iterations):
         before = float(errors.sum())
         solved, errors = solved.improved(fit, damping)
@@ -79,13 +92,13 @@ def _alternate(
     return solved
 
 
-def _relative(halves: DepthwiseFirst | PointwiseFirst, moments: Moments) -> float:
+def _relative(halves: Halves, moments: Moments) -> float:
     if moments.power <= 0:
         return 0.0
     return max(0.0, float(halves.errors(moments).sum())) / moments.power
 
 
-def _split(factors: Factors) -> DepthwiseFirst | PointwiseFirst:
+def _split(factors: Factors) -> Halves:
     """The filters (channels, r, k) and the mix, in float64."""
     rank = factors.rank
     filters = factors.depthwise.double().flatten(1)
@@ -96,7 +109,7 @@ def _split(factors: Factors) -> DepthwiseFirst | PointwiseFirst:
     return PointwiseFirst(filters, mix.reshape(-1, rank, mix.shape[1]))
 
 
-def _joined(halves: DepthwiseFirst | PointwiseFirst, like: Factors) -> Factors:
+def _joined(halves: Halves, like: Factors) -> Factors:
     """As factors, in the shapes and the dtype of `like`."""
     dtype = like.depthwise.dtype
     depthwise = halves.filters.reshape(like.depthwise.shape).to(dtype)

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from sepify.factorize.factors import ORDERS
 from sepify.factorize.least_squares import solve_least_squares
+from sepify.factorize.linear import solve_damped
 from sepify.factorize.statistics import Moments, MomentSums
 from sepify.factorize.svd import factorize_svd
 
@@ -96,3 +97,29 @@ def test_inputs_without_any_variance(order):
     solution = solve_least_squares(start, moments, moments)
     assert torch.isfinite(solution.factors.kernel()).all()
     torch.testing.assert_close(solution.factors.bias, conv.bias)  # all that is left to explain
+
+
+def test_systems_that_are_solved_together_are_damped_each_by_itself():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(4, 6, 6, generator=generator, dtype=torch.float64)
+    systems = root @ root.mT
+    systems[1] = 0  # nothing varies
+    systems[2, :, 3:] = systems[2, 3:, :] = 0  # some of it does not
+    systems[3, 5, 5] = -1e-2 * systems[3].trace()  # rounding, exaggerated
+    targets = torch.randn(4, 6, 2, generator=generator, dtype=torch.float64)
+    together = solve_damped(systems, targets, 1e-6)
+    for system, target, solved in zip(systems, targets, together, strict=True):
+        torch.testing.assert_close(solved, solve_damped(system, target, 1e-6))
+    assert not together[1].any()
+    assert together.isfinite().all()
+
+
+@torch.no_grad()
+def test_pw_dw_does_not_depend_on_how_many_channels_are_solved_at_a_time(monkeypatch):
+    conv, x = seeded_conv(padding=1), correlated(24)
+    moments = moments_of(conv, x, conv(x))
+    start = factorize_svd(conv.weight, conv.bias, "pw-dw", 2)
+    together = solve_least_squares(start, moments, moments, 3)
+    monkeypatch.setattr("sepify.factorize.pw_dw.AT_ONCE", 1)
+    alone = solve_least_squares(start, moments, moments, 3)
+    torch.testing.assert_close(alone.factors.kernel(), together.factors.kernel())
