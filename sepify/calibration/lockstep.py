@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch
 from sepify.calibration.blocks import Block, computing_nodes, find_blocks
-from sepify.factorize.factors import Factors, run_factors, run_factors_to_learn
+from sepify.factorize.factors import Factors, run_factors_fast
 from sepify.passes.graph import called_module
 from sepify.storage import is_on_disk, on_disk
 
@@ -138,7 +138,7 @@ def run_block(
     the convolutions that they stand for. Differentiable in the factors."""
     values = dict(entered)
     for node in block.nodes:
-        values[node] = run_node(interpreter, node, values, factors, run_factors_to_learn)
+        values[node] = run_node(interpreter, node, values, factors)
     return values
 
 
@@ -147,7 +147,6 @@ def run_node(
     node: fx.Node,
     values: Mapping[fx.Node, Any],
     factors: Mapping[str, Factors],
-    run: Callable[[Factors, nn.Conv2d, Tensor], Tensor] = run_factors,
 ) -> Any:
     """The value of one node, given those before it."""
     args = fx.map_arg(node.args, values.__getitem__)
@@ -156,7 +155,7 @@ def run_node(
         conv = called_module(interpreter.module, node)
         assert isinstance(conv, nn.Conv2d)
         value: Any = args[0] if args else kwargs["input"]
-        return run(factors[str(node.target)], conv, value)
+        return run_factors_fast(factors[str(node.target)], conv, value)
     return getattr(interpreter, node.op)(node.target, args, kwargs)
 
 

@@ -100,11 +100,11 @@ def run_depthwise(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:
     return _run_depthwise(factors, conv, x, None)
 
 
-def run_factors_to_learn(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """As `run_factors`, differentiated faster: a depth multiplier makes torch's backward pass up to
-    ten times slower on a CPU, and the kernel that the factors multiply out to has none; nor has a
-    depthwise convolution that meets each channel r times."""
-    if factors.order == "dw-pw" and factors.rank == 1:
+def run_factors_fast(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """As `run_factors`, but for rounding. A depth multiplier above 1 makes torch's depthwise
+    convolutions three to ten times slower on a CPU, forward and backward, than the kernel that the
+    factors multiply out to; nor does a convolution that meets each channel r times have one."""
+    if factors.rank == 1:
         return run_factors(factors, conv, x)
     if factors.between is not None:
         return run_factors(factors, conv, x.repeat_interleave(factors.rank, 1))

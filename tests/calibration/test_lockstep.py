@@ -7,7 +7,7 @@ from sepify.calibration.batches import calibration_batches
 from sepify.calibration.lockstep import solve_in_step
 from sepify.calibration.solve import solve_on_data
 from sepify.errors import InputError
-from sepify.factorize.factors import ORDERS, full_rank, run_factors
+from sepify.factorize.factors import ORDERS, full_rank, run_factors, run_factors_fast
 from sepify.factorize.svd import factorize_svd
 from sepify.passes.out_of_place import make_out_of_place
 from sepify.passes.separate import separate_convolutions
@@ -52,6 +52,7 @@ def test_the_solver_sees_what_each_network_really_computes(network):
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("rank", [1, None])
 @pytest.mark.parametrize(
     "options",
     [
@@ -61,13 +62,15 @@ def test_the_solver_sees_what_each_network_really_computes(network):
     ],
 )
 @torch.no_grad()
-def test_factors_run_as_the_rewritten_graph_does(order, options):
+def test_factors_run_as_the_rewritten_graph_does(order, options, rank):
     network = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 5, 3, **options)))
     conv = network.get_submodule("0")
-    factors = factorize_svd(conv.weight, conv.bias, order, full_rank((5, 3, 3, 3), order))
-    rewritten = separate_convolutions(network, {"0": factors})
+    rank = rank or full_rank((5, 3, 3, 3), order)
+    factors = factorize_svd(conv.weight, conv.bias, order, rank)
     x = images()
-    torch.testing.assert_close(run_factors(factors, conv, x), rewritten(x))
+    rewritten = separate_convolutions(network, {"0": factors})(x)
+    torch.testing.assert_close(run_factors(factors, conv, x), rewritten)
+    torch.testing.assert_close(run_factors_fast(factors, conv, x), rewritten)
 
 
 @pytest.mark.parametrize("order", ORDERS)
