@@ -76,11 +76,21 @@ def test_a_plan_from_elsewhere_that_measures_best_is_taken():
 
 
 def test_refinement_may_change_which_plan_is_best():
-    tried = [Tried(Choice((0, 0, 1 + n % 3, 0), 0.0, 0.0, 0.0), 0.1 * n) for n in range(5)]
+    tried = [Tried(Choice((0, 0, 1 + n % 3, 0), 0.0, 0.0, 0.0), 1 + 0.1 * n) for n in range(5)]
     bench = Bench({"b": 2})
     taken = run_off(bench, LAYERS, tried, lambda *_: None)
     assert taken is tried[2]
     assert len(bench.refined_forms) == FINALISTS
+
+
+def test_what_lost_far_more_is_not_refined_nor_is_the_only_one_left():
+    losses = {1: 1.0, 3: 1.2, 2: 1.4}  # of candidates for 'b', as solved
+    tried = [Tried(Choice((0, 0, k, 0), 0.0, 0.0, 0.0), loss) for k, loss in losses.items()]
+    bench = Bench({"b": 2})
+    assert run_off(bench, LAYERS, tried, lambda *_: None) is tried[1]
+    assert len(bench.refined_forms) == 2
+    assert run_off(bench, LAYERS, [tried[0], tried[2]], lambda *_: None) is tried[0]
+    assert len(bench.refined_forms) == 2
 
 
 def test_a_plan_is_refined_before_it_is_chosen(monkeypatch):
