@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torch import Tensor, fx
 
@@ -30,6 +31,9 @@ from sepify.planning.survey import survey
 from sepify.planning.uniform import Filter
 from sepify.progress import Progress
 from sepify.verify import require_finite_weights, verify_conversion
+
+if TYPE_CHECKING:
+    from sepify.compiling.device.boards import Farm
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def convert(
     method: Method | None = None,
     refine: Refinement | bool = True,
     memory: int = MEMORY,
+    farm: Farm | None = None,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
     """Rewrite the standard convolutions of `model` into depthwise + pointwise ones.
@@ -85,6 +90,7 @@ def convert(
                     against the original block's output; False leaves it out, it is the longer part
     memory          bytes for least squares: beyond it, values kept between layers go to a temporary
                     file, and layers whose covariance would be too large are solved without one
+    farm            the board for Budget(latency=..., target=...), as in `sepify.plan`
     progress        progress(what, done, total), called as the work goes on
 
     Returns an ordinary GraphModule in the mode the model was in: `name.depthwise` and
@@ -110,7 +116,7 @@ def convert(
     reduced = reduce_network(original, inputs, batches, width, resolution)
     network, inputs, batches = reduced.network, reduced.inputs, reduced.batches
     if plan is None:
-        wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, style=style)
+        wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, style=style, farm=farm)
         plan = plan_reduced(reduced, wish, progress)
     check_plan(plan, survey(original))
     if network is not original:

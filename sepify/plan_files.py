@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -32,6 +32,9 @@ from sepify.planning.uniform import refusals
 from sepify.progress import Progress
 from sepify.storage import require_writable, write_json
 
+if TYPE_CHECKING:
+    from sepify.compiling.device.boards import Farm
+
 
 @dataclass(frozen=True)
 class PlanningRequest:
@@ -49,6 +52,7 @@ class PlanningRequest:
     keep: tuple[str, ...] = ()
     measurements: Path | None = None
     latency_table: Path | None = None
+    farm: Farm | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
     if (request.budget is None) == (not request.frontier):
         raise UsageError("give either --budget (for a plan) or --frontier (for the whole curve)")
     budget = None if request.budget is None else read_budget(request.budget)
+    if budget is None and request.farm is not None:
+        raise UsageError("a board is for a budget in latency: --frontier is of multiply-adds")
     if budget is not None and request.output is None:
         raise UsageError("a plan needs a file to be written to: -o plan.json")
     outputs = (request.output, request.measurements, request.latency_table)
@@ -100,6 +106,7 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
             calibration=calibration,
             labelled=labelled,
             known=known,
+            farm=request.farm,
             progress=progress,
         )
         assert request.output is not None

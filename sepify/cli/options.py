@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from sepify.compiling.device.boards import Farm
     from sepify.evidence import DataRequest
     from sepify.models import InputRequest
 
@@ -83,6 +85,18 @@ Resolution = Annotated[
     typer.Option(help="Of the images: a share such as 0.714, or pixels of the shorter side"),
 ]
 
+Device = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of a board that runs our server, to be timed on"),
+]
+Tracker = Annotated[
+    str | None, typer.Option(help="HOST:PORT of TVM's RPC tracker, to time on one of its boards")
+]
+Key = Annotated[str | None, typer.Option(help="The board's key; default: board")]
+Secret = Annotated[
+    Path | None, typer.Option(help="File with the secret that the board's server was given")
+]
+
 Epochs = Annotated[int, typer.Option(help="Passes of the distillation over its images")]
 Augment = Annotated[
     str | None,
@@ -113,3 +127,14 @@ def input_request(shapes: list[str] | None, dtypes: list[str] | None) -> InputRe
         tuple(parse_shape(text) for text in shapes or ()),
         tuple(parse_dtype(text) for text in dtypes or ()),
     )
+
+
+def board_request(
+    device: str | None, tracker: str | None, key: str | None, secret: Path | None
+) -> Farm | None:
+    """The board that the options name, if any. Raises UsageError where they do not fit."""
+    if not (device or tracker or key or secret):
+        return None
+    from sepify.compiling.device.boards import find_farm
+
+    return find_farm(tracker, key, None if device is None else [device], secret)

@@ -11,14 +11,19 @@ from sepify.cli.options import (
     CALIBRATION,
     Budget,
     Data,
+    Device,
     Keep,
+    Key,
     Model,
     Preprocess,
     Resolution,
+    Secret,
     Shapes,
     Style,
+    Tracker,
     Types,
     Width,
+    board_request,
     data_request,
     input_request,
 )
@@ -28,6 +33,8 @@ from sepify.cli.progress import progress_bar
 EXAMPLES = (
     "sepify plan model.pt --calibration images.npy --budget macs=35% -o plan.json",
     "sepify plan model.pt --calibration images.npy --frontier",
+    "sepify plan model.pt --calibration images.npy --budget latency=50%@raspberry-pi-4 "
+    "--device 192.168.1.20:9090 --secret secret.txt -o plan.json",
 )
 
 
@@ -54,6 +61,10 @@ def plan(
     latency_table: Annotated[
         Path | None, typer.Option(help="JSON of latencies: gone on from if there, then written")
     ] = None,
+    device: Device = None,
+    tracker: Tracker = None,
+    key: Key = None,
+    secret: Secret = None,
     input_shape: Shapes = None,
     dtype: Types = None,
 ) -> Outcome:
@@ -73,6 +84,7 @@ def plan(
         given=data_request(data, calibration, preprocess),
         measurements=measurements,
         latency_table=latency_table,
+        farm=board_request(device, tracker, key, secret),
     )
     with progress_bar() as progress:
         result = plan_file(request, progress)

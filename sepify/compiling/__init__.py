@@ -1,6 +1,7 @@
 """GraphModule -> a TVM module for a CPU. The only folder that imports tvm, and only when called."""
 
 from sepify.compiling.bundle import Bundle, make_bundle
+from sepify.compiling.device.boards import Farm, find_farm
 from sepify.compiling.files import CompilationRequest, compile_file
 from sepify.compiling.model import CompiledMetadata, CompiledModel, load_compiled
 from sepify.compiling.pipeline import compile
@@ -11,9 +12,11 @@ __all__ = [
     "CompilationRequest",
     "CompiledMetadata",
     "CompiledModel",
+    "Farm",
     "Target",
     "compile",
     "compile_file",
+    "find_farm",
     "load_compiled",
     "make_bundle",
     "read_target",

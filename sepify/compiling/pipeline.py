@@ -68,14 +68,7 @@ def compile(
 
     from sepify.compiling import tvm_api
 
-    if preset.is_foreign:
-        raise CompileError(
-            f"code for {preset.name} does not run on this machine: make a bundle for it "
-            "(sepify compile MODEL --target T -o FOLDER)"
-        )
-    assert preset.description is not None  # find_target has filled it in
-    features = tvm_api.code_features(tvm_api.make_target(preset.description))
-    require_runnable(preset.name, tuple(features))
+    require_here(preset)
     ready = prepare(model, x, preset, budget, database, note)
     note("building", 4, STAGES)
     planned = tvm_api.plan_memory(ready.module, ready.tvm_target)
@@ -84,7 +77,7 @@ def compile(
 
     metadata = CompiledMetadata(
         target=preset.name,
-        tvm_target=preset.description,
+        tvm_target=preset.description or {},
         features=ready.features,
         input_shapes=tuple(tuple(tensor.shape) for tensor in ready.inputs),
         input_dtypes=tuple(dtype_name(tensor) for tensor in ready.inputs),
@@ -113,6 +106,20 @@ def compile(
     return CompiledModel(
         executable, replace(metadata, max_relative_error=error, seconds=round(seconds, 3))
     )
+
+
+def require_here(target: Target) -> None:
+    """Raise CompileError unless this machine can run code for `target`, filled in."""
+    from sepify.compiling import tvm_api
+
+    if target.is_foreign:
+        raise CompileError(
+            f"code for {target.name} does not run on this machine: make a bundle for it "
+            "(sepify compile MODEL --target T -o FOLDER)"
+        )
+    assert target.description is not None  # find_target has filled it in
+    features = tvm_api.code_features(tvm_api.make_target(target.description))
+    require_runnable(target.name, tuple(features))
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

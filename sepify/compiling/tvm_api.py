@@ -274,29 +274,50 @@ def connect(host: str, port: int, key: str, secret: str, limit: float) -> Any:
     return rpc.connect(host, port, f"{key} -secret={secret}", session_timeout=int(limit))
 
 
-def time_remotely(
-    board: tuple[str, int, str],
-    secret: str,
-    limit: float,
-    library: str,
-    shapes: Sequence[Sequence[int]],
-    dtypes: Sequence[str],
-    runs: int,
-) -> list[float]:
-    """Seconds of each of `runs` inferences, on zeros, of an exported network on a board."""
-    session = connect(*board, secret, limit)
-    session.upload(library)
-    device = session.cpu(0)
-    machine = relax.VirtualMachine(session.load_module(Path(library).name), device)
-    pairs = zip(shapes, dtypes, strict=True)
-    inputs = [tvm.runtime.tensor(np.zeros(s, d), device=device) for s, d in pairs]
-    machine.set_input("main", *inputs)
-    machine.invoke_stateful("main")
-    clock = machine.time_evaluator("invoke_stateful", device, number=1, repeat=runs)
-    return [float(seconds) for seconds in clock("main").results]
+def describe_board(session: Any) -> str:
+    """What a board's server says of it. Raises CompileError if it is of an older sepify."""
+    try:
+        tell = session.get_function("sepify.board")
+    except AttributeError as error:
+        raise CompileError(
+            "its server is of an older sepify: copy a new bundle there, and start that one"
+        ) from error
+    return str(tell())
 
 
-def tensor(array: NDArray[np.float32], device: Any = None) -> Any:
+def set_remote_threads(session: Any, count: int) -> int:
+    """Use `count` threads of a board's pool, on its fast cores; how many it uses now."""
+    fast_cores = 1  # a mode
+    session.get_function("runtime.config_threadpool")(fast_cores, count)
+    return int(session.get_function("runtime.NumThreads")())
+
+
+class RemoteNetwork:
+    """An exported network on a board, with its inputs."""
+
+    def __init__(self, session: Any, library: Path, inputs: Sequence[NDArray[Any]]) -> None:
+        session.upload(str(library))
+        self._device = session.cpu(0)
+        self._machine = relax.VirtualMachine(session.load_module(library.name), self._device)
+        self._machine.set_input("main", *(tensor(array, self._device) for array in inputs))
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """What it computes there."""
+        self._machine.invoke_stateful("main")
+        value = self._machine.get_outputs("main")
+        parts = [value] if isinstance(value, tvm.runtime.Tensor) else list(value)
+        return [part.numpy() for part in parts]
+
+    def seconds(self, repeats: int, least_ms: int = 0) -> list[float]:
+        """Of `repeats` inferences after one that is not timed; each the mean of as many as fill
+        `least_ms`."""
+        clock = self._machine.time_evaluator(
+            "invoke_stateful", self._device, number=1, repeat=repeats, min_repeat_ms=least_ms
+        )
+        return [float(seconds) for seconds in clock("main").results]
+
+
+def tensor(array: NDArray[Any], device: Any = None) -> Any:
     """A copy of the array for TVM, on this machine or on a board."""
     return tvm.runtime.tensor(np.ascontiguousarray(array), device=device)
 

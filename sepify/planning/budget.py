@@ -46,7 +46,8 @@ class Budget:
     latency        of all convolutions for one image on `target`: a share, or "2.5ms"
     accuracy_drop  points of top-1 on labelled images, or of agreement with the original
 
-    `target` is "onnxruntime" or a target of `sepify.compile`, run on this machine.
+    `target` is "onnxruntime" or a target of `sepify.compile`: this machine's, or that of the board
+    which `sepify.plan` and `sepify.convert` are given as `farm`.
 
     Raises UsageError for none or several, for 0, and for more than 1 without a unit.
     """

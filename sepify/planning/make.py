@@ -19,6 +19,7 @@ from sepify.planning.uniform import Filter, plan_uniform
 from sepify.progress import Progress
 
 if TYPE_CHECKING:
+    from sepify.compiling.device.boards import Farm
     from sepify.planning.planner import Known
 
 
@@ -34,6 +35,7 @@ class Wish:
     labelled: tuple[Tensor, Tensor] | None = None
     allow_costlier: bool = False
     style: Style = "linear"
+    farm: Farm | None = None
 
 
 def make_plan(
@@ -52,6 +54,7 @@ def make_plan(
     width: float = 1.0,
     resolution: float | tuple[int, int] | None = None,
     known: Known | None = None,
+    farm: Farm | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
     """What `convert` would do to each convolution of `model`, and why; nothing is converted.
@@ -64,13 +67,15 @@ def make_plan(
                     the original counts, on the half of `calibration` that is not planned by
     allow_costlier  without a budget: separate even what costs more by it (full rank, say)
     known           measurements of earlier calls, and where to save new ones
+    farm            the board for Budget(latency=..., target=...), from
+                    `sepify.compiling.find_farm`; without it, latencies are this machine's
 
     Raises a `sepify.errors.SepifyError`; PlanError for a budget that cannot be met names the least
     possible.
     """
     inputs, batches = inputs_and_batches(model, example_inputs, calibration)
     original = capture(model, inputs).graph_module
-    wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier, style)
+    wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier, style, farm)
     reduced = reduce_network(original, inputs, batches, width, resolution)
     return plan_reduced(reduced, wish, progress, known)
 
@@ -99,6 +104,8 @@ def plan_graph(
 ) -> Plan:
     """The plan for a captured model."""
     if wish.budget is None:
+        if wish.farm is not None:
+            raise UsageError("a board is for a budget in latency: give one, or leave the board out")
         return plan_uniform(
             original,
             inputs,
@@ -127,6 +134,7 @@ def plan_graph(
         labelled=wish.labelled,
         style=wish.style,
         known=known,
+        farm=wish.farm,
         progress=progress,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor, fx, nn
 
@@ -14,18 +15,22 @@ from sepify.planning.candidates import list_layers
 from sepify.planning.columns import Column, column_of, limit_of
 from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost
 from sepify.planning.explain import decide
-from sepify.planning.latency_table import LatencyTable, with_latencies
+from sepify.planning.latency_table import LatencyTable, check_table, with_latencies
 from sepify.planning.measurements import Measurements, check_measurements
 from sepify.planning.plan import Cost, Outlook, Plan, Style
 from sepify.planning.promise import Jury, juries_of, keep_promise
 from sepify.planning.rounds import chosen_forms, settle
 from sepify.planning.run_off import FINAL_IMAGES, run_off
+from sepify.planning.runtimes import open_stopwatch
 from sepify.planning.stopwatch import measure_latencies
 from sepify.planning.survey import Convolution, separable, survey
 from sepify.planning.uniform import Filter, refusals
 from sepify.planning.unmeasured import unmeasured_picks
 from sepify.planning.workbench import MOST_IMAGES, Workbench, set_up, take_images
 from sepify.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from sepify.compiling.device.boards import Farm
 
 Picks = tuple[int, ...]  # the candidate that each layer takes
 
@@ -52,18 +57,26 @@ def plan_to_budget(
     labelled: tuple[Tensor, Tensor] | None = None,
     style: Style = "linear",
     known: Known | None = None,
+    farm: Farm | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """The plan within `budget` that damages the outputs of `original` least.
+    """The plan within `budget` that damages the outputs of `original` least. Latencies are those of
+    a board of `farm`, or of this machine without one.
 
     Raises PlanError where the budget cannot be met (saying the least possible), a `keep` pattern
     matches nothing or what is `known` is of another model, target or machine; InputError for too
-    few images; UsageError for a target or a promise that makes no sense here.
+    few images; UsageError for a target or a promise that makes no sense here; DeviceError where the
+    board is lost.
     """
     note = progress or silent
     known = known or Known()
     if labelled is not None and budget.quantity != "accuracy_drop":
         raise UsageError("labelled data is for a budget in accuracy_drop; this one needs none")
+    if farm is not None and budget.target is None:
+        raise UsageError(
+            "a board is for a budget in latency, such as latency=50%@raspberry-pi-4; this one "
+            "needs none"
+        )
     convolutions = survey(original)
     refused = refusals(convolutions, keep, filter_fn)
     if budget.quantity == "accuracy_drop" and labelled is None:
@@ -75,19 +88,15 @@ def plan_to_budget(
     juries = None
     if budget.quantity == "accuracy_drop":
         juries = juries_of(bench, spare, labelled)
-    measurements = _measurements(original, inputs, bench, known, note)
-    measurements = measurements.kept_only(refused).of_style(style)
-    if budget.target is not None:
-        table, keys = measure_latencies(
-            original,
-            inputs,
-            measurements,
-            budget.target,
-            known.latencies,
-            known.save_latencies,
-            note,
-        )
-        measurements = with_latencies(measurements, table, keys)
+
+    def measure() -> Measurements:
+        measured = _measurements(original, inputs, bench, known, note)
+        return measured.kept_only(refused).of_style(style)
+
+    if budget.target is None:
+        measurements = measure()
+    else:
+        measurements = _timed(original, inputs, budget.target, farm, known, measure, note)
 
     column = column_of(measurements, budget.quantity)
     if juries is None:
@@ -101,6 +110,35 @@ def plan_to_budget(
         outlook=outlook,
         style=style,
     )
+
+
+def _timed(
+    original: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    target: str,
+    farm: Farm | None,
+    known: Known,
+    measure: Callable[[], Measurements],
+    progress: Progress,
+) -> Measurements:
+    """What `measure` finds, with latencies. Target, board and table are looked at first: measuring
+    takes minutes."""
+    progress(f"looking for {target}", 0, 0)
+    with open_stopwatch(target, farm) as stopwatch:
+        if known.latencies is not None:
+            check_table(known.latencies, target, stopwatch.machine)
+        measurements = measure()
+        table, keys = measure_latencies(
+            original,
+            inputs,
+            measurements,
+            target,
+            stopwatch,
+            known.latencies,
+            known.save_latencies,
+            progress,
+        )
+    return with_latencies(measurements, table, keys)
 
 
 def _within(

@@ -1,32 +1,20 @@
-"""Time convolutions and what may stand in for them, on this machine: onnxruntime or TVM."""
+"""Time convolutions and what may stand in for them."""
 
 from __future__ import annotations
 
 import copy
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from sepify.errors import DependencyError, UsageError
-from sepify.measuring.latency import Contender, race
-from sepify.measuring.machine import this_machine
+from sepify.errors import DeviceError
 from sepify.planning.latency_table import LatencyTable, check_table, entry
 from sepify.planning.measurements import Candidate, Layer, Measurements
-from sepify.progress import Progress
-
-Run = Callable[[], object]
-Prepare = Callable[[], None]
-# built(module, input) -> (prepare, run): one inference of the module on one image
-Built = Callable[[nn.Sequential, Tensor], tuple[Prepare, Run]]
-
-ONNXRUNTIME = "onnxruntime"
-REMOTE = ("rpc", "tcp:", "ssh:", "adb:")
-SECONDS = 0.5  # of one race: the convolution against its candidates of one rank
+from sepify.planning.runtimes import Stopwatch
+from sepify.progress import Progress, silent
 
 
 def measure_latencies(
@@ -34,77 +22,60 @@ def measure_latencies(
     inputs: tuple[Tensor, ...],
     measurements: Measurements,
     target: str,
+    stopwatch: Stopwatch,
     known: LatencyTable | None = None,
     save: Callable[[LatencyTable], None] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[LatencyTable, dict[str, str]]:
     """A table for every convolution of `original`, one thread, one image; and the geometry of each
     by name. `known` is gone on from, `save` called after each geometry, so that nothing is timed
     twice. Ranks are timed upwards until one is no faster than the convolution.
 
-    Raises UsageError for a target on another machine, DependencyError without the runtime,
-    PlanError for a `known` table of another target or machine.
+    Raises PlanError for a `known` table of another target or machine, DeviceError where the board
+    that `stopwatch` times on is lost.
     """
-    if target.startswith(REMOTE):
-        raise UsageError(
-            f"target '{target}' is on another machine: latency tables are measured on this one so "
-            "far; give onnxruntime or a target of sepify compile that this CPU runs"
-        )
-    machine = this_machine().cpu
-    table = known or LatencyTable(target, machine)
-    check_table(table, target, machine)
-    build = _builder(target)
+    table = known or LatencyTable(target, stopwatch.machine)
+    check_table(table, target, stopwatch.machine)
     shapes = _input_shapes(original, inputs)
     keys = {name: _geometry(conv, shape) for name, (conv, shape) in shapes.items()}
     layers = {name: layer for layer in measurements.layers for name in layer.names}
     shapes = {name: found for name, found in shapes.items() if name in layers}
     for number, (name, (conv, shape)) in enumerate(shapes.items()):
-        if progress is not None:
-            progress(f"timing {name} on {target}", number, len(shapes))
-        seconds = _time_layer(conv, shape, keys[name], layers[name], table.seconds, build)
-        if seconds:
-            table = replace(table, seconds={**table.seconds, **seconds})
-            if save is not None:
-                save(table)
+        progress(f"timing {name} on {target}", number, len(shapes))
+        if entry(keys[name], layers[name].candidates[0]) in table.seconds:
+            continue
+        try:
+            seconds = _time_layer(conv, shape, keys[name], layers[name], stopwatch)
+        except DeviceError as error:
+            kept = "" if save is None else "; the latency table has what was timed until then"
+            raise DeviceError(f"{error}{kept}") from error
+        table = replace(table, seconds={**table.seconds, **seconds})
+        if save is not None:
+            save(table)
     return table, keys
 
 
 def _time_layer(
-    conv: nn.Conv2d,
-    shape: torch.Size,
-    geometry: str,
-    layer: Layer,
-    known: Mapping[str, float],
-    build: Built,
+    conv: nn.Conv2d, shape: torch.Size, geometry: str, layer: Layer, stopwatch: Stopwatch
 ) -> dict[str, float]:
     kept, *others = layer.candidates
-    if entry(geometry, kept) in known:
-        return {}
     x = torch.randn(1, *shape[1:], generator=torch.Generator().manual_seed(0))
-    standing = build(_separated(conv, kept), x)
-    (first,) = _medians([standing])
-    found = {entry(geometry, kept): first}
+    standing = stopwatch.build(_separated(conv, kept), x)
+    found: dict[str, float] = {}
     live = {candidate.order for candidate in others}
-    for rank in sorted({candidate.rank or 0 for candidate in others}):
+    for rank in sorted({candidate.rank or 0 for candidate in layer.candidates}):
         tried = [c for c in others if c.rank == rank and c.order in live]
-        if not tried:
+        if not tried and found:
             continue
-        base, *times = _medians([standing, *(build(_separated(conv, c), x) for c in tried)])
+        built = [stopwatch.build(_separated(conv, candidate), x) for candidate in tried]
+        base, *times = stopwatch.medians([standing, *built])
+        first = found.setdefault(entry(geometry, kept), base)
         for candidate, time in zip(tried, times, strict=True):
             # by their ratio in one race: the machine may be slower now than it was then
             found[entry(geometry, candidate)] = first * time / base
             if time >= base:
                 live.discard(candidate.order)
     return found
-
-
-def _medians(runs: Sequence[tuple[Prepare, Run]]) -> list[float]:
-    contenders = [
-        Contender(str(number), 1, "before", prepare, run)
-        for number, (prepare, run) in enumerate(runs)
-    ]
-    samples = race(contenders, seed=0, seconds=SECONDS * len(runs)).samples
-    return [float(np.median(each)) for each in samples]
 
 
 def _separated(conv: nn.Conv2d, candidate: Candidate) -> nn.Sequential:
@@ -159,81 +130,3 @@ def _geometry(conv: nn.Conv2d, shape: torch.Size) -> str:
         f"@{shape[-2]}x{shape[-1]}",
     ]
     return " ".join(parts)
-
-
-def _builder(target: str) -> Built:
-    if target == ONNXRUNTIME:
-        missing = [name for name in ("onnx", "onnxruntime") if not importlib.util.find_spec(name)]
-        if missing:
-            raise DependencyError(f"{', '.join(missing)} not installed: pip install 'sepify[onnx]'")
-        return _on_onnxruntime
-    from sepify.compiling.targets import find_target  # loads tvm
-
-    find_target(target)
-    return partial(_on_tvm, target)
-
-
-def _on_tvm(target: str, module: nn.Sequential, x: Tensor) -> tuple[Prepare, Run]:
-    from sepify.compiling import compile as compile_model
-
-    compiled = compile_model(module, x, target)
-    return partial(_set_threads, compiled), partial(compiled, x)
-
-
-def _set_threads(compiled: object) -> None:
-    compiled.set_threads(1)  # type: ignore[attr-defined]
-
-
-def _on_onnxruntime(module: nn.Sequential, x: Tensor) -> tuple[Prepare, Run]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        _onnx_bytes(module, x), options, providers=["CPUExecutionProvider"]
-    )
-    return _nothing, partial(session.run, None, {"x": x.numpy()})
-
-
-def _onnx_bytes(module: nn.Sequential, x: Tensor) -> bytes:
-    """A chain of Conv2d as an ONNX model. Written by hand, for the exporter takes seconds; padding
-    is zeros whatever its mode, which costs the same."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes, weights, name = [], [], "x"
-    for number, conv in enumerate(module):
-        assert isinstance(conv, nn.Conv2d)
-        left, right, top, bottom = conv._reversed_padding_repeated_twice
-        reads = [name]
-        for role, tensor in (("weight", conv.weight), ("bias", conv.bias)):
-            if tensor is not None:
-                reads.append(f"{number}.{role}")
-                weights.append(numpy_helper.from_array(tensor.detach().numpy(), reads[-1]))
-        name = f"y{number}"
-        nodes.append(
-            helper.make_node(
-                "Conv",
-                reads,
-                [name],
-                kernel_shape=list(conv.kernel_size),
-                strides=list(conv.stride),
-                dilations=list(conv.dilation),
-                pads=[top, left, bottom, right],
-                group=conv.groups,
-            )
-        )
-    graph = helper.make_graph(
-        nodes,
-        "convolutions",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(x.shape))],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    serialised: bytes = model.SerializeToString()
-    return serialised
-
-
-def _nothing() -> None:
-    """A session of onnxruntime has its own threads, set when it is made."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,11 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from sepify.cli import main
-from sepify.compiling import make_bundle
 from sepify.compiling.device import bench as board_bench
 from sepify.compiling.device.bench import BoardBench, open_board_bench
 from sepify.compiling.device.boards import find_farm, probe_farm
@@ -33,41 +29,7 @@ from sepify.errors import CompileError, DeviceError, FileError, UsageError
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
-SECRET = "a secret of its own".replace(" ", "-")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
-    folder = tmp_path_factory.mktemp("board") / "bundle"
-    return make_bundle(model, torch.randn(1, 3, 9, 9), "native", folder).path
-
-
-@pytest.fixture(scope="module")
-def secret(tmp_path_factory):
-    path = tmp_path_factory.mktemp("secret") / "secret.txt"
-    path.write_text(SECRET + "\n")
-    return path
-
-
-@pytest.fixture
-def start(bundle, secret):
-    """Starts servers on free ports of loopback; gives (process, port)."""
-    running = []
-
-    def server(*options):
-        command = [str(bundle / "serve"), "--secret", str(secret), "--port", "0", *options]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        running.append(process)
-        line = process.stdout.readline()
-        return process, int(re.search(r":(\d+),", line)[1])
-
-    yield server
-    for process in running:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
+SECRET = "a-secret-of-its-own"  # of tests/conftest.py
 
 
 def farm_of(secret, *ports, key=None):

@@ -9,7 +9,8 @@ from sepify.planning.candidates import list_layers
 from sepify.planning.costs import measure_maps
 from sepify.planning.latency_table import LatencyTable, load_table, save_table
 from sepify.planning.measurements import Measurements
-from sepify.planning.stopwatch import _onnx_bytes, _separated, measure_latencies
+from sepify.planning.runtimes import _onnx_bytes, open_stopwatch
+from sepify.planning.stopwatch import _separated, measure_latencies
 from sepify.planning.survey import survey
 
 
@@ -52,7 +53,10 @@ def test_timing_on_onnxruntime_is_saved_as_it_goes_and_gone_on_from(network):
     pytest.importorskip("onnxruntime")
     saved: list[LatencyTable] = []
     known = measurements(network)
-    table, keys = measure_latencies(network, (images(1),), known, "onnxruntime", save=saved.append)
+    with open_stopwatch("onnxruntime") as watch:
+        table, keys = measure_latencies(
+            network, (images(1),), known, "onnxruntime", watch, save=saved.append
+        )
     assert keys["conv2"] == "16x8x3x3 /2,2 +1,1 *1,1 g1 @12x12"
     assert len(saved) == 2
     assert saved[-1] == table
@@ -60,9 +64,10 @@ def test_timing_on_onnxruntime_is_saved_as_it_goes_and_gone_on_from(network):
     assert all(0 < seconds < 1 for seconds in table.seconds.values())
     assert f"{keys['conv1']}: kept" in table.seconds
     assert f"{keys['conv1']}: dw-pw at rank 1" in table.seconds
-    again, _ = measure_latencies(
-        network, (images(1),), known, "onnxruntime", saved[0], saved.append
-    )
+    with open_stopwatch("onnxruntime") as watch:
+        again, _ = measure_latencies(
+            network, (images(1),), known, "onnxruntime", watch, saved[0], saved.append
+        )
     assert len(saved) == 3
     for key, seconds in saved[0].seconds.items():
         assert again.seconds[key] == seconds
@@ -91,15 +96,25 @@ def test_what_onnxruntime_is_given_computes_what_torch_does(conv):
         assert given.shape == conv(x).shape
 
 
-def test_an_unknown_target_offers_the_known(network):
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nativ", "unknown target 'nativ'; did you mean native"),
+        ("raspberry-pi-4", "not this machine's: name a board to time it on, --device HOST:PORT"),
+    ],
+)
+def test_targets_that_this_machine_is_not(target, message):
     pytest.importorskip("tvm")
-    with pytest.raises(UsageError, match="unknown target 'nativ'; did you mean native"):
-        measure_latencies(network, (images(1),), measurements(network), "nativ")
+    with pytest.raises(UsageError, match=message), open_stopwatch(target):
+        pass
 
 
 @pytest.mark.slow
 def test_timing_on_tvm(network):
     pytest.importorskip("tvm")
-    table, keys = measure_latencies(network, (images(1),), measurements(network), "native")
+    with open_stopwatch("native") as watch:
+        table, keys = measure_latencies(
+            network, (images(1),), measurements(network), "native", watch
+        )
     assert table.target == "native"
     assert 0 < table.seconds[f"{keys['conv2']}: kept"] < 1

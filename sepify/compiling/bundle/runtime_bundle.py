@@ -21,8 +21,9 @@ from sepify.storage import write_bytes, write_text
 
 _MOST_AXES = 8  # of SepifyValue
 _LOADER = ("bundle_model.c", "bundle_tvm.c", "sepify_cpu.c", "sepify_sha256.c")
+_PROGRAMS = {"run": ("bundle_run.c",), "serve": ("bundle_serve.c", "bundle_describe.c")}
 # what every glibc since 2.17 can start: see old_glibc.c
-_PROGRAM = ("-Wl,--wrap=__libc_start_main", "-Wl,--no-as-needed", "-ldl")
+_LINKED = ("-Wl,--wrap=__libc_start_main", "-Wl,--no-as-needed", "-ldl")
 
 
 def write_runtime(ready: Prepared, folder: Path, tolerance: float) -> Written:
@@ -70,10 +71,10 @@ def build_programs(compiler: str, config: Path, folder: Path) -> None:
         for include in headers():
             flags += ["-I", include]
         old_glibc = sources / "old_glibc.c"
-        for name in ("run", "serve"):
-            main = sources / f"bundle_{name}.c"
+        for name, files in _PROGRAMS.items():
+            own = [sources / file for file in files]
             run_compiler(
-                compiler, [*flags, *loader, main, old_glibc, *_PROGRAM, "-o", folder / name]
+                compiler, [*flags, *loader, *own, old_glibc, *_LINKED, "-o", folder / name]
             )
         library = [*flags, "-shared", "-fPIC", *loader, "-Wl,--no-as-needed", "-ldl"]
         run_compiler(compiler, [*library, "-o", folder / "libsepify_model.so"])

@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,18 +45,28 @@ class Board:
 
 @dataclass(frozen=True)
 class Farm:
-    """Where boards are: one tracker and a key, or boards by address. `limit`: seconds that one
-    measurement may take on a board."""
+    """Where boards are: one tracker and a key, or boards by address. Seconds on a board: `limit` is
+    what a candidate of tuning may take, `session` what timing a few networks may; a server ends
+    what takes longer than its own --limit."""
 
     secret: str
     tracker: tuple[str, int] | None = None
     key: str = DEFAULT_KEY
     boards: tuple[Board, ...] = ()
     limit: float = 20.0
+    session: float = 60.0
+
+    def __str__(self) -> str:
+        if self.tracker is None:
+            return str(self.boards[0])
+        return f"{self.key} at {self.tracker[0]}:{self.tracker[1]}"
 
 
 def find_farm(
-    tracker: str | None, key: str | None, devices: list[str] | None, secret: Path | None
+    tracker: str | None = None,
+    key: str | None = None,
+    devices: Sequence[str] | None = None,
+    secret: Path | None = None,
 ) -> Farm | None:
     """What the options --tracker, --key, --device and --secret name; None where none is given.
 

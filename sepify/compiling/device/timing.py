@@ -1,19 +1,122 @@
-"""The latency of a runtime bundle on the board itself, over RPC, by TVM's time_evaluator."""
+"""Latencies on a board, over RPC, by TVM's time_evaluator there."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sepify.compiling.bundle.checksums import check_checksums
 from sepify.compiling.device.boards import Farm, probe_farm, request
+from sepify.compiling.device.facts import BoardFacts, read_facts
+from sepify.compiling.kernel_tuning.process import Process
 from sepify.errors import CompileError, DeviceError, FileError, UsageError
 from sepify.storage import read_json
 
-_START_SECONDS = 60  # until tvm is loaded here
+Samples = NDArray[np.float64]
+
+WORKER = (sys.executable, "-m", "sepify.compiling.device.timing_worker")
+_CONNECT_SECONDS = 10.0
+_LATE_SECONDS = 5.0  # that a board may be late in ending what has taken too long
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor in a file of its own, raw."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network linked for a board, with inputs and with the outputs that torch gives for them."""
+
+    library: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How networks take turns on a board: rounds for about `seconds`, within `rounds`; in each,
+    every network has one inference that is not timed, then `repeats` times the mean of as many
+    as fill `least_ms`. `threads` None: TVM's own choice."""
+
+    threads: int | None
+    seconds: float = 0.0
+    rounds: tuple[int, int] = (1, 1)
+    repeats: int = 1
+    least_ms: int = 0
+
+
+class BoardTimer:
+    """Has the first board of a farm, or its tracker's next free one, time networks: each time in a
+    session of its own."""
+
+    def __init__(self, farm: Farm) -> None:
+        """Asks the board what it is. Raises DeviceError where it cannot be reached or refuses."""
+        self._farm = farm
+        self._process = Process(WORKER, {})
+        probe_farm(farm)
+        self.facts: BoardFacts = self._ask((), Turns(None))[0]
+
+    def race(self, networks: Sequence[Network], turns: Turns) -> Samples:
+        """Seconds of every timed inference, (networks, rounds, repeats).
+
+        Raises DeviceError where the board is lost or another one answers, CompileError where a
+        network gives something else there than torch.
+        """
+        facts, samples = self._ask(networks, turns)
+        if facts.identity != self.facts.identity:
+            raise DeviceError(
+                f"the boards of {self._farm} are not of one kind ({self.facts.identity}; "
+                f"{facts.identity}): give each kind a key of its own"
+            )
+        return samples
+
+    def close(self) -> None:
+        """End the process; it is started again when it is needed."""
+        self._process.close()
+
+    def _ask(self, networks: Sequence[Network], turns: Turns) -> tuple[BoardFacts, Samples]:
+        farm = self._farm
+        self._process.start()  # first: a match key of the tracker's does not wait for ever
+        board = request(farm) if farm.tracker is not None else farm.boards[0]
+        asked = {
+            "board": [board.host, board.port, board.match],
+            "secret": farm.secret,
+            "limit": farm.session,
+            "networks": [asdict(network) for network in networks],
+            **asdict(turns),
+        }
+        limits = {"": _CONNECT_SECONDS, "connected": farm.session + _LATE_SECONDS}
+        answer = self._process.ask(asked, limits)
+        if "board" in answer:
+            return read_facts(answer["board"]), np.array(answer["samples"])
+        if "error" in answer and "stage" not in answer:
+            raise CompileError(f"nothing was timed on the board at {board}: {answer['error']}")
+        cause = answer.get("unreached") or answer.get("lost") or answer["error"]
+        raise DeviceError(
+            f"the board at {board} was lost ({cause}): see to it, and run the command again"
+        )
+
+
+@contextmanager
+def open_timer(farm: Farm) -> Iterator[BoardTimer]:
+    """A timer, ended with the block. Raises what `BoardTimer` does."""
+    timer = BoardTimer(farm)
+    try:
+        yield timer
+    finally:
+        timer.close()
 
 
 @dataclass(frozen=True)
@@ -27,11 +130,9 @@ class BoardLatency:
 
 
 def time_bundle(folder: Path, farm: Farm, runs: int) -> BoardLatency:
-    """Upload the network of a runtime bundle to the first board named, or the tracker's next free
-    one, and time it there.
+    """Upload the network of a runtime bundle to a board and time it there.
 
-    Raises FileError for a damaged or another kind of folder, DeviceError where it does not
-    answer in time, CompileError where the network fails there.
+    Raises FileError for a damaged or another kind of folder, and what `BoardTimer` does.
     """
     if runs < 1:
         raise UsageError(f"--runs {runs}: at least one")
@@ -39,41 +140,15 @@ def time_bundle(folder: Path, farm: Farm, runs: int) -> BoardLatency:
     facts = read_json(folder / "model.json")
     if facts.get("kind") != "runtime":
         raise FileError(f"{folder} is no bundle with TVM's runtime: only those can be sent")
-    probe_farm(farm)
-    board = request(farm) if farm.tracker is not None else farm.boards[0]
-    opening = {
-        "board": [board.host, board.port, board.match],
-        "secret": farm.secret,
-        "limit": farm.limit,
-        "library": str((folder / "module.so").resolve()),
-        "shapes": [value["shape"] for value in facts["inputs"]],
-        "dtypes": [value["dtype"] for value in facts["inputs"]],
-        "runs": runs,
-    }
-    command = [sys.executable, "-m", "sepify.compiling.device.timing"]
-    try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(opening),
-            capture_output=True,
-            text=True,
-            timeout=farm.limit + _START_SECONDS,
+    inputs, outputs = (
+        tuple(
+            Value(str((folder / v["stored"]).resolve()), tuple(v["shape"]), v["dtype"])
+            for v in facts[side]
         )
-    except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"the board at {board} did not answer in {farm.limit:.0f} s") from error
-    if done.returncode:
-        cause = (done.stderr.strip().splitlines() or ["the session ended"])[-1]
-        raise CompileError(f"the network could not be timed on {board}: {cause[:300]}")
-    times = sorted(1e3 * seconds for seconds in json.loads(done.stdout.splitlines()[-1]))
-    return BoardLatency(str(board), runs, times[0], times[len(times) // 2])
-
-
-def _time_there(opening: dict[str, object]) -> list[float]:
-    """In a process of its own, which is ended when the board hangs: seconds of each run."""
-    from sepify.compiling import tvm_api
-
-    return tvm_api.time_remotely(**opening)  # type: ignore[arg-type]
-
-
-if __name__ == "__main__":
-    print(json.dumps(_time_there(json.loads(sys.stdin.read()))))
+        for side in ("inputs", "outputs")
+    )
+    library = str((folder / "module.so").resolve())
+    network = Network(library, inputs, outputs, float(facts["tolerance"]))
+    with open_timer(farm) as timer:
+        times = 1e3 * np.sort(timer.race([network], Turns(None, repeats=runs)).ravel())
+    return BoardLatency(str(farm), runs, float(times[0]), float(times[runs // 2]))

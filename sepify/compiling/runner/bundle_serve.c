@@ -26,6 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bundle_describe.h"
 #include "bundle_model.h"
 #include "bundle_tvm.h"
 
@@ -161,6 +162,13 @@ static int load_module(void *self, const TVMFFIAny *arguments, int32_t count, TV
   return 0;
 }
 
+static int describe(void *self, const TVMFFIAny *arguments, int32_t count, TVMFFIAny *result) {
+  (void)self;
+  (void)arguments;
+  (void)count;
+  return sepify_owned_text(sepify_describe(), result);
+}
+
 static void serve(int socket_) {
   alarm(HANDSHAKE_SECONDS);
   int limit = handshake(socket_);
@@ -173,6 +181,7 @@ static void serve(int socket_) {
       sepify_load_tvm(folder, sepify_bundle.features, why, sizeof why) ||
       sepify_set_global("tvm.rpc.server.workpath", work_path, why, sizeof why) ||
       sepify_set_global("tvm.rpc.server.load_module", load_module, why, sizeof why) ||
+      sepify_set_global("sepify.board", describe, why, sizeof why) ||
       sepify_call_global("rpc.ServerLoop", &number, 1, &nothing, why, sizeof why)) {
     say("session failed: %s\n", why);
     _exit(4);
