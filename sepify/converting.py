@@ -5,15 +5,16 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sepify.convert import convert
-from sepify.errors import UntrainedWarning
+from sepify.errors import UntrainedWarning, UsageError
 from sepify.evidence import DataRequest, gather_data, origin_of
 from sepify.factorize.factors import Order
 from sepify.forms import require_form, save_model
 from sepify.lessons import Lesson, describe, prepare, save_history
 from sepify.measuring import compare
+from sepify.measuring.board import require_board
 from sepify.models import InputRequest, LoadedModel, load_model
 from sepify.multipliers import inputs_for
 from sepify.passes.thin_channels import NOT_THINNED
@@ -23,6 +24,9 @@ from sepify.planning.plan_file import load_plan, save_plan
 from sepify.processes import is_main_process
 from sepify.progress import Progress
 from sepify.storage import require_writable
+
+if TYPE_CHECKING:
+    from sepify.compiling.device.boards import Farm
 
 REPORTS = (".json", ".html")  # written beside a converted model
 
@@ -47,6 +51,23 @@ class ConversionRequest:
     given: DataRequest = field(default_factory=DataRequest)
     distill: Lesson | None = None
     report: bool = True
+    farm: Farm | None = None  # for a budget in latency, and for the report
+    device_target: str | None = None  # by default the budget's
+
+    @property
+    def board_target(self) -> str | None:
+        """What the board is. Raises UsageError where that is unknown, or said twice."""
+        planned = None if self.budget is None else read_budget(self.budget).target
+        if self.farm is None:
+            return self.device_target
+        if planned and self.device_target and planned != self.device_target:
+            raise UsageError(
+                f"--device-target {self.device_target} contradicts the budget, which is for "
+                f"'{planned}': the board is one of them"
+            )
+        if not planned and not self.report:
+            raise UsageError("a board is for a budget in latency or for the report: leave it out")
+        return self.device_target or planned
 
 
 @dataclass(frozen=True)
@@ -79,6 +100,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
     """
     require_form(request.output)
     require_writable(request.output.parent)
+    require_board(request.farm, request.board_target)
     budget = None if request.budget is None else read_budget(request.budget)
     plan = None if request.plan is None else load_plan(request.plan)
     model = load_model(request.model, request.inputs)
@@ -104,6 +126,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             calibration=given.calibration,
             method=cast("Method | None", request.method),
             memory=int(request.memory * 2**30),
+            farm=request.farm if budget is not None and budget.target else None,
             progress=progress,
         )
     done: Plan = small.meta["sepify"].plan
@@ -135,6 +158,8 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             sizes=_sizes(model, Path(request.model), request.output),
             progress=progress,
             origin=origin_of(roles, request.given, done, progress),
+            farm=request.farm,
+            device_target=request.board_target,
         )
         for suffix in REPORTS:
             path = request.output.with_suffix(f".report{suffix}")

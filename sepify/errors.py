@@ -84,5 +84,9 @@ class DataWarning(SepifyWarning):
     """The labelled data does not look as the original network expects it."""
 
 
+class BoardWarning(SepifyWarning):
+    """What times are measured on is no board: they say nothing about one."""
+
+
 class DatabaseWarning(SepifyWarning):
     """Tuning records are there that cannot be used."""

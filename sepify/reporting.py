@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from sepify.errors import UsageError
 from sepify.evidence import DataRequest, LabelledData, gather_data, origin_of
 from sepify.input_note import note_inputs
 from sepify.measuring import Report, compare
+from sepify.measuring.board import require_board
 from sepify.measuring.report.model import require_report_name
 from sepify.models import InputRequest, LoadedModel, load_model
 from sepify.multipliers import inputs_for
@@ -21,6 +23,9 @@ from sepify.planning.plan import Plan
 from sepify.planning.plan_file import load_plan
 from sepify.progress import Progress
 from sepify.storage import require_writable
+
+if TYPE_CHECKING:
+    from sepify.compiling.device.boards import Farm
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class ReportRequest:
     target: str | None = "native"
     given: DataRequest = field(default_factory=DataRequest)
     outputs: tuple[Path, ...] = ()
+    farm: Farm | None = None
+    device_target: str | None = None
 
 
 def report_files(request: ReportRequest, progress: Progress | None = None) -> Report:
@@ -47,6 +54,7 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
         require_writable(path.parent)
     if request.uniform and request.given.calibration is None:
         raise UsageError("--uniform needs --calibration: those ranks are solved for on its images")
+    require_board(request.farm, request.device_target)
     original = load_model(request.before, request.inputs)
     beside = Path(request.after).with_suffix(".plan.json")
     plan_file = request.plan or (beside if beside.is_file() else None)
@@ -73,6 +81,8 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
         sizes=_sizes(request, original, converted),
         progress=progress,
         origin=origin_of(roles, request.given, plan, progress),
+        farm=request.farm,
+        device_target=request.device_target,
     )
     for path in request.outputs:
         report.save(path)

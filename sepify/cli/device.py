@@ -114,4 +114,6 @@ def time(
         f"{found.runs} runs on {found.board}: least {found.least:.3f} ms, "
         f"median {found.median:.3f} ms"
     )
+    if found.emulated:
+        said += " of an emulator: no board's speed"
     return Outcome(Text(said), asdict(found))

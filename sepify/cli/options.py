@@ -96,6 +96,10 @@ Key = Annotated[str | None, typer.Option(help="The board's key; default: board")
 Secret = Annotated[
     Path | None, typer.Option(help="File with the secret that the board's server was given")
 ]
+DeviceTarget = Annotated[
+    str | None,
+    typer.Option(help="What the board is, such as raspberry-pi-4: sepify compile --target list"),
+]
 
 Epochs = Annotated[int, typer.Option(help="Passes of the distillation over its images")]
 Augment = Annotated[

@@ -10,10 +10,16 @@ import typer
 from sepify.cli.options import (
     Calibration,
     Data,
+    Device,
+    DeviceTarget,
+    Key,
     Metric,
     Preprocess,
+    Secret,
     Shapes,
+    Tracker,
     Types,
+    board_request,
     data_request,
     input_request,
 )
@@ -23,6 +29,8 @@ from sepify.cli.progress import progress_bar
 EXAMPLES = (
     "sepify report model.pt small.pt --data test.npz -o report.html -o report.md",
     "sepify report model.pt small.pt --input-shape 1,3,224,224 --target none",
+    "sepify report model.pt small.pt --device 192.168.1.20:9090 --secret secret.txt "
+    "--device-target raspberry-pi-4 -o report.html",
     "sepify report rank1.report.json rank2.report.json rank3.report.json -o all.html",
 )
 
@@ -54,6 +62,11 @@ def report(
         Path | None, typer.Option(help="What sepify plan --measurements wrote: rank curves")
     ] = None,
     target: Annotated[str, typer.Option(help="TVM target, or 'none' to leave TVM out")] = "native",
+    device: Device = None,
+    tracker: Tracker = None,
+    key: Key = None,
+    secret: Secret = None,
+    device_target: DeviceTarget = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of a report and stop")
     ] = False,
@@ -88,6 +101,8 @@ def report(
         target=None if target == "none" else target,
         given=data_request(data, calibration, preprocess, metric),
         outputs=outputs,
+        farm=board_request(device, tracker, key, secret),
+        device_target=device_target,
     )
     with progress_bar() as progress:
         result = report_files(request, progress)

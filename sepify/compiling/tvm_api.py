@@ -285,10 +285,12 @@ def describe_board(session: Any) -> str:
     return str(tell())
 
 
-def set_remote_threads(session: Any, count: int) -> int:
-    """Use `count` threads of a board's pool, on its fast cores; how many it uses now."""
+def set_remote_threads(session: Any, count: int | None) -> int:
+    """Use `count` threads of a board's pool, on its fast cores, or leave it at TVM's own choice;
+    how many it uses now."""
     fast_cores = 1  # a mode
-    session.get_function("runtime.config_threadpool")(fast_cores, count)
+    if count is not None:
+        session.get_function("runtime.config_threadpool")(fast_cores, count)
     return int(session.get_function("runtime.NumThreads")())
 
 

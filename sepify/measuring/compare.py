@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from sepify.errors import CaptureError, InputError, UsageError
+from sepify.measuring.board import require_board, time_on_board
 from sepify.measuring.contenders import (
     Compiled,
     Runner,
@@ -29,7 +30,7 @@ from sepify.measuring.layer_errors import layer_errors
 from sepify.measuring.layers import pair_layers, plan_document
 from sepify.measuring.machine import installed_versions, this_machine, usable_cpus
 from sepify.measuring.metrics import Metric
-from sepify.measuring.notes import latency_notes, shape_note
+from sepify.measuring.notes import board_notes, latency_notes, shape_note
 from sepify.measuring.outputs import Inputs, answer, as_inputs, evaluating
 from sepify.measuring.rank_curves import rank_curves
 from sepify.measuring.report.model import Origin, Prospect, Report, Totals
@@ -37,7 +38,10 @@ from sepify.multipliers import inputs_for, reduced_first
 from sepify.planning.frontier import trace_frontier
 from sepify.planning.measurements import Measurements
 from sepify.planning.plan import Plan
-from sepify.progress import Progress
+from sepify.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from sepify.compiling.device.boards import Farm
 
 Models = dict[Which, nn.Module]
 Given = dict[Which, Inputs]
@@ -64,6 +68,8 @@ def compare(
     seconds: float = 20.0,
     seed: int = 0,
     origin: Origin | None = None,
+    farm: Farm | None = None,
+    device_target: str | None = None,
 ) -> Report:
     """Measure a network before and after its conversion, side by side. Neither is changed.
 
@@ -87,11 +93,15 @@ def compare(
     seconds        about how long the timing itself may take
     seed           of the order of turns and of the bootstrap
     origin         how to make the report again; by default the plan alone
+    farm           a board to time both on as well, from `sepify.compiling.find_farm`
+    device_target  what to compile both for then, such as "raspberry-pi-4"
 
     MACs are multiply-adds for one image; FLOPs are twice that. Raises InputError where inputs or
-    data do not fit the networks or an output is NaN, UsageError for impossible threads.
+    data do not fit the networks or an output is NaN, UsageError for impossible threads, DeviceError
+    where the board is lost.
     """
     inputs = as_inputs(x)
+    require_board(farm, device_target)
     counts = _threads(threads)
     machine = this_machine()
     if plan is None:
@@ -126,6 +136,11 @@ def compare(
             latency = _latency(models, given, target, counts, compiled, progress, seconds, seed)
             fell = costs["after"].macs < costs["before"].macs
             notes += latency_notes(latency, machine, fell)
+        board = None
+        if farm is not None and device_target is not None:
+            _require_cpu(before, after, inputs)
+            board = time_on_board(models, given, farm, device_target, seed, progress or silent)
+            notes += board_notes(board, costs["after"].macs < costs["before"].macs)
 
     totals = [
         Totals(cost.macs, cost.params, size, kind)
@@ -151,6 +166,7 @@ def compare(
         changes=scores.changes,
         variants=variants,
         origin=origin or Origin(plan=plan_document(plan)),
+        board=board,
         **_prospects(measurements),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sepify.measuring.accuracy import Accuracy, Interval
+from sepify.measuring.board import BoardLatency
 from sepify.measuring.latency import Latency, LatencyRow, Spread
 from sepify.measuring.machine import Machine
 from sepify.measuring.report.words import milliseconds, percent, threads_text
@@ -43,6 +44,27 @@ def latency_notes(latency: Latency, machine: Machine, macs_fell: bool) -> tuple[
     slower_than_best = [r for r in latency.rows if r.over_fastest and r.over_fastest.value <= 1]
     if macs_fell and slower_than_best and len(slower_than_best) == len(latency.rows):
         notes.append("On no runtime is it faster than the fastest runtime on the original.")
+    return tuple(notes)
+
+
+def board_notes(board: BoardLatency, macs_fell: bool) -> tuple[str, ...]:
+    """The same of a board; and that an emulator plays it."""
+    if board.emulated:
+        return (
+            f"What answers at {board.board} is {board.machine.cpu}: both networks ran there and "
+            "gave the right outputs, and its times are left out, for they say nothing about a "
+            "board's.",
+        )
+    notes = []
+    slower = [row for row in board.rows if _not_faster(row)]
+    if macs_fell and slower:
+        notes.append(f"FLOPs fell, but latency on the board did not: {_list(slower)}.")
+    noisy = [row for row in board.rows if _within_noise(row)]
+    if noisy:
+        notes.append(
+            "On the board, the spread (between the quartiles) is larger than the difference of the "
+            f"medians: {_list(noisy)}."
+        )
     return tuple(notes)
 
 

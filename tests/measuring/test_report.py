@@ -18,13 +18,16 @@ from rich.console import Console
 from sepify.errors import FileError, UsageError
 from sepify.measuring import Report, load_report
 from sepify.measuring.accuracy import Accuracy, Interval
+from sepify.measuring.board import BoardLatency
 from sepify.measuring.changes import Changes, ChangeTally
 from sepify.measuring.fidelity import Fidelity
 from sepify.measuring.latency import Latency, LatencyRow, Ratio, Skipped, Spread
 from sepify.measuring.machine import Machine
 from sepify.measuring.metrics import MetricResult
+from sepify.measuring.notes import board_notes
 from sepify.measuring.report import figures, words
-from sepify.measuring.report.html import SCRIPTS
+from sepify.measuring.report.html import SCRIPTS, as_html
+from sepify.measuring.report.markdown import as_markdown
 from sepify.measuring.report.model import (
     InputFile,
     LayerRow,
@@ -71,6 +74,21 @@ def changes() -> Changes:
     return tally.result()
 
 
+BOARD = BoardLatency(
+    board="10.0.0.2:9090",
+    target="raspberry-pi-4",
+    machine=Machine("Board <4>, Cortex-A72", 4, ("asimd",), "Linux 6.6 aarch64", "ondemand"),
+    emulated=False,
+    rows=(
+        LatencyRow("TVM, raspberry-pi-4", 1, spread(0.04), spread(0.02), Ratio(2, 1.9, 2.1), None),
+        LatencyRow("TVM, raspberry-pi-4", 4, spread(0.013), spread(0.0051), Ratio(2.5, 2, 3), None),
+    ),
+    batch=1,
+    repeats=3,
+    method="In turns.",
+)
+
+
 def report(**changed: Any) -> Report:
     """A report with every part in it, made by hand: nothing measured, so nothing that varies."""
     made = Report(
@@ -111,6 +129,7 @@ def report(**changed: Any) -> Report:
             p=1e-7,
         ),
         fidelity=Fidelity(10_000, Interval(0.96, 0.956, 0.964), 0.9912, 21.7, False),
+        board=BOARD,
         notes=("Beware of <i>dogs</i>.",),
         changes=changes(),
         variants=(Variant("uniform rank 2", 6_000_000, Interval(0.92, 0.915, 0.925)),),
@@ -141,11 +160,14 @@ VARIANTS = {
             ),
         ),
     ),
+    "an emulated board": report(
+        board=replace(BOARD, emulated=True, rows=(LatencyRow(EVIL, 4, None, None, None, None),))
+    ),
     "bare": report(
         accuracy=None, changes=None, variants=(), prospects=(), prospect_unit="", origin=Origin()
     ),
     "no classes": report(accuracy=None, changes=None, fidelity=Fidelity(1, None, 1.0, None, True)),
-    "nothing timed": report(latency=None, notes=()),
+    "nothing timed": report(latency=None, board=None, notes=()),
     "nothing to do": report(
         layers=(), before=Totals(0, 0, 9, "file"), after=Totals(0, 0, 9, "file")
     ),
@@ -186,7 +208,7 @@ def test_json_round_trip(made: Report, tmp_path: Path) -> None:
     made.save(tmp_path / "x.json")
     assert load_report(tmp_path / "x.json") == made
     document = json.loads((tmp_path / "x.json").read_text())
-    assert (document["format"], document["version"]) == ("sepify-report", 2)
+    assert (document["format"], document["version"]) == ("sepify-report", 3)
     assert Report.from_dict(made.to_dict()) == made
 
 
@@ -283,6 +305,33 @@ def test_json_fits_the_published_schema(made: Report) -> None:
         assert not validator.is_valid(broken)
 
 
+@pytest.mark.parametrize("name", ["10.0.0.2:9090", "Cortex-A72", "raspberry-pi-4"])
+@pytest.mark.parametrize("show", [str, as_markdown, as_html])
+def test_a_boards_times_are_named_as_the_boards(name: str, show: Any) -> None:
+    text = show(report())
+    flat = "".join(text.replace("\\", "").split())
+    assert name in flat
+    for part in ("13.0", "5.10", "2.50\N{MULTIPLICATION SIGN}"):
+        assert part in flat
+    assert "10.0.0.2:9090" not in show(report(board=None))
+
+
+def test_an_emulator_has_no_milliseconds() -> None:
+    made = VARIANTS["an emulated board"]
+    assert not any("latency on" in figure.label for figure in figures.key_figures(made))
+    table = str(made).partition("Latency on the board")[2].partition("Board <4>")[0]
+    assert not re.search(r"\d\.\d", table.partition("compiled for")[2])
+    (note,) = board_notes(replace(BOARD, emulated=True), True)
+    assert "its times are left out" in note
+
+
+def test_a_report_of_version_2_is_read(tmp_path: Path) -> None:
+    document = report(board=None).to_dict() | {"version": 2}
+    del document["board"]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    assert load_report(tmp_path / "old.json") == report(board=None)
+
+
 @each_variant
 def test_text_fits_80_columns(made: Report) -> None:
     text = str(made)
@@ -373,7 +422,7 @@ def damaged(*path: Any, value: Any) -> dict[str, Any]:
     [
         ([], 'not a report: "format" is not "sepify-report"'),
         (damaged("format", value="sepify-plan"), "not a report"),
-        (damaged("version", value=1), "report version 1; sepify reads 2"),
+        (damaged("version", value=1), "report version 1; sepify reads 2, 3"),
         (damaged("seed", value="0"), "report.seed is str, not int"),
         (damaged("seed", value=True), "report.seed is bool, not int"),
         (damaged("before", value={}), "report.before.macs is missing"),

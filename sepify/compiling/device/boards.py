@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Farm:
     what a candidate of tuning may take, `session` what timing a few networks may; a server ends
     what takes longer than its own --limit."""
 
-    secret: str
+    secret: str = field(repr=False)
     tracker: tuple[str, int] | None = None
     key: str = DEFAULT_KEY
     boards: tuple[Board, ...] = ()
@@ -120,6 +120,16 @@ def probe_farm(farm: Farm) -> int:
     if len(problems) == len(boards):
         raise DeviceError(f"no board can be used: {problems[0]}")
     return max(len(boards), known)
+
+
+def look_for_board(farm: Farm) -> None:
+    """Raise DeviceError unless the first board named answers and takes the secret, or the tracker
+    knows one of the key (which is not asked: its turn would be used up)."""
+    if farm.tracker is None:
+        greet(farm.boards[0], farm.secret)
+    elif not _count(farm)[1]:
+        where = "{}:{}".format(*farm.tracker)
+        raise DeviceError(f"the tracker at {where} has no board for key {farm.key!r}")
 
 
 def _problem(board: Board, secret: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from sepify.compiling.device.boards import Farm
 from sepify.compiling.device.linking import board_target, link_network
 from sepify.compiling.device.timing import BoardTimer, Network, Turns, open_timer
 from sepify.compiling.targets import Target
+from sepify.errors import BoardWarning
 
 _SECONDS = 0.5  # for each of those that take turns
 _ROUNDS = (3, 40)
@@ -42,5 +44,12 @@ def board_stopwatch(farm: Farm, target: str) -> Iterator[BoardStopwatch]:
     """Raises UsageError for a target that is no board's, DeviceError where no board answers."""
     chosen = board_target(target)
     with open_timer(farm) as timer:
+        if timer.facts.emulated:
+            warnings.warn(
+                f"{farm} is {timer.facts.cpu}: its times say nothing about a board's, nor does a "
+                "plan that is made by them",
+                BoardWarning,
+                stacklevel=3,
+            )
         timer.close()  # for now: the network is measured first, and the process is not small
         yield BoardStopwatch(timer.facts.identity, chosen, timer)

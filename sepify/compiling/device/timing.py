@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepify.compiling.bundle.checksums import check_checksums
-from sepify.compiling.device.boards import Farm, probe_farm, request
+from sepify.compiling.device.boards import Farm, look_for_board, request
 from sepify.compiling.device.facts import BoardFacts, read_facts
 from sepify.compiling.kernel_tuning.process import Process
 from sepify.errors import CompileError, DeviceError, FileError, UsageError
@@ -59,14 +59,14 @@ class Turns:
 
 class BoardTimer:
     """Has the first board of a farm, or its tracker's next free one, time networks: each time in a
-    session of its own."""
+    session of its own. `threads` are those that TVM takes there when it is not told."""
 
     def __init__(self, farm: Farm) -> None:
         """Asks the board what it is. Raises DeviceError where it cannot be reached or refuses."""
         self._farm = farm
         self._process = Process(WORKER, {})
-        probe_farm(farm)
-        self.facts: BoardFacts = self._ask((), Turns(None))[0]
+        look_for_board(farm)
+        self.facts, self.threads, _ = self._ask((), Turns(None))
 
     def race(self, networks: Sequence[Network], turns: Turns) -> Samples:
         """Seconds of every timed inference, (networks, rounds, repeats).
@@ -74,7 +74,7 @@ class BoardTimer:
         Raises DeviceError where the board is lost or another one answers, CompileError where a
         network gives something else there than torch.
         """
-        facts, samples = self._ask(networks, turns)
+        facts, _, samples = self._ask(networks, turns)
         if facts.identity != self.facts.identity:
             raise DeviceError(
                 f"the boards of {self._farm} are not of one kind ({self.facts.identity}; "
@@ -86,7 +86,7 @@ class BoardTimer:
         """End the process; it is started again when it is needed."""
         self._process.close()
 
-    def _ask(self, networks: Sequence[Network], turns: Turns) -> tuple[BoardFacts, Samples]:
+    def _ask(self, networks: Sequence[Network], turns: Turns) -> tuple[BoardFacts, int, Samples]:
         farm = self._farm
         self._process.start()  # first: a match key of the tracker's does not wait for ever
         board = request(farm) if farm.tracker is not None else farm.boards[0]
@@ -100,10 +100,12 @@ class BoardTimer:
         limits = {"": _CONNECT_SECONDS, "connected": farm.session + _LATE_SECONDS}
         answer = self._process.ask(asked, limits)
         if "board" in answer:
-            return read_facts(answer["board"]), np.array(answer["samples"])
+            return read_facts(answer["board"]), answer["threads"], np.array(answer["samples"])
         if "error" in answer and "stage" not in answer:
             raise CompileError(f"nothing was timed on the board at {board}: {answer['error']}")
-        cause = answer.get("unreached") or answer.get("lost") or answer["error"]
+        if "unreached" in answer:
+            raise DeviceError(f"the board at {board} cannot be used: {answer['unreached']}")
+        cause = answer.get("lost") or answer["error"]
         raise DeviceError(
             f"the board at {board} was lost ({cause}): see to it, and run the command again"
         )
@@ -121,12 +123,14 @@ def open_timer(farm: Farm) -> Iterator[BoardTimer]:
 
 @dataclass(frozen=True)
 class BoardLatency:
-    """Milliseconds of single inferences on the board named, in TVM's own number of threads."""
+    """Milliseconds of single inferences on the board named, in TVM's own number of threads. They
+    say nothing about a board where it is `emulated`."""
 
     board: str
     runs: int
     least: float
     median: float
+    emulated: bool = False
 
 
 def time_bundle(folder: Path, farm: Farm, runs: int) -> BoardLatency:
@@ -151,4 +155,5 @@ def time_bundle(folder: Path, farm: Farm, runs: int) -> BoardLatency:
     network = Network(library, inputs, outputs, float(facts["tolerance"]))
     with open_timer(farm) as timer:
         times = 1e3 * np.sort(timer.race([network], Turns(None, repeats=runs)).ravel())
-    return BoardLatency(str(farm), runs, float(times[0]), float(times[runs // 2]))
+        emulated = timer.facts.emulated
+    return BoardLatency(str(farm), runs, float(times[0]), float(times[runs // 2]), emulated)

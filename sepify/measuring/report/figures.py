@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sepify.measuring.accuracy import Interval
+from sepify.measuring.board import BoardLatency
 from sepify.measuring.fidelity import alike
 from sepify.measuring.latency import Latency, LatencyRow
 from sepify.measuring.report.words import (
@@ -95,8 +96,8 @@ def headline(report: Report) -> str:
 
 
 def key_figures(report: Report) -> tuple[Figure, ...]:
-    """MACs, parameters, size, latency where it was timed, and accuracy (or what stands for it):
-    before and after."""
+    """MACs, parameters, size, latency where it was timed, here or on a board, and accuracy (or what
+    stands for it): before and after."""
     b, a = report.before, report.after
     stored = b.stored_as if b.stored_as == a.stored_as else f"{b.stored_as}, {a.stored_as}"
     flops = f"{quantity(b.flops)} {ARROW} {quantity(a.flops)}"
@@ -115,6 +116,8 @@ def key_figures(report: Report) -> tuple[Figure, ...]:
     times = best_times(report.latency)
     if times:
         figures.append(_time_figure(times[0], times[1:]))
+    if report.board is not None:
+        figures += _board_figures(report.board)
     figures.append(_quality_figure(report))
     return tuple(figures)
 
@@ -204,6 +207,25 @@ def _time_figure(best: BestTime, others: tuple[BestTime, ...]) -> Figure:
         detail,
         before > after if settled else None,
     )
+
+
+def _board_figures(board: BoardLatency) -> list[Figure]:
+    """One, of as many threads as TVM takes there; none of an emulator."""
+    row = board.rows[-1]
+    if row.before is None or row.after is None or row.like_for_like is None:
+        return []
+    ratio = row.like_for_like
+    before, after = row.before.median, row.after.median
+    return [
+        Figure(
+            f"latency on {board.target}, {threads_text(row.threads)}",
+            f"{milliseconds(before)} ms",
+            f"{milliseconds(after)} ms",
+            change(before, after, "as fast", "as slow"),
+            f"board: {board.board}; 95 %: {factor(ratio.low)} to {factor(ratio.high)}",
+            None if ratio.low <= 1 <= ratio.high else before > after,
+        )
+    ]
 
 
 def _fidelity_figure(report: Report) -> Figure:

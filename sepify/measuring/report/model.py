@@ -12,6 +12,7 @@ from rich.console import Group
 
 from sepify.errors import FileError, UsageError
 from sepify.measuring.accuracy import Accuracy, Interval
+from sepify.measuring.board import BoardLatency
 from sepify.measuring.changes import Changes
 from sepify.measuring.fidelity import Fidelity
 from sepify.measuring.latency import Latency
@@ -21,7 +22,7 @@ from sepify.measuring.report.decode import decode
 from sepify.storage import read_json, write_json, write_text
 
 FORMAT = "sepify-report"
-VERSION = 2
+VERSION = 3
 SUFFIXES = (".json", ".html", ".md")
 
 
@@ -129,9 +130,10 @@ class Report:
     """A conversion, measured. Prints as tables of at most 80 columns; `save` writes JSON, HTML or
     Markdown.
 
-    `latency` is None where no runtime was timed; `accuracy` (top-1) and `changes` where no labelled
-    data was given, `top5` also for fewer than six classes. `metrics` are the user's own. `variants`
-    and `prospects` stand beside this conversion on the frontier; `prospect_unit` is the loss's.
+    `latency` is None where no runtime was timed here, `board` where none was on a board; `accuracy`
+    (top-1) and `changes` where no labelled data was given, `top5` also for fewer than six classes.
+    `metrics` are the user's own. `variants` and `prospects` stand beside this conversion on the
+    frontier; `prospect_unit` is the loss's.
     `inputs` are the shapes of the example inputs; `notes` say what a reader should beware of.
     """
 
@@ -156,6 +158,7 @@ class Report:
     prospects: tuple[Prospect, ...] = ()
     prospect_unit: str = ""
     origin: Origin = Origin()
+    board: BoardLatency | None = None
 
     def __rich__(self) -> Group:
         from sepify.measuring.report.text import render
@@ -173,13 +176,17 @@ class Report:
 
     @classmethod
     def from_dict(cls, document: Any) -> Report:
-        """The report that `to_dict` put into `document`. Raises FileError naming the field at
-        fault."""
+        """The report that `to_dict` put into `document`, now or in version 2, which had no board.
+        Raises FileError naming the field at fault."""
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise FileError(f'not a report: "format" is not "{FORMAT}"')
-        if document.get("version") != VERSION:
-            raise FileError(f"report version {document.get('version')!r}; sepify reads {VERSION}")
+        if document.get("version") not in (2, VERSION):
+            raise FileError(
+                f"report version {document.get('version')!r}; sepify reads 2, {VERSION}"
+            )
         fields = {k: v for k, v in document.items() if k not in ("format", "version")}
+        if document["version"] == 2:
+            fields["board"] = None
         return decode(cls, fields, "report")
 
     def save(self, path: Path | str) -> None:

@@ -27,12 +27,14 @@ from sepify.measuring.report.words import (
     percent,
     quantity,
     range_text,
+    ratio_range,
     signed,
     sqnr_text,
     versions_text,
 )
 
 if TYPE_CHECKING:
+    from sepify.measuring.board import BoardLatency
     from sepify.measuring.latency import Ratio, Spread
     from sepify.measuring.report.model import LayerRow, Report
 
@@ -54,6 +56,8 @@ def render(report: Report) -> Group:
     parts: list[RenderableType] = [Text(headline(report), style="bold"), _figures(report)]
     if report.latency is not None:
         parts += [_latency(report), *_skipped(report)]
+    if report.board is not None:
+        parts += _board(report.board)
     parts += [_agreement(report), _layers(report), *_kept(report), *_notes(report)]
     parts.append(Text(_circumstances(report), style="dim"))
     return Group(*parts)
@@ -123,6 +127,25 @@ def _latency(report: Report) -> RenderableType:
     )
     table.caption_justify = "left"
     return table
+
+
+def _board(board: BoardLatency) -> list[RenderableType]:
+    table = _table(
+        f"\nLatency on the board at {board.board}, in ms, compiled for {board.target}",
+        ("threads", "right"),
+        ("network", "left"),
+        ("min", "right"),
+        ("median", "right"),
+        ("quartiles", "right"),
+        ("before / after\n(95 %)", "right"),
+    )
+    for row in board.rows:
+        for which, spread in (("before", row.before), ("after", row.after)):
+            times = (NONE,) * 3 if spread is None else _times(spread)
+            ratio = row.like_for_like if which == "after" else None
+            ratio_text = f"{factor(ratio.value)} ({ratio_range(ratio)})" if ratio else ""
+            table.add_row(str(row.threads), which, *times, ratio_text)
+    return [table, Text(machine_text(board.machine), style="dim")]
 
 
 def _times(spread: Spread) -> tuple[str, str, str]:
