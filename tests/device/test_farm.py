@@ -21,6 +21,7 @@ from torch import nn
 from device.emulator import CPUS
 from sepify.compiling import make_bundle
 from sepify.compiling.device.boards import find_farm, probe_farm
+from sepify.compiling.device.timing import time_bundle
 from sepify.errors import DeviceError
 
 TARGET = "raspberry-pi-4"
@@ -196,6 +197,18 @@ def test_boards_that_reboot_are_taken_back(boards, start, tracker, secret, tmp_p
 def test_no_board_for_the_key(boards, tracker, secret):
     with pytest.raises(DeviceError, match="no free board for key 'other'"):
         probe_farm(farm_of(tracker, secret, "other"))
+
+
+def test_latency_on_a_board_of_the_tracker(boards, bundle, tracker, secret, tmp_path):
+    farm = farm_of(tracker, secret)
+    found = time_bundle(bundle, farm, 2)
+    assert found.emulated
+    assert found.board == f"pi4 at {tracker}"
+    with pytest.raises(DeviceError, match="has no board for key 'other'"):
+        time_bundle(bundle, farm_of(tracker, secret, "other"), 2)
+    (tmp_path / "other.txt").write_text("another-secret-of-length\n")
+    with pytest.raises(DeviceError, match="cannot be used"):
+        time_bundle(bundle, farm_of(tracker, tmp_path / "other.txt"), 2)
 
 
 def test_wrong_secret(boards, tracker, tmp_path):

@@ -99,6 +99,9 @@ int sepify_load_tvm(const char *folder, const char *const *features, char *why, 
              "for this CPU", missing);
     return -1;
   }
+  /* TVM's idle threads look 300,000 times for work before they sleep, which on a busy core keeps the
+   * one that has some from running: up to a minute under an emulator */
+  setenv("TVM_THREAD_POOL_SPIN_COUNT", "1000", 0);
   void *ffi = load(folder, "libtvm_ffi.so", why, room);
   if (!ffi || !load(folder, "libtvm_runtime.so", why, room)) return -1;
   struct {

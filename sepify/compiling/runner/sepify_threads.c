@@ -16,7 +16,6 @@ int sepify_parallel(SepifyTask task, void *closure, int tasks) {
 #else
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 
 /* looks at the work again before a thread sleeps: layers follow each other within microseconds */
@@ -24,16 +23,18 @@ enum { SPINS = 20000 };
 
 static struct {
   pthread_mutex_t lock;
-  pthread_cond_t wake;
+  pthread_cond_t wake, done;
   int made; /* threads, the caller of run among them */
   int used;
   atomic_uint round; /* of work; moves on when there is some */
   atomic_int working;
   atomic_int failed;
+  atomic_int waits; /* the caller sleeps until `working` is 0 */
   SepifyTask task;
   void *closure;
   int tasks;
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .made = 1, .used = 1};
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER,
+          .done = PTHREAD_COND_INITIALIZER, .made = 1, .used = 1};
 
 static _Thread_local int number;
 static unsigned first_round[SEPIFY_MOST_THREADS]; /* that a thread has not seen yet, less one */
@@ -59,7 +60,13 @@ static void *serve(void *argument) {
     }
     seen = atomic_load(&pool.round);
     if (number < pool.used) work(pool.used);
-    atomic_fetch_sub(&pool.working, 1);
+    /* the last one counts down before it looks for a sleeper, and the caller says that it sleeps
+     * before it looks at the count: one of the two sees the other */
+    if (atomic_fetch_sub(&pool.working, 1) == 1 && atomic_load(&pool.waits)) {
+      pthread_mutex_lock(&pool.lock);
+      pthread_cond_signal(&pool.done);
+      pthread_mutex_unlock(&pool.lock);
+    }
   }
   return 0;
 }
@@ -93,8 +100,15 @@ int sepify_parallel(SepifyTask task, void *closure, int tasks) {
   pthread_cond_broadcast(&pool.wake);
   pthread_mutex_unlock(&pool.lock);
   work(pool.used);
-  for (int spin = 0; atomic_load(&pool.working); ++spin)
-    if (spin > SPINS) sched_yield();
+  for (int spin = 0; spin < SPINS && atomic_load(&pool.working); ++spin) {
+  }
+  if (atomic_load(&pool.working)) {
+    pthread_mutex_lock(&pool.lock);
+    atomic_store(&pool.waits, 1);
+    while (atomic_load(&pool.working)) pthread_cond_wait(&pool.done, &pool.lock);
+    atomic_store(&pool.waits, 0);
+    pthread_mutex_unlock(&pool.lock);
+  }
   return -atomic_load(&pool.failed);
 }
 
