@@ -99,8 +99,10 @@ int sepify_load_tvm(const char *folder, const char *const *features, char *why, 
              "for this CPU", missing);
     return -1;
   }
-  /* TVM's idle threads look 300,000 times for work before they sleep, which on a busy core keeps the
-   * one that has some from running: up to a minute under an emulator */
+  /* TVM's idle threads yield 300,000 times before they sleep, and each time on a busy core costs a
+   * slice of it: 50 inferences of the demo network on two threads took 100 s there, 15 s at 10,000
+   * and 1.7 s at 1,000. On two free cores none of the three is faster (benchmarks/spin_count.py):
+   * demo 0.042 ms each, a small ResNet 0.276, 0.287 and 0.287 ms at least. */
   setenv("TVM_THREAD_POOL_SPIN_COUNT", "1000", 0);
   void *ffi = load(folder, "libtvm_ffi.so", why, room);
   if (!ffi || !load(folder, "libtvm_runtime.so", why, room)) return -1;
