@@ -100,8 +100,8 @@ int sepify_load_tvm(const char *folder, const char *const *features, char *why, 
     return -1;
   }
   /* TVM's idle threads yield 300,000 times before they sleep, and each time on a busy core costs a
-   * slice of it: 50 inferences of the demo network on two threads took 100 s there, 15 s at 10,000
-   * and 1.7 s at 1,000. On two free cores none of the three is faster (benchmarks/spin_count.py):
+   * slice of it: the demo network on two threads took up to 100 s for 20 inferences there, 15 s at
+   * 10,000 and 1.7 s at 1,000 for 50. On two free cores none of the three is faster (benchmarks/spin_count.py):
    * demo 0.042 ms each, a small ResNet 0.276, 0.287 and 0.287 ms at least. */
   setenv("TVM_THREAD_POOL_SPIN_COUNT", "1000", 0);
   void *ffi = load(folder, "libtvm_ffi.so", why, room);
