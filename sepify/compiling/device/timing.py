@@ -104,7 +104,8 @@ class BoardTimer:
         if "error" in answer and "stage" not in answer:
             raise CompileError(f"nothing was timed on the board at {board}: {answer['error']}")
         if "unreached" in answer:
-            raise DeviceError(f"the board at {board} cannot be used: {answer['unreached']}")
+            cause = str(answer["unreached"]).rpartition(" is false: ")[2]  # TVM shows its check
+            raise DeviceError(f"the board at {board} cannot be used: {cause}")
         cause = answer.get("lost") or answer["error"]
         raise DeviceError(
             f"the board at {board} was lost ({cause}): see to it, and run the command again"
