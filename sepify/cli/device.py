@@ -110,10 +110,9 @@ def time(
     with progress_bar() as progress:
         progress(f"{runs} runs on the board", 0, 0)  # it tells nothing before the last one
         found = time_bundle(bundle, farm, runs)
-    said = (
-        f"{found.runs} runs on {found.board}: least {found.least:.3f} ms, "
-        f"median {found.median:.3f} ms"
-    )
-    if found.emulated:
-        said += " of an emulator: no board's speed"
+    said = f"{found.runs} runs on {found.board}: "
+    if found.least is None or found.median is None:
+        said += "it is an emulator, whose times say nothing about a board's"
+    else:
+        said += f"least {found.least:.3f} ms, median {found.median:.3f} ms"
     return Outcome(Text(said), asdict(found))

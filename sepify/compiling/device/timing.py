@@ -124,14 +124,13 @@ def open_timer(farm: Farm) -> Iterator[BoardTimer]:
 
 @dataclass(frozen=True)
 class BoardLatency:
-    """Milliseconds of single inferences on the board named, in TVM's own number of threads. They
-    say nothing about a board where it is `emulated`."""
+    """Milliseconds of single inferences on the board named, in TVM's own number of threads; None
+    on an emulator, whose times say nothing about a board's."""
 
     board: str
     runs: int
-    least: float
-    median: float
-    emulated: bool = False
+    least: float | None
+    median: float | None
 
 
 def time_bundle(folder: Path, farm: Farm, runs: int) -> BoardLatency:
@@ -156,5 +155,6 @@ def time_bundle(folder: Path, farm: Farm, runs: int) -> BoardLatency:
     network = Network(library, inputs, outputs, float(facts["tolerance"]))
     with open_timer(farm) as timer:
         times = 1e3 * np.sort(timer.race([network], Turns(None, repeats=runs)).ravel())
-        emulated = timer.facts.emulated
-    return BoardLatency(str(farm), runs, float(times[0]), float(times[runs // 2]), emulated)
+        if timer.facts.emulated:
+            return BoardLatency(str(farm), runs, None, None)
+    return BoardLatency(str(farm), runs, float(times[0]), float(times[runs // 2]))
