@@ -14,6 +14,7 @@ from sepify.planning.budget import Budget
 from sepify.planning.candidates import list_layers
 from sepify.planning.columns import Column, column_of, limit_of
 from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost
+from sepify.planning.entrants import list_entrants
 from sepify.planning.explain import decide
 from sepify.planning.latency_table import LatencyTable, check_table, with_latencies
 from sepify.planning.measurements import Measurements, check_measurements
@@ -25,7 +26,6 @@ from sepify.planning.runtimes import open_stopwatch
 from sepify.planning.stopwatch import measure_latencies
 from sepify.planning.survey import Convolution, separable, survey
 from sepify.planning.uniform import Filter, refusals
-from sepify.planning.unmeasured import unmeasured_picks
 from sepify.planning.workbench import MOST_IMAGES, Workbench, set_up, take_images
 from sepify.progress import Progress, silent
 
@@ -153,9 +153,9 @@ def _within(
     """The least damage within a cost."""
     limit = limit_of(column, budget)
     layers, room = measurements.layers, limit - column.besides
-    others = unmeasured_picks(layers, column.costs, room, convs)
-    settled = settle(bench, layers, column.costs, room, progress, others)
-    best = run_off(final, layers, settled.tried, progress)
+    settled = settle(bench, layers, column.costs, room, progress)
+    entrants = list_entrants(settled, layers, column.costs, room, convs)
+    best = run_off(final, layers, entrants, progress)
     choice = best.choice
     outlook = Outlook(
         budget=str(budget),
@@ -165,7 +165,7 @@ def _within(
         predicted=choice.damage,
         measured=best.measured,
         gap=choice.gap,
-        rounds=settled.rounds,
+        rounds=len(settled),
     )
     return outlook, choice.picks
 

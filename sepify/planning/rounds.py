@@ -3,13 +3,13 @@
 Each layer's damages are taken times a factor of its own, 1 at first. A round solves the current
 plan, each layer behind the errors of those before it, and from the same statistics the ranks next
 to the chosen one; what those do to the whole network, over what they were expected to do, is the
-layer's new factor. The best plan by its own measured loss is kept.
+layer's new factor. All that were chosen go on to the last choice (`run_off.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sepify.calibration.alternatives import Form
 from sepify.planning.knapsack import Choice, Table, choose, total
@@ -20,25 +20,6 @@ from sepify.progress import Progress
 ROUNDS = 3
 WIDEST = 8.0  # a factor is within 1/8 to 8: single measurements are noisy
 SIGNIFICANT = 1e-6  # of the loss: smaller differences say nothing about a layer
-# A plan from elsewhere that promises to lose so many times as much is not worth measuring: of those
-# tried, one that promised 1.4 times as much came close, and none of 1.7 and above.
-HOPELESS = 3.0
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A choice and its loss, measured as a whole."""
-
-    choice: Choice
-    measured: float
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What was tried, the least measured loss first, and how many rounds were run."""
-
-    tried: tuple[Tried, ...]
-    rounds: int
 
 
 def settle(
@@ -47,37 +28,28 @@ def settle(
     costs: Table,
     limit: float,
     progress: Progress,
-    others: Sequence[tuple[int, ...]] = (),
     rounds: int = ROUNDS,
-) -> Settled:
-    """The choices that the rounds come to, and those of `others`, which cost no more than `limit`,
-    that are not expected to lose far more; each is solved and measured as a whole.
+) -> tuple[Choice, ...]:
+    """What each round chooses, with the damage that was expected of it at first.
 
     Raises PlanError if nothing fits `limit`.
     """
     damages = damage_table(layers)
     factors = [1.0] * len(layers)
-    tried: dict[tuple[int, ...], Tried] = {}
+    chosen: dict[tuple[int, ...], Choice] = {}
     for number in range(rounds):
         progress("choosing", number, rounds)
         scaled = [[d * f for d in row] for row, f in zip(damages, factors, strict=True)]
         choice = choose(scaled, costs, limit)
-        if choice.picks in tried:
+        if choice.picks in chosen:
             break
+        chosen[choice.picks] = replace(choice, damage=total(damages, choice.picks))
+        if number == rounds - 1:
+            break  # there is nobody to learn from what it does
         near = [_near(layer, pick) for layer, pick in zip(layers, choice.picks, strict=True)]
         loss, changed = _try(bench, layers, choice.picks, near, progress)
-        plain = replace(choice, damage=total(damages, choice.picks))
-        tried[choice.picks] = Tried(plain, loss)
         factors = _corrected(factors, damages, choice.picks, near, loss, changed)
-    run = len(tried)
-    first = next(iter(tried.values())).choice  # the least predicted damage
-    for picks in others:
-        damage = total(damages, picks)
-        if picks not in tried and damage <= HOPELESS * first.damage:
-            loss, _ = bench.around(chosen_forms(layers, picks), {}, progress)
-            gap = 1 - (1 - first.gap) * first.damage / damage if damage else 0.0
-            tried[picks] = Tried(Choice(picks, total(costs, picks), damage, gap), loss)
-    return Settled(tuple(sorted(tried.values(), key=lambda each: each.measured)), run)
+    return tuple(chosen.values())
 
 
 def damage_table(layers: Sequence[Layer]) -> list[list[float]]:

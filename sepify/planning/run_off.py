@@ -1,21 +1,23 @@
 """The last choice, among whole plans as they will be used: solved, refined, and measured.
 
-Refinement makes up for much of what least squares leaves, and not for the same share in every
-layer: plans that are close before it may change places. So those that measured best unrefined are
-refined, each for a few steps, and measured once more, on more images.
+All are solved and measured on more images than the rounds look at. Refinement makes up for much of
+what least squares leaves, and not for the same share in every layer: plans that are close before it
+may change places. So the best are refined as well, each for a few steps, and measured once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sepify.calibration.refine import Refinement
+from sepify.planning.knapsack import Choice
 from sepify.planning.measurements import Layer
-from sepify.planning.rounds import Tried, chosen_forms
+from sepify.planning.rounds import chosen_forms
 from sepify.planning.workbench import Workbench
 from sepify.progress import Progress
 
-FINALISTS = 3
+FINALISTS = 2
 # A finalist loses at most so many times as much as the best before refinement: of 23 plans that
 # were refined, none that lost more than 1.13 times as much came first.
 NEAR = 1.25
@@ -24,11 +26,24 @@ FINAL_IMAGES = 1_024  # two in three to solve and refine on, one in three to jud
 QUICK = Refinement(steps=40)
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A choice and its loss, measured as a whole, before refinement."""
+
+    choice: Choice
+    measured: float
+
+
 def run_off(
-    bench: Workbench, layers: Sequence[Layer], tried: Sequence[Tried], progress: Progress
+    bench: Workbench, layers: Sequence[Layer], entrants: Sequence[Choice], progress: Progress
 ) -> Tried:
-    """Of the first few of `tried` (best first), where they are close, the one that measures best
-    once refined."""
+    """Of `entrants` the one that measures best: as solved, and where several are close, refined."""
+    tried = []
+    for number, choice in enumerate(entrants):
+        progress("measuring whole plans", number, len(entrants))
+        loss, _ = bench.around(chosen_forms(layers, choice.picks), {}, progress)
+        tried.append(Tried(choice, loss))
+    tried.sort(key=lambda each: each.measured)
     finalists = [each for each in tried[:FINALISTS] if each.measured <= NEAR * tried[0].measured]
     if len(finalists) == 1:
         return finalists[0]
