@@ -15,7 +15,7 @@ from sepify.calibration.sensitivity import (
 from sepify.factorize.factors import run_factors
 from sepify.factorize.svd import factorize_svd
 from sepify.passes.out_of_place import make_out_of_place
-from sepify.planning.output_loss import OutputLoss, choose_loss
+from sepify.planning.output_loss import TEMPERATURE, OutputLoss, choose_loss
 
 
 def quiet(_what, _done, _total):
@@ -154,7 +154,7 @@ def test_solving_around_a_plan_gives_its_factors_and_the_alternatives():
 
 def test_cotangents_have_the_hessian_of_the_divergence_as_covariance():
     logits = torch.tensor([2.0, 0.0, -1.0]).repeat(20_000, 1)
-    p = logits[0].softmax(0)
+    p = (logits[0] / TEMPERATURE).softmax(0)
     (v,) = OutputLoss("kl").cotangents((logits,), torch.Generator().manual_seed(0))
     hessian = p.diag() - p[:, None] * p
     assert torch.allclose(v.T @ v / len(v), hessian, atol=3e-3)
@@ -163,8 +163,9 @@ def test_cotangents_have_the_hessian_of_the_divergence_as_covariance():
 def test_divergence_and_relative_error_of_each_image():
     y = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 0.0]])
     z = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
-    p, q = y[0].softmax(0), z[0].softmax(0)
+    p, q = (y[0] / TEMPERATURE).softmax(0), (z[0] / TEMPERATURE).softmax(0)
     loss = OutputLoss("kl").per_image((y,), (z,))
-    assert loss.tolist() == pytest.approx([float((p * (p / q).log()).sum()), 0.0], abs=1e-6)
+    softened = TEMPERATURE**2 * float((p * (p / q).log()).sum())
+    assert loss.tolist() == pytest.approx([softened, 0.0], abs=1e-5)
     relative = OutputLoss("relative", (4.0,)).per_image((y,), (z,))
     assert relative.tolist() == pytest.approx([2 / 4, 0.0])

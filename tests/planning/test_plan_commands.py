@@ -92,7 +92,7 @@ def test_diff(shell):
         ((*PLAN, "--budget", "macs=0.3"), 2, "needs a file"),
         ((*PLAN, "--budget", "macs=35", "-o", "plan.json"), 2, "has no unit"),
         ((*PLAN, "--budget", "macs=1%", "-o", "plan.json"), 1, "least possible"),
-        ((*PLAN, "--budget", "latency=50%@ssh:board", "-o", "plan.json"), 2, "another machine"),
+        ((*PLAN, "--budget", "latency=50%@raspberry-pi-4", "-o", "plan.json"), 2, "name a board"),
         ((*PLAN, "--budget", "macs=0.3", "-o", "plan.json", "--keep", "x*"), 1, "matches no"),
         (("diff", "model.pt", "model.pt"), 1, "not a JSON file"),
     ],

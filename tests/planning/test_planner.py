@@ -167,9 +167,9 @@ def test_convert_to_a_budget_does_what_its_plan_says():
             "accuracy_drop",
         ),
         (
-            dict(budget=Budget(latency=0.5, target="rpc:board"), calibration=DATA),
+            dict(budget=Budget(latency=0.5, target="raspberry-pi-4"), calibration=DATA),
             UsageError,
-            "on another machine",
+            "name a board",
         ),
     ],
 )
@@ -247,23 +247,8 @@ def test_rounds_correct_a_layer_that_was_thought_harmless():
     settled = settle(bench, layers, costs, 50.0, lambda *_: None, rounds=4)
     first = bench.asked[0]
     assert (first["a"][1], first["b"][1]) == (2, 3)
-    assert settled.tried[0].choice.picks == (3, 2)
-    assert settled.tried[0].measured == pytest.approx(4 / 3 + 1.5 / 2)
-    assert settled.rounds == len(bench.asked) >= 2
-
-
-def test_a_plan_from_elsewhere_is_measured_where_it_could_be_the_best():
-    ranks = [Candidate("dw-pw", r, Cost(10 * r, 0), 1.0 / r) for r in (1, 2, 3, 4)]
-    layers = [
-        Layer((name,), (), (Candidate(None, None, Cost(100, 0), 0.0), *ranks)) for name in "ab"
-    ]
-    costs = [[100.0, 10.0, 20.0, 30.0, 40.0]] * 2
-    hopeless = [replace(c, damage=100.0) if c.rank == 4 else c for c in layers[1].candidates]
-    layers[1] = replace(layers[1], candidates=tuple(hopeless))
-    bench = Interacting()
-    settled = settle(bench, layers, costs, 50.0, lambda *_: None, [(3, 1), (1, 4)], rounds=1)
-    assert {tried.choice.picks for tried in settled.tried} == {(2, 3), (3, 1)}
-    assert len(bench.asked) == 2
+    assert [choice.picks for choice in settled] == [(2, 3), (3, 2)]
+    assert [choice.damage for choice in settled] == pytest.approx([1.0, 1 / 3 + 1.5 / 2])
 
 
 def latency_table(measured: Measurements, keys: dict[str, str], slow: str | None) -> LatencyTable:

@@ -1,5 +1,7 @@
 """The plans that measured ones must not lose to, and the last choice among whole plans."""
 
+from dataclasses import replace
+
 import torch
 from nets import Plain, images, seeded
 from torch import nn
@@ -7,10 +9,11 @@ from torch import nn
 import sepify
 from sepify.planning import run_off as run_off_file
 from sepify.planning.budget import Budget
+from sepify.planning.entrants import list_entrants
 from sepify.planning.knapsack import Choice
 from sepify.planning.measurements import Candidate, Layer
 from sepify.planning.plan import Cost
-from sepify.planning.rounds import Tried, settle
+from sepify.planning.rounds import settle
 from sepify.planning.run_off import FINALISTS, run_off
 from sepify.planning.unmeasured import energy_picks, uniform_picks, unmeasured_picks
 
@@ -50,55 +53,96 @@ def test_greedy_takes_the_rank_that_keeps_a_share_of_the_energy():
 
 
 class Bench:
-    """A stand-in for the workbench, to which the uniform plan is the best, refined or not."""
+    """A stand-in for the workbench, to which one plan is the best, as solved and once refined."""
 
-    def __init__(self, best):
-        self.best, self.refined_forms = best, []
+    def __init__(self, solved, refined=None):
+        self.solved, self.best_refined = solved, refined or solved
+        self.measured, self.refined_forms = [], []
 
     def around(self, chosen, others, progress):
-        right = {name: rank for name, (_, rank) in chosen.items()} == self.best
-        return (0.1 if right else 0.5), {name: [0.5] * len(forms) for name, forms in others.items()}
+        self.measured.append(chosen)
+        return self._loss(chosen, self.solved), {n: [0.5] * len(f) for n, f in others.items()}
 
     def refined(self, chosen, refinement, progress):
         self.refined_forms.append(chosen)
-        return self.around(chosen, {}, progress)[0]
+        return self._loss(chosen, self.best_refined)
+
+    def _loss(self, chosen, best):
+        return 1.0 if {name: rank for name, (_, rank) in chosen.items()} == best else 1.2
 
 
-def test_a_plan_from_elsewhere_that_measures_best_is_taken():
-    uniform = uniform_picks(LAYERS, COSTS, 230)
+CONVS = {each.names[0]: nn.Conv2d(4, 8, 3) for each in LAYERS}
+
+
+def silent(*_):
+    """No progress is shown."""
+
+
+def test_plans_from_elsewhere_compete_and_the_best_is_taken():
     bench = Bench({"a": 1, "b": 2})
-    settled = settle(bench, LAYERS, COSTS, 230.0, lambda *_: None, [uniform])
-    assert settled.tried[0].choice.picks == uniform
-    assert settled.tried[0].choice.cost == 230
-    assert settled.tried[0].choice.gap > 0  # the knapsack would not have taken it
-    assert settled.rounds == len(settled.tried) - 1
-    assert run_off(bench, LAYERS, settled.tried, lambda *_: None).choice.picks == uniform
+    settled = settle(bench, LAYERS, COSTS, 230.0, silent)
+    entrants = list_entrants(settled, LAYERS, COSTS, 230.0, CONVS)
+    assert entrants[: len(settled)] == list(settled)
+    assert len({choice.picks for choice in entrants}) == len(entrants) > len(settled)
+    assert all(choice.cost <= 230 for choice in entrants)
+    uniform = uniform_picks(LAYERS, COSTS, 230)
+    taken = run_off(bench, LAYERS, entrants, silent)
+    assert taken.choice.picks == uniform
+    assert (taken.measured, taken.choice.cost) == (1.0, 230)
+    assert taken.choice.gap > 0  # the knapsack would not have taken it
+
+
+def test_the_same_seed_draws_the_same_plans():
+    settled = settle(Bench({}), LAYERS, COSTS, 230.0, silent)
+    first, again = (list_entrants(settled, LAYERS, COSTS, 230.0, CONVS) for _ in range(2))
+    assert first == again
+
+
+def plan_with(rank: int) -> Choice:
+    """'b' at this rank, everything else kept."""
+    return Choice((0, 0, rank + 1, 0), 0.0, 0.0, 0.0)
 
 
 def test_refinement_may_change_which_plan_is_best():
-    tried = [Tried(Choice((0, 0, 1 + n % 3, 0), 0.0, 0.0, 0.0), 1 + 0.1 * n) for n in range(5)]
-    bench = Bench({"b": 2})
-    taken = run_off(bench, LAYERS, tried, lambda *_: None)
-    assert taken is tried[2]
-    assert len(bench.refined_forms) == FINALISTS
+    bench = Bench({"b": 1}, refined={"b": 2})
+    taken = run_off(bench, LAYERS, [plan_with(1), plan_with(2), plan_with(3)], silent)
+    assert taken.choice == plan_with(2)
+    assert taken.measured == 1.2  # as solved
+    assert (len(bench.measured), len(bench.refined_forms)) == (3, FINALISTS)
 
 
-def test_what_lost_far_more_is_not_refined_nor_is_the_only_one_left():
-    losses = {1: 1.0, 3: 1.2, 2: 1.4}  # of candidates for 'b', as solved
-    tried = [Tried(Choice((0, 0, k, 0), 0.0, 0.0, 0.0), loss) for k, loss in losses.items()]
-    bench = Bench({"b": 2})
-    assert run_off(bench, LAYERS, tried, lambda *_: None) is tried[1]
+def test_what_lost_far_more_is_not_refined_nor_is_the_only_one_left(monkeypatch):
+    bench = Bench({"b": 1})
+    assert run_off(bench, LAYERS, [plan_with(2), plan_with(1)], silent).choice == plan_with(1)
     assert len(bench.refined_forms) == 2
-    assert run_off(bench, LAYERS, [tried[0], tried[2]], lambda *_: None) is tried[0]
+    monkeypatch.setattr(run_off_file, "NEAR", 1.1)
+    assert run_off(bench, LAYERS, [plan_with(2), plan_with(1)], silent).choice == plan_with(1)
     assert len(bench.refined_forms) == 2
+
+
+def test_what_is_expected_to_lose_far_more_does_not_compete():
+    ranks = [Candidate("dw-pw", r, Cost(10 * r, 0), 1.0 / r) for r in (1, 2, 3, 4)]
+    kept = Candidate(None, None, Cost(100, 0), 0.0)
+    layers = [Layer((name,), (), (kept, *ranks)) for name in "ab"]
+    costs = [[100.0, 10.0, 20.0, 30.0, 40.0]] * 2
+    settled = settle(Bench({}), layers, costs, 140.0, silent, rounds=1)
+    convs = {name: nn.Conv2d(4, 8, 3) for name in "ab"}
+    assert uniform_picks(layers, costs, 140.0) == (0, 4)
+    among = [choice.picks for choice in list_entrants(settled, layers, costs, 140.0, convs)]
+    assert (0, 4) in among
+    bad = [replace(c, damage=9.0) if c.rank == 4 else c for c in layers[1].candidates]
+    layers[1] = replace(layers[1], candidates=tuple(bad))
+    settled = settle(Bench({}), layers, costs, 140.0, silent, rounds=1)
+    among = [choice.picks for choice in list_entrants(settled, layers, costs, 140.0, convs)]
+    assert (0, 4) not in among
 
 
 def test_a_plan_is_refined_before_it_is_chosen(monkeypatch):
     asked = []
 
-    def noted(bench, layers, tried, progress):
-        asked.append(len(tried))
-        return run_off(bench, layers, tried, progress)
+    def noted(bench, layers, entrants, progress):
+        asked.append(len(entrants))
+        return run_off(bench, layers, entrants, progress)
 
     monkeypatch.setattr("sepify.planning.planner.run_off", noted)
     monkeypatch.setattr(run_off_file, "QUICK", sepify.Refinement(steps=2, batch=16))
