@@ -13,7 +13,7 @@ from sepify.planning.plan import Cost, Style
 from sepify.storage import read_json, write_json
 
 FORMAT = "sepify-measurements"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
