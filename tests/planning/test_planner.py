@@ -204,7 +204,7 @@ def test_measurements_are_saved_at_once_and_used_again(tmp_path, measured):
     [
         ("[]", "holds no measurements"),
         ('{"format": "sepify-measurements", "version": 9}', "version 9"),
-        ('{"format": "sepify-measurements", "version": 1, "layers": [{}]}', "damaged"),
+        ('{"format": "sepify-measurements", "version": 2, "layers": [{}]}', "damaged"),
     ],
 )
 def test_files_that_are_no_measurements(tmp_path, text, message):
