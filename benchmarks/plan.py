@@ -7,7 +7,8 @@ For each budget, a share of the convolutions' multiply-adds, three plans: `plann
 `uniform` (the highest rank that fits everywhere, then one more, layer by layer from the last, as
 far as the budget goes; the stem is kept), and `greedy` (the literature's way: the threshold on the
 energy that the SVD keeps, the same for every layer, that just meets the budget). All are solved on
-the same 1,024 unlabelled images and scored on the whole test set.
+the same 1,024 unlabelled images and scored on the whole test set; `--methods mirrored` is the planned
+one, converted on their mirror images as well.
 
 Also: the CPU seconds of a calibration at rank 1, of which planning is to take two at most; random
 plans, and how well the predicted loss ranks them (Spearman) against the loss measured on them;
@@ -183,14 +184,14 @@ def _makers(
         return _plan(measured, picks)
 
     layers, costs = measured.layers, column.costs
+
+    def planned(share: float) -> Plan:
+        budget, known = sepify.Budget(macs=share), Known(measured)
+        return sepify.plan(graph, x, calibration=images, budget=budget, known=known)
+
     return {
-        "planned": lambda share: sepify.plan(
-            graph,
-            x,
-            calibration=images,
-            budget=sepify.Budget(macs=share),
-            known=Known(measured),
-        ),
+        "planned": planned,
+        "mirrored": planned,
         "uniform": lambda share: limited(lambda room: uniform_picks(layers, costs, room), share),
         "greedy": lambda share: limited(
             lambda room: energy_picks(layers, costs, room, convs), share
@@ -211,11 +212,14 @@ def _measure(
     plan = make(share)
     seconds = time.process_time() - begun
     images, labels = subject.images.test, subject.images.labels
+    calibration = subject.images.calibration[:IMAGES]
+    if method == "mirrored":
+        calibration = torch.cat([calibration, calibration.flip(3)])
     small = sepify.convert(
         graph,
         plan=replace(plan, outlook=None),
         example_inputs=images[:1],
-        calibration=subject.images.calibration[:IMAGES],
+        calibration=calibration,
         refine=refine,
     )
     macs = sum(d.after.macs or 0 for d in plan) / sum(d.before.macs or 0 for d in plan)
