@@ -90,3 +90,8 @@ class BoardWarning(SepifyWarning):
 
 class DatabaseWarning(SepifyWarning):
     """Tuning records are there that cannot be used."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

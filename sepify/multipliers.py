@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sepify.errors import UsageError
+from sepify.errors import UsageError, first_line
 from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
 from sepify.passes.thin_channels import thin_channels
 from sepify.planning.budget import Budget
@@ -176,7 +176,7 @@ def _require_size(original: fx.GraphModule, inputs: Tensors, size: Size) -> None
         with torch.no_grad():
             runner.run(*inputs)
     except Exception as error:  # the code of any layer raises what it likes
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        told = first_line(error)
         raise UsageError(
             f"resolution {size[0]}x{size[1]} does not fit this network: {runner.where()} ({told}); "
             "choose one that it takes, or pool to a fixed size before that layer"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sepify.capture.comparing import flat
-from sepify.errors import ConversionError, InputError
+from sepify.errors import ConversionError, InputError, first_line
 
 
 def require_finite_weights(model: nn.Module) -> None:
@@ -32,7 +32,7 @@ def run_in_eval(model: nn.Module, inputs: Sequence[Tensor]) -> object:
         return model(*inputs)
     except Exception as error:  # the code of a layer that was left whole raises what it likes
         given = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise InputError(f"the model does not take an input of {given}: {why}") from error
     finally:
         for module, training in modes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -35,21 +36,28 @@ def secret(tmp_path_factory):
 
 
 @pytest.fixture
-def start(bundle, secret):
+def launcher():
+    """What starts a program of the bundle."""
+    return ()
+
+
+@pytest.fixture
+def start(bundle, secret, launcher):
     """Starts servers on free ports of loopback; gives (process, port)."""
     running = []
 
     def server(*options):
-        command = [str(bundle / "serve"), "--secret", str(secret), "--port", "0", *options]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = [*launcher, str(bundle / "serve"), "--secret", str(secret), "--port", "0"]
+        process = subprocess.Popen(
+            [*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         running.append(process)
         line = process.stdout.readline()
         return process, int(re.search(r":(\d+),", line)[1])
 
     yield server
     for process in running:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with those that serve a connection
         process.wait()
 
 

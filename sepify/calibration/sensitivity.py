@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import computing_nodes
 from sepify.calibration.lockstep import Values, run_node
-from sepify.errors import ConversionError
+from sepify.errors import ConversionError, first_line
 from sepify.factorize.factors import Factors
 from sepify.factorize.statistics import extract_patches
 from sepify.planning.output_loss import OutputLoss, Outputs, output_tensors
@@ -176,7 +176,7 @@ def _gradients(along: Tensor, probes: Sequence[Tensor]) -> list[Tensor]:
     try:
         found = torch.autograd.grad(along, probes, allow_unused=True)
     except RuntimeError as error:
-        cause = str(error).strip().splitlines()[0]
+        cause = first_line(error)
         raise ConversionError(
             f"the network cannot be planned for a budget, since it has no derivative: {cause}"
         ) from error

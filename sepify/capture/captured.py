@@ -8,7 +8,7 @@ from torch import fx
 
 from sepify.capture.comparing import difference
 from sepify.capture.inputs import Inputs, describe, run_restored
-from sepify.errors import CaptureError
+from sepify.errors import CaptureError, first_line
 
 REORDERED = ("torchscript", "torch-export")
 """Front ends that may compute the same by other operators; the others give the same bits."""
@@ -42,7 +42,7 @@ def checked(captured: Captured, expected: object, inputs: Inputs | None) -> Capt
     try:
         actual = run_restored(captured.graph_module, inputs)
     except Exception as error:  # a graph of the wrong branch can fail in any way
-        told = f"it fails with: {str(error).strip().splitlines()[0]}"
+        told = f"it fails with: {first_line(error)}"
         raise CaptureError(_not_the_same(captured, inputs, told)) from error
     told_difference = difference(expected, actual, exact)
     if told_difference is not None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, fx, nn
 
-from sepify.errors import CaptureError
+from sepify.errors import CaptureError, first_line
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -50,7 +50,7 @@ def _copied_or_refused(
     except Exception as error:  # deepcopy runs whatever __deepcopy__ or __reduce__ a model has
         raise CaptureError(
             f"the model ({type(model).__name__}) cannot be deep-copied, and sepify never works on "
-            f"the one it was given: {str(error).splitlines()[0]}"
+            f"the one it was given: {first_line(error)}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from torch import fx, nn
 from sepify.capture.comparing import difference
 from sepify.capture.copying import copy_to_run
 from sepify.capture.inputs import Inputs, run, run_in_place
+from sepify.errors import first_line
 from sepify.passes.graph import OPAQUE, convolutions_inside, set_module
 
 
@@ -47,4 +48,4 @@ def _why_not(
     try:
         return difference(expected, run_in_place(trial, inputs), exact=True)
     except Exception as error:  # the layer's own code runs
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return first_line(error)

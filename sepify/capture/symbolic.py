@@ -17,7 +17,7 @@ from torch.fx.proxy import ParameterProxy
 from sepify.capture.frames import failed_line
 from sepify.capture.inputs import restored_buffers
 from sepify.capture.raising import compiled_when_raised, raise_modules
-from sepify.errors import CaptureError
+from sepify.errors import CaptureError, first_line
 
 _SIMPLE = (torch.Tensor, int, float, bool)
 _AS_IT_IS = frozenset({int, float, bool, str, type(None), type(...), torch.dtype, torch.device})
@@ -250,8 +250,8 @@ def _explain(error: Exception, layer: str | None) -> str:
     where = f"layer '{layer}'" if layer else "the model's forward"
     failed = failed_line(error)
     line = f" (at {failed})" if failed else ""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return (
-        f"{where} cannot be traced symbolically{line}: {lines[0].rstrip('. ')}; rewrite that line "
-        "without Python control flow on tensors, or give torch.jit.script(model) and example inputs"
+        f"{where} cannot be traced symbolically{line}: {first_line(error).rstrip('. ')}; "
+        "rewrite that line without Python control flow on tensors, or give "
+        "torch.jit.script(model) and example inputs"
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sepify.compiling.dependencies import require_tvm
-from sepify.errors import CompileError, FileError, InputError
+from sepify.errors import CompileError, FileError, InputError, first_line
 from sepify.storage import atomic_path, read_json, write_json
 
 FORMAT = 2
@@ -183,8 +183,7 @@ def load_compiled(folder: Path | str) -> CompiledModel:
     try:
         return CompiledModel(tvm_api.load(library), metadata)
     except Exception as error:  # the dynamic linker's and TVM's own, of several types
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FileError(f"{library} is damaged: {first}") from error
+        raise FileError(f"{library} is damaged: {first_line(error)}") from error
 
 
 def require_runnable(target: str, features: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ from sepify.compiling.model import as_tuple
 from sepify.compiling.own_kernels import Lowered, lower_with_records
 from sepify.compiling.targets import Target
 from sepify.compiling.tuning import Tuned, database_root, tune_operators
-from sepify.errors import CompileError, InputError
+from sepify.errors import CompileError, InputError, first_line
 from sepify.passes.fold_batchnorm import fold_batchnorm
 
 STAGES = 6
@@ -110,7 +110,7 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor,
     try:
         output = model(*inputs)
     except Exception as error:  # the model's own code
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise InputError(f"the model does not run on the example input: {first}") from error
     parts = as_tuple(output)
     if not all(bool(torch.isfinite(part).all()) for part in parts):
@@ -136,8 +136,7 @@ def _export(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> torch.export.E
     try:
         return torch.export.export(model, inputs)
     except Exception as error:  # torch.export raises dozens of types
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CompileError(f"torch.export refused the network: {first}") from error
+        raise CompileError(f"torch.export refused the network: {first_line(error)}") from error
 
 
 def _count(calls: list[str], own: list[str], tuned: Tuned) -> dict[str, int]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sepify.errors import InputError
+from sepify.errors import InputError, first_line
 from sepify.measuring.outputs import Inputs, as_inputs, evaluating, shapes_of
 from sepify.storage import save_torchscript
 
@@ -167,7 +167,7 @@ def _run(model: nn.Module, inputs: Inputs) -> None:
         else:
             model(*inputs)
     except Exception as error:  # the network is the user's: it may raise whatever it likes
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cause = first_line(error)
         raise InputError(
             f"the network does not run on inputs of shape {shapes_of(inputs)}: {cause}"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepify.errors import InputError
+from sepify.errors import InputError, first_line
 from sepify.measuring.accuracy import Z95, Interval
 
 # metric(output, targets) -> one number an image, (n,); several outputs come as a tuple
@@ -36,8 +36,7 @@ def metric_values(metric: Metric, outputs: Any, targets: Tensor, name: str) -> T
         with torch.inference_mode():
             values = metric(outputs, targets)
     except Exception as error:  # the metric is the user's: it may raise whatever it likes
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the metric {name} failed: {cause}") from error
+        raise InputError(f"the metric {name} failed: {first_line(error)}") from error
     if not isinstance(values, Tensor) or values.shape != (len(targets),):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InputError(

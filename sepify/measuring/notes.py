@@ -32,15 +32,7 @@ def latency_notes(latency: Latency, machine: Machine, macs_fell: bool) -> tuple[
             f"{latency.restless} turns began while threads of another runtime were still spinning; "
             "their latencies may be too long."
         )
-    slower = [row for row in latency.rows if _not_faster(row)]
-    if macs_fell and slower:
-        notes.append(f"FLOPs fell, but latency did not on {_list(slower)}.")
-    noisy = [row for row in latency.rows if _within_noise(row)]
-    if noisy:
-        notes.append(
-            "The spread (between the quartiles) is larger than the difference of the medians on "
-            f"{_list(noisy)}."
-        )
+    notes += _gained_nothing(latency.rows, macs_fell)
     slower_than_best = [r for r in latency.rows if r.over_fastest and r.over_fastest.value <= 1]
     if macs_fell and slower_than_best and len(slower_than_best) == len(latency.rows):
         notes.append("On no runtime is it faster than the fastest runtime on the original.")
@@ -55,17 +47,7 @@ def board_notes(board: BoardLatency, macs_fell: bool) -> tuple[str, ...]:
             "gave the right outputs, and its times are left out, for they say nothing about a "
             "board's.",
         )
-    notes = []
-    slower = [row for row in board.rows if _not_faster(row)]
-    if macs_fell and slower:
-        notes.append(f"FLOPs fell, but latency on the board did not: {_list(slower)}.")
-    noisy = [row for row in board.rows if _within_noise(row)]
-    if noisy:
-        notes.append(
-            "On the board, the spread (between the quartiles) is larger than the difference of the "
-            f"medians: {_list(noisy)}."
-        )
-    return tuple(notes)
+    return tuple(f"On the board: {note}" for note in _gained_nothing(board.rows, macs_fell))
 
 
 def shape_note(plan: Plan | None) -> tuple[str, ...]:
@@ -103,6 +85,21 @@ def chance_note(original: Interval, classes: int) -> tuple[str, ...]:
             f"{classes} classes: is the data prepared as in training?",
         )
     return ()
+
+
+def _gained_nothing(rows: Sequence[LatencyRow], macs_fell: bool) -> list[str]:
+    """Where time did not fall with the FLOPs, and where the difference may be chance."""
+    notes = []
+    slower = [row for row in rows if _not_faster(row)]
+    if macs_fell and slower:
+        notes.append(f"FLOPs fell, but latency did not on {_list(slower)}.")
+    noisy = [row for row in rows if _within_noise(row)]
+    if noisy:
+        notes.append(
+            "The spread (between the quartiles) is larger than the difference of the medians on "
+            f"{_list(noisy)}."
+        )
+    return notes
 
 
 def _not_faster(row: LatencyRow) -> bool:

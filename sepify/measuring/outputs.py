@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sepify.errors import InputError
+from sepify.errors import InputError, first_line
 
 Inputs = tuple[Tensor, ...]
 Network = Callable[..., Any]  # a module, or a compiled network: tensors in, tensors out
@@ -67,8 +67,7 @@ def answer(network: Network, inputs: Inputs, who: str) -> tuple[Tensor, ...]:
         with torch.inference_mode():
             output = network(*inputs)
     except Exception as error:  # the network is the user's: it may raise whatever it likes
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        message = f"{who} does not run on inputs of shape {shapes_of(inputs)}: {cause}"
+        message = f"{who} does not run on inputs of shape {shapes_of(inputs)}: {first_line(error)}"
         raise InputError(message) from error
     tensors = tuple(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
     if not tensors:

@@ -19,7 +19,7 @@ from sepify.progress import Progress
 
 FINALISTS = 2
 # A finalist loses at most so many times as much as the best before refinement: of 23 plans that
-# were refined, none that lost more than 1.13 times as much came first.
+# were refined (judged at temperature 1), none that lost more than 1.13 times as much came first.
 NEAR = 1.25
 FINAL_IMAGES = 1_024  # two in three to solve and refine on, one in three to judge
 # Enough steps to see what refinement makes of a plan, and a fraction of what conversion takes.

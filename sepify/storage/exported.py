@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sepify.errors import FileError
+from sepify.errors import FileError, first_line
 from sepify.input_note import METADATA_NAME, InputNote, read_note
-from sepify.storage.faults import cause, first_line, require_file
+from sepify.storage.faults import cause, require_file
 from sepify.storage.writing import atomic_path
 
 if TYPE_CHECKING:

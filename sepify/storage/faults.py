@@ -13,12 +13,6 @@ def cause(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, without what follows."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def require_file(path: Path) -> None:
     """Raise FileError for a folder, or for nothing there."""
     if path.is_dir():

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sepify.errors import FileError
-from sepify.storage.faults import cause, first_line, read_bytes, require_file
+from sepify.errors import FileError, first_line
+from sepify.storage.faults import cause, read_bytes, require_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image

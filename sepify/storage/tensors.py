@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from sepify.errors import FileError
+from sepify.errors import FileError, first_line
 from sepify.input_note import METADATA_NAME, InputNote
-from sepify.storage.faults import cause, first_line, read_bytes, require_file
+from sepify.storage.faults import cause, read_bytes, require_file
 from sepify.storage.writing import atomic_path, write_bytes
 
 

@@ -17,12 +17,17 @@ CPUS = {
 }
 
 
+def launcher_of(target: str, cpu: str | None = None) -> tuple[str, ...]:
+    """What starts a program on the CPU of a board."""
+    emulator, own, root = CPUS[target]
+    return emulator, "-cpu", cpu or own, "-L", root
+
+
 def emulate(
     target: str, *command: object, cpu: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a program on the CPU of a board."""
-    emulator, own, root = CPUS[target]
-    words = [emulator, "-cpu", cpu or own, "-L", root, *map(str, command)]
+    words = [*launcher_of(target, cpu), *map(str, command)]
     return subprocess.run(words, capture_output=True, text=True, timeout=300)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,7 +17,6 @@ import pytest
 import torch
 from torch import nn
 
-from device.emulator import CPUS
 from sepify.compiling import make_bundle
 from sepify.compiling.device.boards import find_farm, probe_farm
 from sepify.compiling.device.timing import time_bundle
@@ -26,20 +24,6 @@ from sepify.errors import DeviceError
 
 TARGET = "raspberry-pi-4"
 LIMIT = 20.0  # seconds of one measurement
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
-    folder = tmp_path_factory.mktemp("board") / "bundle"
-    return make_bundle(model, torch.randn(1, 3, 9, 9), TARGET, folder).path
-
-
-@pytest.fixture
-def secret(tmp_path):
-    path = tmp_path / "secret.txt"
-    path.write_text("sixteen-letters-or-more\n")
-    return path
 
 
 def free_port():
@@ -67,32 +51,21 @@ def tracker():
 
 
 @pytest.fixture
-def start(bundle, secret, tracker):
-    """Starts servers that the tracker knows."""
-    emulator, cpu, root = CPUS[TARGET]
-    started = []
+def start_board(start, tracker):
+    """Starts boards that the tracker knows."""
 
-    def server():
-        command = [emulator, "-cpu", cpu, "-L", root, str(bundle / "serve"), "--port", "0"]
-        command += ["--secret", str(secret), "--tracker", tracker, "--key", "pi4"]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        started.append(process)
-        assert re.search("serving", process.stdout.readline())
+    def board():
+        process, _ = start("--tracker", tracker, "--key", "pi4")
         assert "registered" in process.stdout.readline()
         return process
 
-    yield server
-    for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    return board
 
 
 @pytest.fixture
-def boards(start):
+def boards(start_board):
     """Two of them."""
-    return [start(), start()]
+    return [start_board(), start_board()]
 
 
 def tune(farm, folder, trials=8):
@@ -178,7 +151,7 @@ def test_with_no_board_left_tuning_stops_and_keeps_what_it_has(boards, tracker, 
     assert not (tmp_path / "out").exists()
 
 
-def test_boards_that_reboot_are_taken_back(boards, start, tracker, secret, tmp_path):
+def test_boards_that_reboot_are_taken_back(boards, start_board, tracker, secret, tmp_path):
     """The first one dies, then the second, while the first is on its way up again."""
 
     def strike():
@@ -186,7 +159,7 @@ def test_boards_that_reboot_are_taken_back(boards, start, tracker, secret, tmp_p
             time.sleep(0.2)
         for board in boards:
             os.killpg(board.pid, signal.SIGKILL)
-        start()
+        start_board()
 
     threading.Thread(target=strike, daemon=True).start()
     made = tune(farm_of(tracker, secret), tmp_path, trials=4)

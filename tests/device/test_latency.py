@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
 from dataclasses import replace
 
 import pytest
-import torch
 from nets import Plain, images, seeded
-from torch import fx, nn
+from torch import fx
 
 import sepify
-from device.emulator import CPUS
-from sepify.compiling import find_farm, make_bundle
+from sepify.compiling import find_farm
 from sepify.errors import BoardWarning, DeviceError, PlanError
 from sepify.measuring import compare
 from sepify.planning.candidates import list_layers
@@ -29,35 +25,15 @@ from sepify.planning.survey import survey
 TARGET = "raspberry-pi-4"
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
-    folder = tmp_path_factory.mktemp("board") / "bundle"
-    return make_bundle(model, torch.randn(1, 3, 9, 9), TARGET, folder).path
-
-
 @pytest.fixture
-def start(bundle, secret):
-    """Starts servers; gives (process, farm)."""
-    emulator, cpu, root = CPUS[TARGET]
-    started = []
+def start_board(start, secret):
+    """Starts a board; gives (process, farm)."""
 
-    def server():
-        command = [emulator, "-cpu", cpu, "-L", root, str(bundle / "serve"), "--port", "0"]
-        process = subprocess.Popen(
-            [*command, "--secret", str(secret)],
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        port = re.search(r":(\d+),", process.stdout.readline())[1]
+    def board():
+        process, port = start()
         return process, find_farm(devices=[f"127.0.0.1:{port}"], secret=secret)
 
-    yield server
-    for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    return board
 
 
 def measure(farm, known=None, save=None):
@@ -70,8 +46,8 @@ def measure(farm, known=None, save=None):
 
 
 @pytest.mark.filterwarnings("ignore::sepify.errors.BoardWarning")
-def test_a_table_goes_on_where_a_board_died_and_is_refused_for_another(start):
-    process, farm = start()
+def test_a_table_goes_on_where_a_board_died_and_is_refused_for_another(start_board):
+    process, farm = start_board()
     saved: list[LatencyTable] = []
 
     def save(table):
@@ -83,7 +59,7 @@ def test_a_table_goes_on_where_a_board_died_and_is_refused_for_another(start):
         pytest.raises(DeviceError, match="the latency table has what was timed"),
     ):
         measure(farm, save=save)
-    _, farm = start()
+    _, farm = start_board()
     table, _ = measure(farm, saved[0])
     assert saved[0].seconds.items() < table.seconds.items()
     assert len(table.seconds) == 4
@@ -92,8 +68,8 @@ def test_a_table_goes_on_where_a_board_died_and_is_refused_for_another(start):
         measure(farm, replace(table, machine="board: Raspberry Pi 4, Cortex-A72, 4 CPUs"))
 
 
-def test_a_report_has_the_board_and_none_of_its_milliseconds(start):
-    _, farm = start()
+def test_a_report_has_the_board_and_none_of_its_milliseconds(start_board):
+    _, farm = start_board()
     model = seeded(Plain(8))
     small = sepify.convert(model, example_inputs=images(1))
     report = compare(

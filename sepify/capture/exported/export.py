@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
 from sepify.capture.inputs import SEED, Inputs, enlarged
-from sepify.errors import CaptureError
+from sepify.errors import CaptureError, first_line
 
 _CONFIG: Any = symbolic_shapes  # whose `patch` torch puts there at run time
 
@@ -37,8 +37,7 @@ def export_module(model: nn.Module, inputs: Inputs, openness: str) -> ExportedPr
                 model, copy.deepcopy(inputs), dynamic_shapes=_bound(model, shapes), strict=False
             )
     except Exception as error:  # the model's own code runs, on values it never expected
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CaptureError(f"torch.export fails: {lines[0].rstrip('. ')}") from error
+        raise CaptureError(f"torch.export fails: {first_line(error).rstrip('. ')}") from error
 
 
 def varied(inputs: Inputs, openness: str) -> Inputs | None:

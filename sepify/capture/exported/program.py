@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.utils import _pytree as pytree
 
 from sepify.capture.inputs import Inputs, describe
-from sepify.errors import CaptureError, InputError
+from sepify.errors import CaptureError, InputError, first_line
 
 STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -74,7 +74,7 @@ def run_program(program: ExportedProgram, inputs: Inputs) -> Any:
     except Exception as error:  # an operator refuses its operands with any exception
         raise InputError(
             f"the exported program does not accept the example input {describe(inputs)}; it was "
-            f"exported for {_exported_for(program)}, and says: {str(error).splitlines()[0]}"
+            f"exported for {_exported_for(program)}, and says: {first_line(error)}"
         ) from error
     mutations = len(outputs) - len(program.graph_signature.user_outputs)
     return pytree.tree_unflatten(outputs[mutations:], program.call_spec.out_spec)

@@ -34,7 +34,7 @@ from sepify.capture.torchscript.values import (
     is_number,
     map_leaves,
 )
-from sepify.errors import CaptureError
+from sepify.errors import CaptureError, first_line
 
 # torch before 2.13 takes a packet for pure, and dead code elimination would drop the write
 has_side_effect(torch.ops.aten.copy_)
@@ -134,7 +134,7 @@ class Recorder:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise CaptureError(
                 f"aten::{name} fails on the example input ({source_line(node)}): "
-                f"{str(error).strip().splitlines()[0]}"
+                f"{first_line(error)}"
             ) from error
         recorded = self._node(target, args, kwargs)
         content, extent = content_of(values), extent_of(values)

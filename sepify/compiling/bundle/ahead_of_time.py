@@ -17,7 +17,7 @@ from tvm_ffi import structural_walk
 
 from sepify.compiling import tvm_api
 from sepify.compiling.bundle.program import Call, Program, Tensor, aligned, is_known
-from sepify.errors import CompileError
+from sepify.errors import CompileError, first_line
 
 _ADVICE = "use the bundle with TVM's runtime (--bundle runtime)"
 
@@ -219,5 +219,4 @@ def _objects(kernels: dict[str, Any], target: Any, prefix: str) -> list[bytes]:
                 files = [archive.extractfile(name) for name in members]
                 return [file.read() for file in files if file is not None]
     except Exception as error:  # LLVM's, a pass's, or the archive's own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CompileError(f"TVM could not build the kernels: {first}") from error
+        raise CompileError(f"TVM could not build the kernels: {first_line(error)}") from error

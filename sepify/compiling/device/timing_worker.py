@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sepify.compiling import tvm_api
 from sepify.compiling.kernel_tuning.worker import answer_on, private_stdout
-from sepify.errors import CompileError
+from sepify.errors import CompileError, first_line
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def _answer(request: dict[str, Any], answers: TextIO) -> dict[str, Any]:
         host, port, match = request["board"]
         session = tvm_api.connect(host, port, match, request["secret"], request["limit"])
     except Exception as error:
-        return {"unreached": _first_line(error)}
+        return {"unreached": first_line(error)[:300]}
     answer_on(answers, {"stage": "connected"})
     try:
         described = tvm_api.describe_board(session)
@@ -51,7 +51,7 @@ def _answer(request: dict[str, Any], answers: TextIO) -> dict[str, Any]:
     except (ValueError, CompileError) as error:
         return {"error": str(error)}
     except Exception as error:  # the session ended, or something was refused there
-        return {"lost": _first_line(error)}
+        return {"lost": first_line(error)[:300]}
 
 
 def _race(session: Any, request: dict[str, Any]) -> list[list[list[float]]]:
@@ -86,10 +86,6 @@ def _ready(session: Any, given: dict[str, Any]) -> tvm_api.RemoteNetwork:
 def _read(value: dict[str, Any]) -> NDArray[Any]:
     flat: NDArray[Any] = np.fromfile(value["file"], np.dtype(value["dtype"]))
     return np.reshape(flat, value["shape"])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 if __name__ == "__main__":

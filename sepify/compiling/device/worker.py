@@ -27,6 +27,7 @@ from sepify.compiling.kernel_tuning.worker import answer_on, private_stdout, rel
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Machine
 from sepify.compiling.kernels.workload import Workload, read_workload
+from sepify.errors import first_line
 
 _ROUNDS = 3  # of each contender, in turns
 _ROUND_MS = 5
@@ -73,20 +74,20 @@ def _answer(
                 tvm_api.build_library(kernel, target, path, opening["compiler"])
             libraries.append(_Library(kernel.name, path, knobs.winograd))
     except Exception as error:  # whatever a candidate makes TVM, LLVM or the linker raise
-        return {"error": _first_line(error)}
+        return {"error": first_line(error)[:300]}
     reach("built")
     try:
         host, port, match = request["board"]
         session = tvm_api.connect(host, port, match, opening["secret"], opening["limit"])
     except Exception as error:
-        return {"unreached": _first_line(error)}
+        return {"unreached": first_line(error)[:300]}
     reach("connected")
     try:
         return _race(session, workload, machine, libraries)
     except ValueError as error:
         return {"error": str(error)}
     except Exception as error:  # the session ended: its candidate's fault, or the board's
-        return {"lost": _first_line(error)}
+        return {"lost": first_line(error)[:300]}
 
 
 def _race(
@@ -119,10 +120,6 @@ def _race(
     times = [[clock(*arguments).min for clock, arguments in contenders] for _ in range(_ROUNDS)]
     mine, default = (min(column) for column in zip(*times, strict=True))
     return {"seconds": float(mine), "relative": float(mine / default)}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Machine
 from sepify.compiling.kernels.weights import Array
 from sepify.compiling.kernels.workload import Workload, read_workload
+from sepify.errors import first_line
 
 _ROUND_SECONDS = 2e-3  # of each contender, so that the clock's grain does not matter
 _TOTAL_SECONDS = 0.2  # of both together
@@ -113,7 +114,7 @@ def main() -> None:
             seconds, relative = subject.race(subject.prepare(Knobs(**request["knobs"])))
             answer_on(answers, {"seconds": seconds, "relative": relative})
         except Exception as error:  # whatever a candidate makes TVM or LLVM raise
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            first = first_line(error)
             answer_on(answers, {"error": first[:300]})
 
 

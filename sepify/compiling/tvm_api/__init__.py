@@ -1,0 +1,117 @@
+"""The parts of TVM that change from release to release, in one place. Importing this loads tvm.
+
+Written for apache-tvm 0.27.0 with apache-tvm-ffi 0.1.14.
+"""
+
+import tvm
+import tvm_ffi
+
+from sepify.compiling.tvm_api.building import (
+    assemble,
+    build,
+    export,
+    fuse,
+    load,
+    memory_use,
+    plan_memory,
+)
+from sepify.compiling.tvm_api.cpus import (
+    code_features,
+    host_cpu,
+    host_features,
+    make_target,
+    require_cpu,
+)
+from sepify.compiling.tvm_api.importing import UnknownOperators, import_exported
+from sepify.compiling.tvm_api.names import Expr, Function, Module
+from sepify.compiling.tvm_api.reading import (
+    bindings,
+    called_functions,
+    constant,
+    fields,
+    functions,
+    is_own,
+    is_variable,
+    number,
+    operator,
+    parameters,
+    result,
+    shape,
+    substitute,
+    with_arguments,
+)
+from sepify.compiling.tvm_api.remote import (
+    RemoteNetwork,
+    connect,
+    describe_board,
+    set_remote_threads,
+)
+from sepify.compiling.tvm_api.running import borrow, lend, set_thread_count, start, tensor
+from sepify.compiling.tvm_api.writing import (
+    Builder,
+    build_kernel,
+    build_library,
+    concatenate,
+    first_columns,
+    literal,
+    parse_kernel,
+    remove_dead_code,
+    replace_function,
+    reshape,
+)
+
+VERSIONS = {"tvm": str(tvm.__version__), "tvm_ffi": str(tvm_ffi.__version__)}
+
+__all__ = [
+    "VERSIONS",
+    "Builder",
+    "Expr",
+    "Function",
+    "Module",
+    "RemoteNetwork",
+    "UnknownOperators",
+    "assemble",
+    "bindings",
+    "borrow",
+    "build",
+    "build_kernel",
+    "build_library",
+    "called_functions",
+    "code_features",
+    "concatenate",
+    "connect",
+    "constant",
+    "describe_board",
+    "export",
+    "fields",
+    "first_columns",
+    "functions",
+    "fuse",
+    "host_cpu",
+    "host_features",
+    "import_exported",
+    "is_own",
+    "is_variable",
+    "lend",
+    "literal",
+    "load",
+    "make_target",
+    "memory_use",
+    "number",
+    "operator",
+    "parameters",
+    "parse_kernel",
+    "plan_memory",
+    "remove_dead_code",
+    "replace_function",
+    "require_cpu",
+    "reshape",
+    "result",
+    "set_remote_threads",
+    "set_thread_count",
+    "shape",
+    "start",
+    "substitute",
+    "tensor",
+    "with_arguments",
+]

@@ -1,0 +1,117 @@
+"""From a Relax module to an executable, and to a file and back."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.support.cc import cross_compiler
+
+from sepify.compiling.tvm_api.names import Module
+from sepify.compiling.tvm_api.reading import bindings, operator, parameters
+from sepify.errors import CompileError, first_line
+
+
+def fuse(module: Module, target: Any) -> Module:
+    """What is not an own kernel yet: legalised to TIR and fused."""
+    transform = relax.transform
+    passes = [
+        transform.LegalizeOps(),
+        transform.AnnotateTIROpPattern(),
+        transform.FoldConstant(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        transform.DeadCodeElimination(),
+    ]
+    with target:
+        return tvm.transform.Sequential(passes)(module)
+
+
+def build(module: Module, target: Any) -> Any:
+    """The executable. Raises CompileError if LLVM or a pass fails."""
+    return assemble(plan_memory(module, target), target)
+
+
+def plan_memory(module: Module, target: Any) -> Module:
+    """The module down to calls and buffers, which `memory_use` can count and `assemble` build.
+    Raises CompileError if a pass fails."""
+    try:
+        with target:
+            return relax.get_default_pipeline(target)(module)
+    except Exception as error:
+        raise CompileError(f"TVM could not lower the network: {first_line(error)}") from error
+
+
+def assemble(planned: Module, target: Any) -> Any:
+    """The executable of a module from `plan_memory`. Raises CompileError if LLVM fails."""
+    try:
+        with target:
+            return tvm.compile(planned, target, relax_pipeline=None)
+    except Exception as error:
+        raise CompileError(f"TVM could not build the network: {first_line(error)}") from error
+
+
+def memory_use(planned: Module) -> dict[str, int]:
+    """Bytes that a module from `plan_memory` keeps: its weights, its inputs, and the buffers for
+    activations and outputs, each of which several values may use in turn."""
+    weights: dict[int, int] = {}
+    activations = 0
+    for _, value in bindings(planned):
+        if operator(value) == "vm.alloc_storage":
+            activations += math.prod(int(extent) for extent in value.args[0].values)
+        for argument in getattr(value, "args", ()):
+            array = getattr(argument, "value", None)
+            if isinstance(array, tvm.runtime.Tensor):
+                weights[hash(array)] = math.prod(array.shape) * _item_bytes(array.dtype)
+    inputs = sum(_bytes(variable) for variable in parameters(planned))
+    return {"weights": sum(weights.values()), "activations": activations, "inputs": inputs}
+
+
+def _bytes(variable: Any) -> int:
+    kind = variable.ty
+    return math.prod(int(extent) for extent in kind.shape) * _item_bytes(kind.dtype)
+
+
+def _item_bytes(dtype: Any) -> int:
+    return int(np.dtype(str(dtype)).itemsize)
+
+
+def export(executable: Any, path: Path, compiler: str | None = None) -> None:
+    """Write the executable, weights inside, as a shared library, linked by `compiler` or the
+    system's. Raises CompileError if that fails."""
+    link = None if compiler is None else cross_compiler(compiler, options=["-s"])
+    try:
+        with _quiet():
+            executable.export_library(str(path), fcompile=link)
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if "error" in line.lower()] or [""]
+        raise CompileError(f"linking {path.name} failed: {lines[0].strip()}") from error
+
+
+def load(path: Path) -> Any:
+    """An executable from a shared library."""
+    with _quiet():
+        return tvm.runtime.load_module(str(path))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what TVM's C++ writes to stderr: a warning about the scope of each constant."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
