@@ -190,6 +190,14 @@ def test_a_model_that_cannot_be_copied() -> None:
     assert "cannot be deep-copied" in refusal(model)
 
 
+def test_an_error_without_a_message_is_told_by_its_type() -> None:
+    class Mute(Conv):
+        def __deepcopy__(self, memo: dict[int, object]) -> Mute:
+            raise NotImplementedError
+
+    assert "given: NotImplementedError" in refusal(Mute())
+
+
 def test_a_model_that_counts_its_calls_on_the_python_side() -> None:
     class Alternating(Conv):
         def __init__(self) -> None:
