@@ -179,12 +179,13 @@ def describe_plan(plan: Plan) -> str:
     before = sum(decision.before.macs or 0 for decision in plan)
     after = sum(decision.after.macs or 0 for decision in plan)
     unit = "nats" if outlook.loss == "kl" else "of the outputs' variance"
+    above = outlook.gap / (1 - outlook.gap)  # of what is predicted: another may measure better
     lines = describe_shape(plan)
     lines += [
         f"budget {outlook.budget}: {len(plan.separated)} of {len(plan.decisions)} convolutions "
         f"separated, MACs {before:,} -> {after:,} ({after / max(before, 1):.3f}x)",
         f"loss of the outputs: {outlook.predicted:.2g} {unit} predicted, {outlook.measured:.2g} "
-        f"measured in {outlook.rounds} round(s); solver's gap {outlook.gap:.1e}",
+        f"measured; {outlook.rounds} round(s), {above:.0%} above the solver's bound",
     ]
     if outlook.verified is not None:
         lines.append(outlook.verified)

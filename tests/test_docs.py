@@ -43,6 +43,10 @@ COMMANDS_ELSEWHERE = {
     "accelerate launch -m sepify distill small.pt --teacher model.pt --data train.npy "
     "-o better.pt": "tests/distilling/test_commands.py, with two processes",
     "sepify compile better.pt -o bundle --target raspberry-pi-4": "tests/device/test_page.py",
+    "sepify plan model.pt --calibration images.npy --budget latency=50%@raspberry-pi-4 "
+    "--device 192.168.1.20:9090 --secret secret.txt --latency-table pi.json -o plan.json": (
+        "tests/planning/test_board_latencies.py, with this machine as the board"
+    ),
 }
 # Blocks, by page and first line.
 BLOCKS_ELSEWHERE = {
