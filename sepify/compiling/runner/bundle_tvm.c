@@ -100,9 +100,10 @@ int sepify_load_tvm(const char *folder, const char *const *features, char *why, 
     return -1;
   }
   /* TVM's idle threads yield 300,000 times before they sleep, and each time on a busy core costs a
-   * slice of it: the demo network on two threads took up to 100 s for 20 inferences there, 15 s at
-   * 10,000 and 1.7 s at 1,000 for 50. On two free cores none of the three is faster (benchmarks/spin_count.py):
-   * demo 0.042 ms each, a small ResNet 0.276, 0.287 and 0.287 ms at least. */
+   * slice of it: the demo network on two threads took up to 100 s for 20 inferences there, 1.7 s for
+   * 50 at 1,000. On two free cores no setting is faster than another: medians of 12 processes 0.043,
+   * 0.043 and 0.043 ms (demo), 0.282, 0.283 and 0.279 ms (a small ResNet) at 300,000, 10,000 and
+   * 1,000, on an Intel Xeon with AVX-512 (benchmarks/spin_count.py). */
   setenv("TVM_THREAD_POOL_SPIN_COUNT", "1000", 0);
   void *ffi = load(folder, "libtvm_ffi.so", why, room);
   if (!ffi || !load(folder, "libtvm_runtime.so", why, room)) return -1;
