@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 
 import pytest
 import torch
@@ -57,7 +58,8 @@ def start(bundle, secret, launcher):
 
     yield server
     for process in running:
-        os.killpg(process.pid, signal.SIGKILL)  # with those that serve a connection
+        with suppress(ProcessLookupError):  # a test may have ended it
+            os.killpg(process.pid, signal.SIGKILL)  # with those that serve a connection
         process.wait()
 
 
