@@ -167,8 +167,13 @@ def test_boards_that_reboot_are_taken_back(boards, start_board, tracker, secret,
     assert made.failed == 0
 
 
+def test_boards_that_were_just_spoken_to_are_waited_for(boards, tracker, secret):
+    farm = farm_of(tracker, secret)
+    assert [probe_farm(farm) for _ in range(6)] == [2] * 6
+
+
 def test_no_board_for_the_key(boards, tracker, secret):
-    with pytest.raises(DeviceError, match="no free board for key 'other'"):
+    with pytest.raises(DeviceError, match="has no board for key 'other'"):
         probe_farm(farm_of(tracker, secret, "other"))
 
 

@@ -102,19 +102,20 @@ def parse_address(text: str) -> tuple[str, int]:
 def probe_farm(farm: Farm) -> int:
     """How many boards there are to work with: those named by address, or those of the key that the
     tracker knows, at work for somebody else included. Each that is free is asked whether it
-    answers; those that do not may do so later.
+    answers, and if none is, the first that comes free; those that do not may do so later.
 
-    Raises DeviceError where none does, saying why: no tracker, no server for the key, wrong secret.
+    Raises DeviceError where none does, saying why: no tracker, no server for the key, none came
+    free in time, wrong secret.
     """
     known = 0
     if farm.tracker is None:
         boards = list(farm.boards)
     else:
         free, known = _count(farm)
-        if not free:
-            where = "{}:{}".format(*farm.tracker)
-            raise DeviceError(f"the tracker at {where} has no free board for key {farm.key!r}")
-        boards = [request(farm) for _ in range(free)]
+        if not known:
+            raise _no_board(farm)
+        # a server that was just spoken to is away until it has started its next session
+        boards = [request(farm) for _ in range(max(free, 1))]
     with ThreadPoolExecutor(min(len(boards), _AT_ONCE)) as pool:
         problems = list(filter(None, pool.map(lambda board: _problem(board, farm.secret), boards)))
     if len(problems) == len(boards):
@@ -128,8 +129,13 @@ def look_for_board(farm: Farm) -> None:
     if farm.tracker is None:
         greet(farm.boards[0], farm.secret)
     elif not _count(farm)[1]:
-        where = "{}:{}".format(*farm.tracker)
-        raise DeviceError(f"the tracker at {where} has no board for key {farm.key!r}")
+        raise _no_board(farm)
+
+
+def _no_board(farm: Farm) -> DeviceError:
+    assert farm.tracker is not None
+    where = "{}:{}".format(*farm.tracker)
+    return DeviceError(f"the tracker at {where} has no board for key {farm.key!r}")
 
 
 def _problem(board: Board, secret: str) -> str | None:
