@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sepify.errors import UsageError
@@ -32,6 +33,7 @@ class DataRequest:
     preprocess: str | None = None
     metric: str | None = None
     command: str = ""
+    mirror: bool = False  # calibrate on the mirror images too
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def gather_data(request: DataRequest, model: LoadedModel) -> LabelledData:
     """
     if request.metric is not None and request.data is None:
         raise UsageError("--metric needs --data to be measured on")
+    if request.mirror and request.calibration is None:
+        raise UsageError("--mirror needs --calibration: the images to mirror")
     shape = tuple(model.inputs[0].shape)
     preparation = None if request.preprocess is None else read_preparation(request.preprocess)
     metric = None if request.metric is None else _metric(request.metric)
@@ -67,7 +71,16 @@ def gather_data(request: DataRequest, model: LoadedModel) -> LabelledData:
     calibration = None
     if request.calibration is not None:
         calibration = read_images(request.calibration, preparation, shape)
+        if request.mirror:
+            calibration = with_mirror_images(calibration)
     return LabelledData(labelled, names, calibration, metric, preparation)
+
+
+def with_mirror_images(images: Tensor) -> Tensor:
+    """(n, C, H, W) -> (2n, C, H, W): the images, then each with left and right exchanged."""
+    if images.dim() != 4:
+        raise UsageError(f"--mirror is for images (n, C, H, W), not for {tuple(images.shape)}")
+    return torch.cat([images, images.flip(3)])
 
 
 def _metric(spec: str) -> Metric:

@@ -94,6 +94,24 @@ def test_convert_writes_a_model_a_plan_and_reports_that_can_be_used_again(shell)
     assert not files() & {"again.report.json", "again.report.html"}
 
 
+def test_mirror_calibrates_on_the_mirror_images_too(shell):
+    both = images(32)
+    np.save("x.npy", both.numpy())
+    np.save("both.npy", torch.cat([both, both.flip(3)]).numpy())
+    options = ("--no-report", "--calibration")
+    assert shell("convert", "model.pt", "-o", "plain.pt", *options, "x.npy").code == 0
+    assert shell("convert", "model.pt", "-o", "mirror.pt", *options, "x.npy", "--mirror").code == 0
+    assert shell("convert", "model.pt", "-o", "both.pt", *options, "both.npy").code == 0
+    plain, mirrored, given = (
+        load_torchscript(f"{name}.pt").module.state_dict() for name in ("plain", "mirror", "both")
+    )
+    assert all(torch.equal(value, given[key]) for key, value in mirrored.items())
+    assert not all(torch.equal(value, plain[key]) for key, value in mirrored.items())
+    broken = shell("convert", "model.pt", "-o", "none.pt", "--mirror")
+    assert broken.code == 2
+    assert "--mirror needs --calibration" in broken.err
+
+
 def test_convert_from_a_factory_needs_a_shape(shell):
     spec = "torch.nn:Identity"
     refused = shell("convert", spec, "-o", "small.pt")

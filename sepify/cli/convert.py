@@ -18,6 +18,7 @@ from sepify.cli.options import (
     Keep,
     Key,
     Metric,
+    Mirror,
     Model,
     Preprocess,
     Resolution,
@@ -64,6 +65,7 @@ def convert(
     budget: Budget = None,
     plan: Annotated[Path | None, typer.Option(help="Carry out this plan.json instead")] = None,
     calibration: Calibration = None,
+    mirror: Mirror = False,
     method: Annotated[
         str | None, typer.Option(help="least-squares (default with calibration data) or svd")
     ] = None,
@@ -113,7 +115,7 @@ def convert(
         plan=plan,
         method=method,
         memory=memory,
-        given=data_request(data, calibration, preprocess, metric),
+        given=data_request(data, calibration, preprocess, metric, mirror),
         distill=lesson,
         report=report,
         farm=board_request(device, tracker, key, secret),

@@ -42,6 +42,14 @@ CALIBRATION = typer.Option(
     help="Unlabelled inputs, a few hundred: as --data without the labels, or an .npy (n,C,H,W)"
 )
 Calibration = Annotated[str | None, CALIBRATION]
+Mirror = Annotated[
+    bool,
+    typer.Option(
+        "--mirror",
+        help="Calibrate on the mirror images as well: for photographs, not for writing; twice as "
+        "long before the refinement",
+    ),
+]
 Preprocess = Annotated[
     str | None,
     typer.Option(
@@ -114,13 +122,17 @@ Resume = Annotated[
 
 
 def data_request(
-    data: str | None, calibration: str | None, preprocess: str | None, metric: str | None = None
+    data: str | None,
+    calibration: str | None,
+    preprocess: str | None,
+    metric: str | None = None,
+    mirror: bool = False,
 ) -> DataRequest:
     """The options that name data, and the command that they stand in."""
     from sepify.evidence import DataRequest
 
     command = shlex.join(["sepify", *sys.argv[1:]])
-    return DataRequest(data, calibration, preprocess, metric, command)
+    return DataRequest(data, calibration, preprocess, metric, command, mirror)
 
 
 def input_request(shapes: list[str] | None, dtypes: list[str] | None) -> InputRequest:
