@@ -17,6 +17,8 @@ class Machine:
     scratch_bytes: int = 200 * 1024
     task_macs: int = 1 << 17  # less work than this is not worth waking another thread for
     max_tasks: int = 8  # twice the threads that are expected
+    # whether an FMA that reads its pixel from memory is as fast as one that has it in a register
+    cheap_broadcasts: bool = False
 
     def blocks(self, channels: int) -> int:
         """Vectors that hold `channels`."""

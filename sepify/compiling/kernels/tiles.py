@@ -24,10 +24,10 @@ _MEASURED_16 = {
     (7, 1): 0.76,
     (8, 1): 0.8,
 }
-# The same with AVX-512 (two vectors and more: four steps of the reduction written out). LLVM folds
-# the broadcast of a pixel into the FMA where one vector reads it, and spills where 16 steps of two
-# vectors are scheduled at once.
-_MEASURED_32 = {
+# The same with AVX-512 on an AMD EPYC (two vectors and more: four steps of the reduction written
+# out). LLVM folds the broadcast of a pixel into the FMA where one vector reads it, and spills where
+# 16 steps of two vectors are scheduled at once.
+_MEASURED_ZEN = {
     (8, 1): 0.9,
     (9, 1): 0.93,
     (10, 1): 0.97,
@@ -43,9 +43,43 @@ _MEASURED_32 = {
     (5, 4): 0.93,
     (7, 4): 0.85,
 }
+# On an Intel Xeon, whose two FMAs a cycle of 512 bits leave no load to spare: a pixel that is read
+# for one vector alone costs a fifth.
+_MEASURED_INTEL = {
+    (8, 1): 0.86,
+    (9, 1): 0.86,
+    (10, 1): 0.87,
+    (11, 1): 0.84,
+    (12, 1): 0.81,
+    (13, 1): 0.76,
+    (14, 1): 0.71,
+    (4, 2): 0.83,
+    (6, 2): 0.95,
+    (7, 2): 0.98,
+    (8, 2): 0.99,
+    (10, 2): 0.99,
+    (12, 2): 0.99,
+    (13, 2): 0.99,
+    (14, 2): 1.0,
+    (4, 3): 0.86,
+    (5, 3): 0.88,
+    (6, 3): 0.93,
+    (7, 3): 0.95,
+    (8, 3): 0.87,
+    (9, 3): 0.92,
+    (3, 4): 0.84,
+    (4, 4): 0.93,
+    (5, 4): 0.95,
+    (6, 4): 0.97,
+    (7, 4): 0.85,
+    (2, 8): 0.85,
+    (3, 8): 0.6,
+}
 # by (lanes, registers); SSE's and 32-bit NEON's have not been measured
-_MEASURED = {(16, 32): _MEASURED_32, (8, 16): _MEASURED_16, (4, 16): _MEASURED_16}
+_MEASURED = {(16, 32): _MEASURED_INTEL, (8, 16): _MEASURED_16, (4, 16): _MEASURED_16}
 _OVERLAPPING = 0.85
+_SPILLING = 0.5  # the stem of a ResNet, 14 x 2 against 7 x 2, on the Xeon
+_MOST_OVERLAPPING = 16  # accumulators beside the pixels that are kept
 _SPARE_REGISTERS = 4  # of 32, for weights and a broadcast pixel
 _FMA_LATENCY = 4.0  # cycles, at two FMAs a cycle
 
@@ -157,8 +191,15 @@ def _candidates(vectors: int, registers: int) -> list[tuple[int, int]]:
 def _speed(pixels: int, vectors: int, machine: Machine, overlapping: bool) -> float:
     """Throughput of a tile, 1 for the best: measured, or bound by FMA latency and loads."""
     measured = _MEASURED.get((machine.lanes, machine.registers), {})
-    # LLVM then keeps broadcast pixels for later steps instead of folding them into the FMA
-    loss = _OVERLAPPING if overlapping and vectors == 1 and machine.registers >= 32 else 1.0
+    if machine.cheap_broadcasts:
+        measured = _MEASURED_ZEN
+    # LLVM then keeps broadcast pixels for later steps instead of folding them into the FMA, and
+    # spills where that leaves too few registers
+    loss = 1.0
+    if overlapping and machine.registers >= 32 and vectors == 1:
+        loss = _OVERLAPPING
+    elif overlapping and machine.lanes == 16 and pixels * vectors > _MOST_OVERLAPPING:
+        loss = _SPILLING
     if (pixels, vectors) in measured:
         return loss * measured[pixels, vectors]
     work = pixels * vectors / 2
