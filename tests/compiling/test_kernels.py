@@ -27,6 +27,7 @@ from sepify.compiling.kernels.pooling import (
 )
 from sepify.compiling.kernels.separable import separable_kernel
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
+from sepify.compiling.kernels.tiles import rank_tiles
 from sepify.compiling.kernels.weights import (
     pack_bias,
     pack_dense,
@@ -52,6 +53,7 @@ machines = st.sampled_from(
     [
         Machine(8, 16, scratch_bytes=4096, task_macs=512, max_tasks=8),
         Machine(8, 16),
+        Machine(16, 32, cheap_broadcasts=True),
         Machine(16, 32, scratch_bytes=8192, task_macs=512, max_tasks=6),
         Machine(4, 16, task_macs=2048),
     ]
@@ -329,3 +331,16 @@ def test_global_average():
     conv = Conv(2, 19, 13, 11, 19, Window((13, 11)), 1, 1, 19)
     have = unblock(run_kernel(global_average_kernel(conv, Machine(8, 16)), block(x, 8)), 19)
     assert_close(have, x.mean((2, 3), keepdim=True), 143)
+
+
+@pytest.mark.parametrize("cheap", [True, False])
+@pytest.mark.parametrize("pixels", [49, 98, 196])
+def test_a_pixel_is_read_for_one_vector_only_where_that_is_cheap(cheap, pixels):
+    machine = Machine(lanes=16, registers=32, cheap_broadcasts=cheap)
+    _, vectors = rank_tiles(pixels, 8, machine)[0]
+    assert (vectors == 1) == cheap
+
+
+def test_tiles_whose_pixels_overlap_leave_registers_for_them():
+    size, vectors = rank_tiles(112, 4, Machine(lanes=16, registers=32), overlapping=True)[0]
+    assert size * vectors <= 16
