@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ class Process:
         self._command = list(command)
         self._opening = dict(opening)
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._unread = b""
         self._ended = False
         self._lock = threading.Lock()  # of starting and ending
@@ -45,17 +47,19 @@ class Process:
             return
         package = Path(__file__).parents[3]  # where sepify lies, however it was found
         path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+        # it is killed and cannot tidy up: its temporary files lie in a folder of ours
+        folder = tempfile.TemporaryDirectory(prefix="sepify-", ignore_cleanup_errors=True)
         one = {"TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         with self._lock:
             if self._ended:
                 raise CompileError("the process that times kernels was ended")
-            self._unread = b""
+            self._unread, self._folder = b"", folder
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, **one},
+                env={**os.environ, **one, "TMPDIR": folder.name},
                 start_new_session=True,  # Ctrl-C is for us to handle
             )
         answer = self._exchange(self._opening, {"": _START_SECONDS})
@@ -84,6 +88,9 @@ class Process:
         if process is not None:
             process.kill()
             process.communicate()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def end(self) -> None:
         """End it for good, from another thread: whoever asks gets an error."""
