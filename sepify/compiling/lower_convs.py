@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sepify.compiling import tvm_api
+from sepify.compiling.kernels.pooled import can_pool
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
 from sepify.compiling.kernels.weights import Array
 from sepify.compiling.kernels.workload import Workload
-from sepify.compiling.steps import ConvStep, LinearStep, Network, read_conv, read_linear
+from sepify.compiling.steps import (
+    ConvStep,
+    LinearStep,
+    Network,
+    Step,
+    read_conv,
+    read_linear,
+    read_pool,
+)
 from sepify.compiling.values import Values
 
 _LARGEST_GATHER = 16  # channels in a group, beyond which gathering lanes costs more than it saves
@@ -37,6 +47,12 @@ def find_kernels(network: Network, machine: Machine) -> tuple[dict[Any, Emit], s
         if linear is not None:
             emits[linear.end] = _linear(linear)
             covered.update(linear.covered)
+    for step in network.steps:
+        stem = convs.get(step.arguments[0]) if step.operator == "nn.max_pool2d" else None
+        if stem is not None and _poolable(network, stem, step, machine):
+            del convs[stem.end]
+            covered.add(stem.end)
+            emits[step.variable] = _pooled_conv(stem, step)
     for end, conv in convs.items():
         first = convs.get(conv.source)
         if first is not None and _separable(network, first, conv):
@@ -64,6 +80,22 @@ def _separable(network: Network, first: ConvStep, second: ConvStep) -> bool:
     pointwise = second.conv.groups == 1 and window.area == 1 and window.stride == (1, 1)
     alone = network.used_once(first.end)
     return depthwise and pointwise and not window.padded and alone
+
+
+def _poolable(network: Network, stem: ConvStep, pool: Step, machine: Machine) -> bool:
+    """Whether convolution `stem` reads an input as it is, and max pooling `pool` alone reads it."""
+    image = stem.source in network.inputs and stem.conv.channels < machine.lanes
+    alone = network.used_once(stem.end) and stem.residual is None and stem.conv.groups == 1
+    return image and alone and can_pool(read_pool(pool))
+
+
+def _pooled_conv(stem: ConvStep, pool: Step) -> Emit:
+    def emit(values: Values) -> None:
+        workload = Workload("dense", stem.conv, stem.epilogue, blocked=False, pool=read_pool(pool))
+        pooled = replace(stem, end=pool.variable)
+        _call(values, workload, stem.source, (stem.weight, stem.bias), pooled)
+
+    return emit
 
 
 def _conv(step: ConvStep) -> Emit:

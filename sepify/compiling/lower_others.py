@@ -10,10 +10,10 @@ from sepify.compiling.kernels.pooling import (
     global_average_kernel,
     max_pool_kernel,
 )
-from sepify.compiling.kernels.shapes import Conv, Window, pair
+from sepify.compiling.kernels.shapes import Conv, Window
 from sepify.compiling.kernels.source import Shape
 from sepify.compiling.kernels.weights import pack_bias
-from sepify.compiling.steps import Network, Step
+from sepify.compiling.steps import Network, Step, read_pool
 from sepify.compiling.values import Values
 
 # finite at zero, which is what the padding lanes of a blocked value hold or may be turned into
@@ -105,34 +105,11 @@ def _operand(network: Network, values: Values, argument: Any, extents: Shape) ->
     return None
 
 
-def _window(values: Values, step: Step) -> Conv | None:
-    """The geometry of a pooling step whose input is blocked."""
-    source, attributes = step.arguments[0], step.value.attrs
-    before, after = tvm_api.shape(source), tvm_api.shape(step.variable)
-    if not _is_map(source) or not values.is_blocked(source) or before is None or after is None:
-        return None
-    top, left, bottom, right = (int(n) for n in attributes.padding)
-    window = Window(
-        pair(attributes.pool_size),
-        pair(attributes.strides),
-        (top, left, bottom, right),
-        pair(attributes.dilation),
-    )
-    # rounding up lets the last window hang over the edge: that is padding too
-    over = [
-        window.span(axis, after[2 + axis]) - before[2 + axis] - window.padding[axis]
-        for axis in (0, 1)
-    ]
-    bottom, right = max(bottom, over[0]), max(right, over[1])
-    window = Window(window.kernel, window.stride, (top, left, bottom, right), window.dilation)
-    batch, channels, height, width = before
-    return Conv(batch, channels, height, width, channels, window, after[2], after[3], channels)
-
-
 def _pool(values: Values, step: Step) -> bool:
-    conv = _window(values, step)
-    if conv is None:
+    source = step.arguments[0]
+    if not _is_map(source) or not values.is_blocked(source):
         return False
+    conv = read_pool(step)
     if step.operator == "nn.max_pool2d":
         kernel = max_pool_kernel(conv, values.machine)
     else:
@@ -141,7 +118,7 @@ def _pool(values: Values, step: Step) -> bool:
         if conv.window.padded and not whole:
             return False  # windows at the edge would count fewer elements
         kernel = average_pool_kernel(conv, values.machine)
-    result = values.builder.call(kernel, [values.blocked(step.arguments[0])])
+    result = values.builder.call(kernel, [values.blocked(source)])
     values.set_blocked(step.variable, result)
     return True
 

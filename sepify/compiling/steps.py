@@ -4,7 +4,7 @@ fused in: bias, residual, activation."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -158,6 +158,29 @@ def read_linear(network: Network, step: Step) -> LinearStep | None:
     clip = chain.clip()
     covered = tuple(chain.covered)
     return LinearStep(step.arguments[0], weight.T, bias, clip, chain.end, covered)
+
+
+def read_pool(step: Step) -> Conv:
+    """The geometry of a pooling step that reads a map."""
+    before, after = tvm_api.shape(step.arguments[0]), tvm_api.shape(step.variable)
+    assert before is not None
+    assert after is not None
+    attributes = step.value.attrs
+    top, left, bottom, right = (int(n) for n in attributes.padding)
+    window = Window(
+        pair(attributes.pool_size),
+        pair(attributes.strides),
+        (top, left, bottom, right),
+        pair(attributes.dilation),
+    )
+    # rounding up lets the last window hang over the edge: that is padding too
+    over = [
+        window.span(axis, after[2 + axis]) - before[2 + axis] - window.padding[axis]
+        for axis in (0, 1)
+    ]
+    window = replace(window, padding=(top, left, max(bottom, over[0]), max(right, over[1])))
+    batch, channels, height, width = before
+    return Conv(batch, channels, height, width, channels, window, after[2], after[3], channels)
 
 
 def read_clip(network: Network, step: Step) -> tuple[float, float] | None:

@@ -36,7 +36,7 @@ class Mixed(nn.Module):
         y = F.relu6(self.pointwise(F.relu(self.depthwise(x))) + x)  # residual, clipped
         y = self.grouped(self.first(y)) * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
         z = F.hardswish(self.wide(y))
-        z = torch.cat([z, z * 2 - 0.5], 1)
+        z = torch.cat([F.max_pool2d(z, 3, 1, 1), z * 2 - 0.5], 1)
         z = F.avg_pool2d(z, 2)
         return self.head(F.adaptive_avg_pool2d(z, 1).flatten(1)), z
 
@@ -79,6 +79,7 @@ def test_metadata(compiled):
     assert own["grouped"] == 1
     assert "pack" not in own  # the stem reads the image as it is
     assert own["unpack"] == 1  # the second output
+    assert own["pooled_conv"] == 1  # the stem and the pooling after it
     assert own["max_pool"] == own["average_pool"] == own["linear"] == 1
     assert own["global_average"] == 2
     assert sum(own.values()) == metadata.kernels["own"]

@@ -20,6 +20,7 @@ from sepify.compiling.kernels.grouped import grouped_kernel
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.layout import pack_kernel, unpack_kernel
 from sepify.compiling.kernels.linear import linear_kernel
+from sepify.compiling.kernels.pooled import can_pool, pooled_conv_kernel, pooled_conv_knobs
 from sepify.compiling.kernels.pooling import (
     average_pool_kernel,
     global_average_kernel,
@@ -171,6 +172,57 @@ def test_dense_with_more_weights_than_a_cache_holds():
 
 
 @st.composite
+def pooled_convs(draw: st.DrawFn) -> tuple[Conv, Conv]:
+    """A convolution of few channels, and a pooling of what it gives, its last windows hanging over
+    the edge or not."""
+    conv = geometry(draw, draw(windows()), draw(st.integers(1, 7)), draw(st.integers(1, 70)), 1)
+    height, width = conv.out_height, conv.out_width
+    kernel = draw(st.integers(1, min(5, height, width)))
+    stride = draw(st.integers(1, kernel))
+    padding = draw(st.integers(0, min(kernel // 2, kernel - stride)))
+    hanging = draw(st.integers(0, stride - 1 - padding)) if padding < stride - 1 else 0
+    rows, columns = (
+        (extent + 2 * padding + hanging - kernel) // stride + 1 for extent in (height, width)
+    )
+    edge = (padding, padding, padding + hanging, padding + hanging)
+    window = Window((kernel, kernel), (stride, stride), edge)
+    outputs = conv.outputs
+    return conv, Conv(conv.batch, outputs, height, width, outputs, window, rows, columns, outputs)
+
+
+@sweep
+@given(pooled_convs(), machines, clips)
+def test_an_image_convolved_and_pooled_in_one(given_convs, machine, clip):
+    conv, pool = given_convs
+    assert can_pool(pool)
+    x, weight, bias, _ = data(conv)
+    v = machine.lanes
+    knobs = pooled_conv_knobs(conv, pool, machine)
+    kernel = pooled_conv_kernel(conv, pool, Epilogue(clip=clip), machine, knobs)
+    packed = pack_dense(weight.numpy(), v, blocked=False), pack_bias(bias.numpy(), v)
+    between = finish(reference(x, weight, bias, conv), None, clip)
+    top, left, bottom, right = pool.window.padding
+    between = F.pad(between, (left, right, top, bottom), value=-math.inf)
+    want = F.max_pool2d(between, pool.window.kernel, pool.window.stride)
+    have = unblock(run_kernel(kernel, x, *packed), conv.outputs)
+    assert_close(have, want, depth_of(conv))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+def test_a_map_is_pooled_right_however_it_is_cut(rows):
+    """Rows that two windows share, within a task and between two, and rows above and below the
+    map: strips of 8 rows end at row 24 of 22."""
+    conv = Conv(2, 3, 43, 17, 20, Window((3, 3), (1, 1), (1, 1, 1, 1)), 43, 17)
+    pool = Conv(2, 20, 43, 17, 20, Window((3, 3), (2, 2), (1, 1, 1, 1)), 22, 9, 20)
+    x, weight, bias, _ = data(conv)
+    machine = Machine(8, 16, scratch_bytes=6 * 17 * 3 * 8 * 4)  # two pooled rows at a time, or one
+    kernel = pooled_conv_kernel(conv, pool, Epilogue(), machine, Knobs(4, 2, rows, 1))
+    packed = pack_dense(weight.numpy(), 8, blocked=False), pack_bias(bias.numpy(), 8)
+    want = F.max_pool2d(reference(x, weight, bias, conv), 3, 2, 1)
+    assert_close(unblock(run_kernel(kernel, x, *packed), 20), want, depth_of(conv))
+
+
+@st.composite
 def winograd_convs(draw: st.DrawFn) -> Conv:
     sides = st.integers(0, 3)
     padding = draw(st.one_of(st.just((1, 1, 1, 1)), st.tuples(sides, sides, sides, sides)))
@@ -281,6 +333,28 @@ def test_depthwise_and_pointwise_in_one(given_conv, outputs, machine, middle, cl
     want = finish(want, residual if with_residual else None, clip)
     depth = depth_of(conv) + depth_of(second)
     assert_close(unblock(run_kernel(kernel, *arguments), outputs), want, depth)
+
+
+@pytest.mark.parametrize(("rows", "splits"), [(9, 1), (9, 2), (4, 4), (3, 2)])
+def test_what_tasks_share_is_filtered_once(rows, splits):
+    conv = Conv(2, 20, 9, 11, 40, Window((3, 3), (1, 1), (1, 1, 1, 1)), 9, 11, 20)
+    point = Conv(2, 40, 9, 11, 32, Window((1, 1)), 9, 11)
+    x, weight, bias, _ = data(conv)
+    _, pointwise, second_bias, _ = data(point)
+    nothing = Epilogue()
+    knobs = Knobs(4, 2, rows, splits)
+    kernel = separable_kernel(conv, 2, 32, nothing, nothing, Machine(8, 16), knobs)
+    assert sum("T.parallel" in line for line in kernel.body) == (1 if splits == 1 else 2)
+    arguments = [
+        block(x, 8),
+        pack_depthwise(weight.numpy(), 2, 8),
+        pack_depthwise_bias(bias.numpy(), 2, 8),
+        pack_terms(pointwise.numpy(), 2, 8),
+        pack_bias(second_bias.numpy(), 8),
+    ]
+    want = reference(reference(x, weight, bias, conv), pointwise, second_bias, point)
+    have = unblock(run_kernel(kernel, *arguments), 32)
+    assert_close(have, want, depth_of(conv) + depth_of(point))
 
 
 @sweep

@@ -19,7 +19,7 @@ from sepify.storage import append_line, read_lines
 FILE_NAME = "kernels.jsonl"
 # of the kernels: raised when the same knobs give other code, or when the default knobs change, to
 # which every time is relative
-GENERATION = 2
+GENERATION = 3
 
 
 @dataclass(frozen=True)

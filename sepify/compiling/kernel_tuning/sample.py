@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +37,10 @@ def sample(workload: Workload, lanes: int, winograd: int = 0) -> tuple[list[Arra
         if part is not parts[-1]:
             y = _finish(y, None, workload.middle)
     residual = torch.randn(y.shape, generator=random) if workload.epilogue.residual else None
-    expected = block(_finish(y, residual, workload.epilogue), lanes)
+    y = _finish(y, residual, workload.epilogue)
+    if workload.pool is not None:
+        y = max_pool(y, workload.pool)
+    expected = block(y, lanes)
 
     source = block(x, lanes) if workload.blocked else x.numpy()
     if workload.kind == "linear":
@@ -79,6 +83,14 @@ def convolve(x: Tensor, conv: Conv, weight: Tensor, bias: Tensor) -> Tensor:
     top, left, bottom, right = window.padding
     padded = F.pad(x, (left, right, top, bottom))
     return F.conv2d(padded, weight, bias, window.stride, 0, window.dilation, conv.groups)
+
+
+def max_pool(x: Tensor, pool: Conv) -> Tensor:
+    """torch's max pooling of `x` `(N, C, H, W)`."""
+    window = pool.window
+    top, left, bottom, right = window.padding
+    padded = F.pad(x, (left, right, top, bottom), value=-math.inf)
+    return F.max_pool2d(padded, window.kernel, window.stride, 0, window.dilation)
 
 
 def _parameters(conv: Conv, random: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -104,13 +104,14 @@ def _vectors(workload: Workload, machine: Machine) -> int:
 
 def _tasks(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
     """Strips and splits that feed every thread alike, from the default's number of tasks."""
-    height, vectors = workload.conv.out_height, _vectors(workload, machine)
+    height, vectors = (workload.pool or workload.conv).out_height, _vectors(workload, machine)
     default = workload.knobs_for(knobs.winograd, machine)
     if knobs.winograd:
         height = tile_count(workload.conv, knobs.winograd)
     enough = -(-height // default.rows) * default.splits
     found = []
-    for splits in (n for n in range(1, vectors + 1) if vectors % n == 0 and n <= 8):
+    most = 1 if workload.pool is not None else min(vectors, 8)
+    for splits in (n for n in range(1, most + 1) if vectors % n == 0):
         for strips in range(1, height + 1):
             rows = -(-height // strips)
             even = strips * splits % min(enough, machine.max_tasks // 2) == 0

@@ -16,7 +16,7 @@ class Contraction:
     """`Y[vector, row, column] = epilogue(B[vector] + sum over the loops of x * W[vector, k])`.
 
     The texts may use the loops' variables; a pixel is given as the texts of its row and column.
-    Sums that are not results yet go `into` another buffer, and start from zero.
+    Results go `into` a buffer; sums that are none yet (`partial`) start from zero.
     """
 
     loops: Sequence[tuple[str, int]]  # of the reduction, outermost first
@@ -26,6 +26,7 @@ class Contraction:
     y: Callable[[str, str, str], str]  # (vector, row, column) -> indices of Y and R
     epilogue: Epilogue
     into: str = "Y"
+    partial: bool = False
 
 
 def contract(
@@ -94,7 +95,7 @@ def _write_tile(source: Source, tile: _Tile, work: Contraction) -> None:
     index = work.y(f"{tile.vector} + n", "row", f"{column} + m")
 
     def start() -> None:
-        bias = f"B[{tile.vector} + n, q]" if work.into == "Y" else "T.float32(0)"
+        bias = "T.float32(0)" if work.partial else f"B[{tile.vector} + n, q]"
         _nest(source, lanes, each, acc, bias)
 
     def finish() -> None:

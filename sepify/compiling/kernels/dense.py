@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
 from sepify.compiling.kernels.knobs import Knobs
@@ -17,6 +18,10 @@ from sepify.compiling.kernels.tiles import (
     tiling_for,
 )
 
+_IMAGE_WEIGHT_BYTES = 32 * 1024  # the strip of an image leaves them more of the first level cache
+# the loops, the innermost of them, k in the weights, and the lane that is read ("": none)
+Reduction = tuple[list[tuple[str, int]], tuple[str, int], str, str]
+
 
 def dense_knobs(conv: Conv, machine: Machine, *, blocked: bool = True) -> Knobs:
     """The knobs that are expected to be good, without measuring."""
@@ -27,12 +32,14 @@ def dense_knobs(conv: Conv, machine: Machine, *, blocked: bool = True) -> Knobs:
     if window.padded:
         row_bytes = 4 * lanes * planes * window.stride[0] * window.span(1, conv.out_width)
     macs = conv.macs // conv.batch
-    tasks = choose_tasks(conv, out_blocks, macs, row_bytes, 0.0, machine)
+    tasks = choose_tasks(conv, out_blocks, macs, row_bytes, machine)
     columns = tasks.rows * conv.out_width if is_flat(conv) else conv.out_width
     overlapping = not blocked and window.kernel[1] > 1
     pixels, vectors = rank_tiles(columns, out_blocks // tasks.splits, machine, overlapping)[0]
-    unroll = default_unroll(vectors, machine)
-    return Knobs(pixels, vectors, tasks.rows, tasks.splits, unroll=unroll)
+    knobs = Knobs(
+        pixels, vectors, tasks.rows, tasks.splits, unroll=default_unroll(vectors, machine)
+    )
+    return knobs if blocked else replace(knobs, weight_bytes=_IMAGE_WEIGHT_BYTES)
 
 
 def is_flat(conv: Conv) -> bool:
@@ -75,22 +82,16 @@ def dense_kernel(
     rows, columns = (1, tasks.rows * conv.out_width) if flat else (tasks.rows, conv.out_width)
     per_task = out_blocks // conv.groups // tasks.splits
     tiling = tiling_for(knobs, columns, per_task)
-    around, unrolled, lane = lane_loops(v, knobs.unroll)
+    loops, unrolled, k, lane = image_reduction(conv)
+    if blocked:
+        loops, unrolled, k, lane = _blocked_reduction(conv, planes, v, knobs.unroll)
 
     source = Source()
     with source.loop("task", conv.batch * tasks.count, "parallel"):
         locate(source, tasks, conv.out_height)
-        x = _read_input(source, conv, tasks.rows, planes, lanes, lane if blocked else "", flat)
+        x = read_input(source, conv, tasks.rows, planes, lanes, lane, flat)
         with source.loop("g", conv.groups):
             first = f"g*{out_blocks // conv.groups} + split*{per_task}"
-            if blocked:
-                loops = [("cb", planes // conv.groups), ("ky", window.kernel[0])]
-                loops += [("kx", window.kernel[1]), *around]
-                k = f"((cb*{window.kernel[0]} + ky)*{window.kernel[1]} + kx)*{v} + {lane}"
-            else:
-                loops = [("cb", planes), ("ky", window.kernel[0])]
-                unrolled = ("kx", window.kernel[1])
-                k = f"(cb*{window.kernel[0]} + ky)*{window.kernel[1]} + kx"
 
             def y(vector: str, row: str, column: str) -> str:
                 place = f"row0 + {row}, {column}"
@@ -104,7 +105,21 @@ def dense_kernel(
     return source.kernel(kind, inputs, y_shape)
 
 
-def _read_input(
+def image_reduction(conv: Conv) -> Reduction:
+    """The reduction over an input that is not blocked."""
+    height, width = conv.window.kernel
+    k = f"(cb*{height} + ky)*{width} + kx"
+    return [("cb", conv.channels), ("ky", height)], ("kx", width), k, ""
+
+
+def _blocked_reduction(conv: Conv, planes: int, lanes: int, unroll: int) -> Reduction:
+    height, width = conv.window.kernel
+    around, unrolled, lane = lane_loops(lanes, unroll)
+    loops = [("cb", planes // conv.groups), ("ky", height), ("kx", width), *around]
+    return loops, unrolled, f"((cb*{height} + ky)*{width} + kx)*{lanes} + {lane}", lane
+
+
+def read_input(
     source: Source, conv: Conv, rows: int, planes: int, lanes: int, lane: str, flat: bool
 ) -> Callable[[str, str], str]:
     """Copy the strip if the window is padded; the text that reads lane `lane` ("" if the input is

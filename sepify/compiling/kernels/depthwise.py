@@ -93,12 +93,14 @@ def row_of_windows(
     fold: Fold,
     row: str,
     target: Callable[[str], str],
+    value: Callable[[str, str], str] = lambda y, x: f"X[image, cb, {y}, {x}, q]",
 ) -> None:
     """One output row of the block `cb` of `image`, columns that leave the map resolved here;
-    `row_tile` pixels at a time."""
+    `row_tile` pixels at a time. `value(y, x)` is the input there, in which `ky` is the window's
+    row."""
     for run in _column_runs(conv, row_tile):
         with source.loop("po", run.count):
-            _tile(source, conv, lanes, fold, row, run, target)
+            _tile(source, conv, lanes, fold, row, run, target, value)
 
 
 def _tile(
@@ -109,6 +111,7 @@ def _tile(
     row: str,
     run: Run,
     target: Callable[[str], str],
+    value: Callable[[str, str], str],
 ) -> None:
     window = conv.window
     top, left = window.padding[0], window.padding[1]
@@ -130,10 +133,8 @@ def _tile(
                 continue
             x = f"({column} + m)*{window.stride[1]} + {shift}"
             with source.block(f"for m in T.unroll({first}, {last})"):
-                value = fold.step(
-                    acc, f"X[image, cb, {y}, {x}, q]", f"ky*{window.kernel[1]} + {kx}"
-                )
-                source.vector(lanes, acc, value)
+                position = f"ky*{window.kernel[1]} + {kx}"
+                source.vector(lanes, acc, fold.step(acc, value(y, x), position))
 
     with source.block(heads[0]):
         if len(heads) > 1:

@@ -6,12 +6,16 @@ from sepify.compiling.kernels.depthwise import Fold, plane_kernel
 from sepify.compiling.kernels.shapes import Conv, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
 
+MAXIMUM = Fold(
+    "T.float32(-3.4028234663852886e38)",
+    lambda acc, x, _position: f"T.max({acc}, {x})",
+    lambda acc, _column: acc,
+)
+
 
 def max_pool_kernel(conv: Conv, machine: Machine) -> Kernel:
     """X `(N, C/v, H, W, v)` -> Y `(N, C/v, OH, OW, v)`; `conv` gives the window."""
-    lowest = "T.float32(-3.4028234663852886e38)"
-    fold = Fold(lowest, lambda acc, x, _p: f"T.max({acc}, {x})", lambda acc, _column: acc)
-    return plane_kernel("max_pool", conv, fold, [_x(conv, machine)], machine)
+    return plane_kernel("max_pool", conv, MAXIMUM, [_x(conv, machine)], machine)
 
 
 def average_pool_kernel(conv: Conv, machine: Machine) -> Kernel:

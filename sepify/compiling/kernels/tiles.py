@@ -75,8 +75,13 @@ _MEASURED_INTEL = {
     (2, 8): 0.85,
     (3, 8): 0.6,
 }
-# by (lanes, registers); SSE's and 32-bit NEON's have not been measured
-_MEASURED = {(16, 32): _MEASURED_INTEL, (8, 16): _MEASURED_16, (4, 16): _MEASURED_16}
+# by lanes, registers and whether broadcasts are cheap; SSE's and 32-bit NEON's are not measured
+_MEASURED = {
+    (16, 32, True): _MEASURED_ZEN,
+    (16, 32, False): _MEASURED_INTEL,
+    (8, 16, False): _MEASURED_16,
+    (4, 16, False): _MEASURED_16,
+}
 _OVERLAPPING = 0.85
 _SPILLING = 0.5  # the stem of a ResNet, 14 x 2 against 7 x 2, on the Xeon
 _MOST_OVERLAPPING = 16  # accumulators beside the pixels that are kept
@@ -190,9 +195,8 @@ def _candidates(vectors: int, registers: int) -> list[tuple[int, int]]:
 
 def _speed(pixels: int, vectors: int, machine: Machine, overlapping: bool) -> float:
     """Throughput of a tile, 1 for the best: measured, or bound by FMA latency and loads."""
-    measured = _MEASURED.get((machine.lanes, machine.registers), {})
-    if machine.cheap_broadcasts:
-        measured = _MEASURED_ZEN
+    kind = (machine.lanes, machine.registers, machine.cheap_broadcasts)
+    measured = _MEASURED.get(kind, {})
     # LLVM then keeps broadcast pixels for later steps instead of folding them into the FMA, and
     # spills where that leaves too few registers
     loss = 1.0
@@ -211,13 +215,10 @@ def task_count(macs: int, machine: Machine) -> int:
     return max(1, min(machine.max_tasks, macs // machine.task_macs))
 
 
-def choose_tasks(
-    conv: Conv, vectors: int, macs: int, row_bytes: int, shared: float, machine: Machine
-) -> Tasks:
+def choose_tasks(conv: Conv, vectors: int, macs: int, row_bytes: int, machine: Machine) -> Tasks:
     """Cut one image of `conv`, which costs `macs` multiply-adds, into tasks.
 
-    `row_bytes` is the scratch that a task needs for each of its output rows; `shared` the part of
-    its work that tasks for other output vectors of the same strip would do again.
+    `row_bytes` is the scratch that a task needs for each of its output rows.
     """
     height = conv.out_height
     wanted = task_count(macs, machine)
@@ -231,8 +232,7 @@ def choose_tasks(
         strips *= 2
     rows = -(-height // min(strips, height))
     strips = -(-height // rows)
-    affordable = 1 + int(0.1 / shared) if shared else wanted
-    room = min(wanted // strips, vectors // _SPLIT_VECTORS, affordable)
+    room = min(wanted // strips, vectors // _SPLIT_VECTORS)
     splits = max(n for n in range(1, max(1, room) + 1) if vectors % n == 0)
     return Tasks(rows, strips, splits)
 

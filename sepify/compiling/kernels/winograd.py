@@ -149,6 +149,7 @@ def _multiply(
         lambda vector, _row, column: f"a, {vector} - ({first}), {column}, q",
         Epilogue(),
         into="M",
+        partial=True,
     )
     contract(source, lanes, tiling, 1, first, work, knobs.weight_bytes)
 

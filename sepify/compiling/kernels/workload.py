@@ -11,6 +11,7 @@ from sepify.compiling.kernels.depthwise import depthwise_kernel, plane_knobs
 from sepify.compiling.kernels.grouped import grouped_kernel, grouped_knobs
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.linear import linear_kernel, linear_knobs
+from sepify.compiling.kernels.pooled import pooled_conv_kernel, pooled_conv_knobs
 from sepify.compiling.kernels.separable import separable_kernel, separable_knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window, pair
 from sepify.compiling.kernels.source import Kernel
@@ -41,7 +42,8 @@ class Workload:
 
     `kind` is one of KINDS. A fully connected layer is a pointwise convolution of a 1x1 map. Of a
     separable one, `conv` is the depthwise part, with depth multiplier `rank` and `middle` after it,
-    and the pointwise part has `outputs`. A dense one reads `(N, C, H, W)` unless `blocked`.
+    and the pointwise part has `outputs`. A dense one reads `(N, C, H, W)` unless `blocked`; then it
+    may have the max pooling `pool` after it.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Workload:
     rank: int = 1
     outputs: int = 0
     middle: Epilogue = _NOTHING
+    pool: Conv | None = None
 
     @property
     def macs(self) -> int:
@@ -86,6 +89,8 @@ class Workload:
         """Of a dense one, the best ones known with that algorithm; of any other the default."""
         if self.kind != "dense":
             return self.default_knobs(machine)
+        if self.pool is not None:
+            return pooled_conv_knobs(self.conv, self.pool, machine)
         if winograd:
             return winograd_knobs(self.conv, winograd, machine)
         return dense_knobs(self.conv, machine, blocked=self.blocked)
@@ -99,6 +104,8 @@ class Workload:
             )
         if self.kind == "dense":
             knobs = knobs or self.default_knobs(machine)
+            if self.pool is not None:
+                return pooled_conv_kernel(conv, self.pool, epilogue, machine, knobs)
             if knobs.winograd:
                 return winograd_kernel(conv, epilogue, machine, knobs)
             return dense_kernel(conv, epilogue, machine, blocked=self.blocked, knobs=knobs)
@@ -134,28 +141,32 @@ class Workload:
 
 def read_workload(value: dict[str, Any]) -> Workload:
     """A workload from what `key` holds. Raises KeyError, TypeError or ValueError if it is none."""
-    conv = dict(value["conv"])
-    window = conv.pop("window")
-    top, left, bottom, right = (int(n) for n in window["padding"])
     if value["kind"] not in KINDS:
         raise ValueError(f"no kind of kernel: {value['kind']}")
+    pool = value["pool"]
     return Workload(
         kind=value["kind"],
-        conv=Conv(
-            **{name: int(extent) for name, extent in conv.items()},
-            window=Window(
-                pair(window["kernel"]),
-                pair(window["stride"]),
-                (top, left, bottom, right),
-                pair(window["dilation"]),
-            ),
-        ),
+        conv=_read_conv(value["conv"]),
         epilogue=_read_epilogue(value["epilogue"]),
         blocked=bool(value["blocked"]),
         rank=int(value["rank"]),
         outputs=int(value["outputs"]),
         middle=_read_epilogue(value["middle"]),
+        pool=None if pool is None else _read_conv(pool),
     )
+
+
+def _read_conv(value: dict[str, Any]) -> Conv:
+    extents = {name: int(extent) for name, extent in value.items() if name != "window"}
+    window = value["window"]
+    top, left, bottom, right = (int(n) for n in window["padding"])
+    read = Window(
+        pair(window["kernel"]),
+        pair(window["stride"]),
+        (top, left, bottom, right),
+        pair(window["dilation"]),
+    )
+    return Conv(**extents, window=read)
 
 
 def _read_epilogue(value: dict[str, Any]) -> Epilogue:

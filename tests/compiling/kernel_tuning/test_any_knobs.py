@@ -27,6 +27,10 @@ def workload(kind: str) -> Workload:
     if kind == "linear":
         conv = Conv(3, 44, 1, 1, 90, Window((1, 1)), 1, 1)
         return Workload(kind, conv, _RELU, blocked=False)
+    if kind == "pooled":
+        stem = Conv(2, 3, 11, 13, 60, _THREE, 6, 11)
+        pool = Conv(2, 60, 6, 11, 60, Window((3, 3), (1, 2), (1, 1, 1, 1)), 6, 6, 60)
+        return Workload("dense", stem, _RELU, blocked=False, pool=pool)
     if kind == "dense":
         return Workload(kind, Conv(2, 20, 11, 13, 60, _THREE, 6, 11), Epilogue(residual=True))
     if kind == "grouped":
@@ -41,11 +45,11 @@ _STEADY = settings(deadline=None, derandomize=True, suppress_health_check=[Healt
 
 
 def _splits(kind: str) -> st.SearchStrategy[int]:
-    vectors = {"linear": 12, "depthwise": 3}.get(kind, 8)
+    vectors = {"linear": 12, "depthwise": 3, "pooled": 1}.get(kind, 8)
     return st.sampled_from([n for n in range(1, vectors + 1) if vectors % n == 0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "pooled"])
 def test_any_knobs(kind):
     @settings(_STEADY, max_examples=6)
     @given(

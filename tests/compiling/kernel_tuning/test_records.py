@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -44,7 +45,10 @@ def test_the_fastest_comes_back(tmp_path):
 
 
 def test_a_workload_survives_json():
-    assert read_workload(json.loads(_WORKLOAD.key)) == _WORKLOAD
+    pool = Conv(1, 16, 5, 4, 16, Window((2, 2), (2, 2)), 2, 2, 16)
+    pooled = Workload("dense", replace(_WORKLOAD.conv, groups=1), blocked=False, pool=pool)
+    for workload in (_WORKLOAD, pooled):
+        assert read_workload(json.loads(workload.key)) == workload
 
 
 def test_a_kill_at_any_byte_costs_one_record_at_most(tmp_path):
@@ -53,7 +57,7 @@ def test_a_kill_at_any_byte_costs_one_record_at_most(tmp_path):
         records.add(_WORKLOAD, Record(knobs(pixels), 1e-3 / pixels, 1 / pixels))
     whole = (tmp_path / FILE_NAME).read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
-    for cut in (*range(0, len(whole), 37), *ends, *(end - 1 for end in ends)):
+    for cut in {*range(0, len(whole), 37), *ends, *(end - 1 for end in ends)}:
         folder = tmp_path / f"cut-{cut}"
         folder.mkdir()
         (folder / FILE_NAME).write_bytes(whole[:cut])

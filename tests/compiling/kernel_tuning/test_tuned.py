@@ -65,6 +65,12 @@ def test_records_of_another_version_are_ignored_and_that_is_said(tmp_path):
     "workload",
     [
         Workload("dense", Conv(1, 3, 9, 9, 20, _WINDOW, 9, 9), _RELU, blocked=False),
+        Workload(
+            "dense",
+            Conv(1, 3, 9, 9, 20, _WINDOW, 9, 9),
+            blocked=False,
+            pool=Conv(1, 20, 9, 9, 20, Window((3, 3), (2, 2), (1, 1, 1, 1)), 5, 5, 20),
+        ),
         Workload("dense", Conv(1, 40, 9, 9, 36, _WINDOW, 9, 9), Epilogue(residual=True)),
         Workload("depthwise", Conv(1, 20, 9, 9, 20, _WINDOW, 9, 9, 20), _RELU),
         Workload("grouped", Conv(1, 20, 9, 9, 40, _WINDOW, 9, 9, 20), _RELU),
