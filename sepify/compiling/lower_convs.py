@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sepify.compiling import tvm_api
-from sepify.compiling.kernels.pooled import can_pool
+from sepify.compiling.kernels.carried import can_carry
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
 from sepify.compiling.kernels.weights import Array
 from sepify.compiling.kernels.workload import Workload
@@ -22,6 +22,7 @@ from sepify.compiling.steps import (
 )
 from sepify.compiling.values import Values
 
+_LARGE_MAP = 512 * 1024  # bytes, from which on it pays to filter one term while it is in the cache
 _LARGEST_GATHER = 16  # channels in a group, beyond which gathering lanes costs more than it saves
 
 Emit = Callable[[Values], None]
@@ -53,14 +54,16 @@ def find_kernels(network: Network, machine: Machine) -> tuple[dict[Any, Emit], s
             del convs[stem.end]
             covered.add(stem.end)
             emits[step.variable] = _pooled_conv(stem, step)
-    for end, conv in convs.items():
-        first = convs.get(conv.source)
-        if first is not None and _separable(network, first, conv):
-            emits.pop(first.end)  # it came earlier
-            covered.add(first.end)
-            emits[end] = _separable_conv(first, conv)
-        else:
-            emits[end] = _conv(conv)
+    taken: set[Any] = set()
+    for fits, join in ((_separable, _separable_conv), (_pw_dw, _pw_dw_conv)):
+        for end, conv in convs.items():
+            first = convs.get(conv.source)
+            free = first is not None and not {first.end, end} & taken
+            if first is not None and free and fits(network, first, conv, machine):
+                taken |= {first.end, end}
+                covered.add(first.end)
+                emits[end] = join(first, conv)
+    emits |= {end: _conv(conv) for end, conv in convs.items() if end not in taken}
     return emits, covered
 
 
@@ -73,25 +76,38 @@ def _whole_groups(conv: Conv, machine: Machine) -> bool:
     return _depth(conv) % machine.lanes == 0 and conv.outputs // conv.groups % machine.lanes == 0
 
 
-def _separable(network: Network, first: ConvStep, second: ConvStep) -> bool:
+def _separable(network: Network, first: ConvStep, second: ConvStep, _machine: Machine) -> bool:
     """Whether depthwise `first` is read by pointwise `second` and by nothing else."""
     depthwise = first.conv.groups == first.conv.channels > 1 and first.residual is None
-    window = second.conv.window
-    pointwise = second.conv.groups == 1 and window.area == 1 and window.stride == (1, 1)
-    alone = network.used_once(first.end)
-    return depthwise and pointwise and not window.padded and alone
+    return depthwise and _is_pointwise(second.conv) and network.used_once(first.end)
+
+
+def _pw_dw(network: Network, first: ConvStep, second: ConvStep, machine: Machine) -> bool:
+    """Whether pointwise `first` is read by `second`, one group an output, and by nothing else, and
+    one kernel for both is the faster one."""
+    conv = second.conv
+    depthwise = conv.groups == conv.outputs > 1 and _depth(conv) <= _LARGEST_GATHER
+    pointwise = _is_pointwise(first.conv) and first.conv.channels >= machine.lanes
+    alone = network.used_once(first.end) and first.residual is None
+    pays = _depth(conv) > 1 or 4 * conv.channels * conv.height * conv.width > _LARGE_MAP
+    return depthwise and pointwise and alone and pays and can_carry(conv)
+
+
+def _is_pointwise(conv: Conv) -> bool:
+    window = conv.window
+    return conv.groups == 1 and window.area == 1 and window.stride == (1, 1) and not window.padded
 
 
 def _poolable(network: Network, stem: ConvStep, pool: Step, machine: Machine) -> bool:
     """Whether convolution `stem` reads an input as it is, and max pooling `pool` alone reads it."""
     image = stem.source in network.inputs and stem.conv.channels < machine.lanes
     alone = network.used_once(stem.end) and stem.residual is None and stem.conv.groups == 1
-    return image and alone and can_pool(read_pool(pool))
+    return image and alone and can_carry(read_pool(pool))
 
 
 def _pooled_conv(stem: ConvStep, pool: Step) -> Emit:
     def emit(values: Values) -> None:
-        workload = Workload("dense", stem.conv, stem.epilogue, blocked=False, pool=read_pool(pool))
+        workload = Workload("dense", stem.conv, stem.epilogue, blocked=False, then=read_pool(pool))
         pooled = replace(stem, end=pool.variable)
         _call(values, workload, stem.source, (stem.weight, stem.bias), pooled)
 
@@ -125,6 +141,17 @@ def _separable_conv(first: ConvStep, second: ConvStep) -> Emit:
             rank=rank,
             outputs=second.conv.outputs,
             middle=first.epilogue,
+        )
+        parameters = (first.weight, first.bias, second.weight, second.bias)
+        _call(values, workload, first.source, parameters, second)
+
+    return emit
+
+
+def _pw_dw_conv(first: ConvStep, second: ConvStep) -> Emit:
+    def emit(values: Values) -> None:
+        workload = Workload(
+            "pw-dw", first.conv, second.epilogue, middle=first.epilogue, then=second.conv
         )
         parameters = (first.weight, first.bias, second.weight, second.bias)
         _call(values, workload, first.source, parameters, second)

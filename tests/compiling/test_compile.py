@@ -76,10 +76,10 @@ def test_metadata(compiled):
     assert metadata.kernels["metaschedule"] == 0
     own = metadata.own_kernels
     assert own["separable"] == 1  # the depthwise convolution and the pointwise one after it
-    assert own["grouped"] == 1
+    assert own["pw_dw"] == 1  # `first` and `grouped`, two terms an output
     assert "pack" not in own  # the stem reads the image as it is
     assert own["unpack"] == 1  # the second output
-    assert own["pooled_conv"] == 1  # the stem and the pooling after it
+    assert own["pooled"] == 1  # the stem and the pooling after it
     assert own["max_pool"] == own["average_pool"] == own["linear"] == 1
     assert own["global_average"] == 2
     assert sum(own.values()) == metadata.kernels["own"]
@@ -184,3 +184,46 @@ def test_without_tvm_the_message_says_what_to_install(monkeypatch):
 def test_importing_does_not_load_tvm():
     code = "import sys, sepify.compiling; assert not [m for m in sys.modules if m[:3] == 'tvm']"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _conv(outputs: int, **settings: int) -> nn.LazyConv2d:
+    return nn.LazyConv2d(outputs, **{"kernel_size": 1, "bias": False, **settings})
+
+
+@pytest.mark.parametrize(
+    ("layers", "kernels"),
+    [
+        # two terms are summed in one kernel; one only where the map is large
+        ([_conv(48), _conv(24, kernel_size=3, padding=1, groups=24)], {"pw_dw": 1}),
+        ([_conv(24), _conv(24, kernel_size=3, padding=1, groups=24)], {"depthwise": 1}),
+        # an inverted residual: the filters go with the second pointwise convolution
+        (
+            [_conv(48), nn.ReLU6(), _conv(48, kernel_size=3, padding=1, groups=48), _conv(20)],
+            {"separable": 1, "pointwise": 1},
+        ),
+        # what the window needs does not come row after row
+        ([_conv(48), _conv(24, kernel_size=3, dilation=2, groups=24)], {"grouped": 1}),
+        ([_conv(48), _conv(24, kernel_size=2, stride=3, groups=24)], {"grouped": 1}),
+    ],
+)
+def test_which_layers_share_a_kernel(layers, kernels):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 14, 15)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), *layers, nn.ReLU()).eval()
+    with torch.no_grad():
+        want = model(x)
+    compiled = compile(model, x)
+    torch.testing.assert_close(compiled(x), want, rtol=1e-4, atol=1e-5)
+    for kind, count in kernels.items():
+        assert compiled.metadata.own_kernels[kind] == count
+
+
+def test_a_large_map_in_the_order_pw_dw_is_one_kernel():
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 64, 64)
+    model = nn.Sequential(nn.Conv2d(16, 40, 1), nn.Conv2d(40, 40, 3, padding=1, groups=40)).eval()
+    with torch.no_grad():
+        want = model(x)
+    compiled = compile(model, x)
+    assert compiled.metadata.own_kernels["pw_dw"] == 1
+    torch.testing.assert_close(compiled(x), want, rtol=1e-4, atol=1e-5)

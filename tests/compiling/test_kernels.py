@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from sepify.compiling.kernels.carried import can_carry
 from sepify.compiling.kernels.cook_toom import TILES, cook_toom
 from sepify.compiling.kernels.dense import dense_kernel
 from sepify.compiling.kernels.depthwise import depthwise_kernel
@@ -20,12 +21,13 @@ from sepify.compiling.kernels.grouped import grouped_kernel
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.layout import pack_kernel, unpack_kernel
 from sepify.compiling.kernels.linear import linear_kernel
-from sepify.compiling.kernels.pooled import can_pool, pooled_conv_kernel, pooled_conv_knobs
+from sepify.compiling.kernels.pooled import pooled_kernel, pooled_knobs
 from sepify.compiling.kernels.pooling import (
     average_pool_kernel,
     global_average_kernel,
     max_pool_kernel,
 )
+from sepify.compiling.kernels.pw_dw import pw_dw_kernel, pw_dw_knobs
 from sepify.compiling.kernels.separable import separable_kernel
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
 from sepify.compiling.kernels.tiles import rank_tiles
@@ -35,6 +37,7 @@ from sepify.compiling.kernels.weights import (
     pack_depthwise,
     pack_depthwise_bias,
     pack_grouped,
+    pack_term_outputs,
     pack_terms,
     pack_winograd,
 )
@@ -194,11 +197,11 @@ def pooled_convs(draw: st.DrawFn) -> tuple[Conv, Conv]:
 @given(pooled_convs(), machines, clips)
 def test_an_image_convolved_and_pooled_in_one(given_convs, machine, clip):
     conv, pool = given_convs
-    assert can_pool(pool)
+    assert can_carry(pool)
     x, weight, bias, _ = data(conv)
     v = machine.lanes
-    knobs = pooled_conv_knobs(conv, pool, machine)
-    kernel = pooled_conv_kernel(conv, pool, Epilogue(clip=clip), machine, knobs)
+    knobs = pooled_knobs(conv, pool, machine)
+    kernel = pooled_kernel(conv, pool, Epilogue(clip=clip), machine, knobs)
     packed = pack_dense(weight.numpy(), v, blocked=False), pack_bias(bias.numpy(), v)
     between = finish(reference(x, weight, bias, conv), None, clip)
     top, left, bottom, right = pool.window.padding
@@ -216,7 +219,7 @@ def test_a_map_is_pooled_right_however_it_is_cut(rows):
     pool = Conv(2, 20, 43, 17, 20, Window((3, 3), (2, 2), (1, 1, 1, 1)), 22, 9, 20)
     x, weight, bias, _ = data(conv)
     machine = Machine(8, 16, scratch_bytes=6 * 17 * 3 * 8 * 4)  # two pooled rows at a time, or one
-    kernel = pooled_conv_kernel(conv, pool, Epilogue(), machine, Knobs(4, 2, rows, 1))
+    kernel = pooled_kernel(conv, pool, Epilogue(), machine, Knobs(4, 2, rows, 1))
     packed = pack_dense(weight.numpy(), 8, blocked=False), pack_bias(bias.numpy(), 8)
     want = F.max_pool2d(reference(x, weight, bias, conv), 3, 2, 1)
     assert_close(unblock(run_kernel(kernel, x, *packed), 20), want, depth_of(conv))
@@ -333,6 +336,47 @@ def test_depthwise_and_pointwise_in_one(given_conv, outputs, machine, middle, cl
     want = finish(want, residual if with_residual else None, clip)
     depth = depth_of(conv) + depth_of(second)
     assert_close(unblock(run_kernel(kernel, *arguments), outputs), want, depth)
+
+
+@st.composite
+def pw_dw_convs(draw: st.DrawFn) -> tuple[Conv, Conv]:
+    """C -> rank*O channels, and a filter for each of O groups of them."""
+    sides = draw(st.sampled_from([(3, 3), (3, 3), (5, 5), (2, 3), (7, 1)]))
+    stride = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2)]))
+    over = sides[0] - stride[0]
+    padding = draw(st.tuples(st.integers(0, over), *(st.integers(0, 3),) * 3))
+    rank, outputs = draw(st.integers(1, 9)), draw(st.integers(1, 70))
+    second = geometry(draw, Window(sides, stride, padding), rank * outputs, outputs, outputs)
+    batch, height, width = second.batch, second.height, second.width
+    channels = draw(st.integers(1, 130))
+    first = Conv(batch, channels, height, width, rank * outputs, Window((1, 1)), height, width)
+    return first, second
+
+
+@sweep
+@given(pw_dw_convs(), machines, clips, clips, st.booleans())
+def test_pointwise_and_depthwise_in_one(given_convs, machine, middle, clip, with_residual):
+    first, second = given_convs
+    assert can_carry(second)
+    v, rank = machine.lanes, second.channels // second.groups
+    x, pointwise, bias, _ = data(first)
+    _, filters, shifts, residual = data(second)
+    epilogue = Epilogue(with_residual, clip)
+    knobs = pw_dw_knobs(first, second, machine)
+    kernel = pw_dw_kernel(first, second, Epilogue(clip=middle), epilogue, machine, knobs)
+    arguments = [
+        block(x, v),
+        *pack_term_outputs(pointwise.numpy(), bias.numpy(), rank, v),
+        pack_depthwise(filters.reshape(-1, 1, *filters.shape[2:]).numpy(), rank, v),
+        pack_bias(shifts.numpy(), v),
+    ]
+    if with_residual:
+        arguments.append(block(residual, v))
+    between = finish(reference(x, pointwise, bias, first), None, middle)
+    want = reference(between, filters, shifts, second)
+    want = finish(want, residual if with_residual else None, clip)
+    depth = depth_of(first) + depth_of(second)
+    assert_close(unblock(run_kernel(kernel, *arguments), second.outputs), want, depth)
 
 
 @pytest.mark.parametrize(("rows", "splits"), [(9, 1), (9, 2), (4, 4), (3, 2)])

@@ -28,6 +28,8 @@ def sample(workload: Workload, lanes: int, winograd: int = 0) -> tuple[list[Arra
     if workload.kind == "separable":
         filters = replace(conv, outputs=conv.channels * workload.rank)
         parts = [filters, _pointwise(filters, workload.outputs)]
+    if workload.kind == "pw-dw":
+        parts = [conv, workload.spread]
     parameters: list[Array] = []
     y = x
     for part in parts:
@@ -38,8 +40,8 @@ def sample(workload: Workload, lanes: int, winograd: int = 0) -> tuple[list[Arra
             y = _finish(y, None, workload.middle)
     residual = torch.randn(y.shape, generator=random) if workload.epilogue.residual else None
     y = _finish(y, residual, workload.epilogue)
-    if workload.pool is not None:
-        y = max_pool(y, workload.pool)
+    if workload.kind == "dense" and workload.then is not None:
+        y = max_pool(y, workload.then)
     expected = block(y, lanes)
 
     source = block(x, lanes) if workload.blocked else x.numpy()
@@ -65,6 +67,8 @@ def tolerance(workload: Workload, winograd: int = 0) -> float:
     depth = conv.channels // conv.groups * conv.window.area
     if workload.kind == "separable":
         depth += workload.rank * conv.channels
+    if workload.kind == "pw-dw":
+        depth += workload.spread.channels // workload.spread.groups * workload.spread.window.area
     growth = cook_toom(winograd).growth if winograd else 1.0
     return float(16 * max(depth, 16) ** 0.5 * _UNIT * growth)
 

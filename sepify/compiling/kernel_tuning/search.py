@@ -58,7 +58,7 @@ def _axes(workload: Workload, machine: Machine) -> list[Axis]:
     """The kinds of knobs that a workload has, those that matter most first."""
     tiles = partial(_tiles, workload, machine)
     tasks = partial(_tasks, workload, machine)
-    if workload.kind == "separable":
+    if workload.kind in ("separable", "pw-dw"):
         return [tiles, tasks, _weight_bytes, partial(_row_tiles, workload), _unrolls]
     if workload.kind == "dense":
         axes: list[Axis] = [tiles, tasks, _weight_bytes]
@@ -81,7 +81,7 @@ def _tiles(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs
     pixels = knobs.rows * conv.out_width
     if knobs.winograd:
         pixels = knobs.rows
-    elif workload.kind == "dense" and not is_flat(conv):
+    elif workload.kind == "pw-dw" or (workload.kind == "dense" and not is_flat(conv)):
         pixels = conv.out_width
     vectors = _vectors(workload, machine) // knobs.splits
     fetching = WINOGRAD_FETCHING if knobs.winograd else (0.0, 0.0)
@@ -97,6 +97,8 @@ def _vectors(workload: Workload, machine: Machine) -> int:
     """Output vectors of a group, all tasks together."""
     if workload.kind == "separable":
         return machine.blocks(workload.outputs)
+    if workload.kind == "pw-dw":
+        return machine.blocks(workload.spread.outputs)
     if workload.kind == "dense":
         return machine.blocks(workload.conv.outputs) // workload.conv.groups
     return machine.blocks(workload.conv.outputs)
@@ -104,13 +106,14 @@ def _vectors(workload: Workload, machine: Machine) -> int:
 
 def _tasks(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
     """Strips and splits that feed every thread alike, from the default's number of tasks."""
-    height, vectors = (workload.pool or workload.conv).out_height, _vectors(workload, machine)
+    height, vectors = (workload.then or workload.conv).out_height, _vectors(workload, machine)
     default = workload.knobs_for(knobs.winograd, machine)
     if knobs.winograd:
         height = tile_count(workload.conv, knobs.winograd)
     enough = -(-height // default.rows) * default.splits
     found = []
-    most = 1 if workload.pool is not None else min(vectors, 8)
+    pooled = workload.kind == "dense" and workload.then is not None
+    most = 1 if pooled else min(vectors, 8)
     for splits in (n for n in range(1, most + 1) if vectors % n == 0):
         for strips in range(1, height + 1):
             rows = -(-height // strips)

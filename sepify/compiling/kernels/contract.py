@@ -27,6 +27,7 @@ class Contraction:
     epilogue: Epilogue
     into: str = "Y"
     partial: bool = False
+    on_map: Callable[[str], str] | None = None  # condition on a row: others are left out
 
 
 def contract(
@@ -59,7 +60,8 @@ def contract(
             if chunks > 1:
                 source.scratch("P", (rows * columns, vectors.size, lanes))
             vector = f"{first} + vo*{vectors.size} + {vectors.start}"
-            with source.loop("co", chunks), source.loop("row", rows):
+            guard = f"if {work.on_map('row')}" if work.on_map else ""
+            with source.loop("co", chunks), source.loop("row", rows), source.optional(guard):
                 for pixels in tiling.pixels:
                     with source.loop("po", pixels.count):
                         tile = _Tile(lanes, vectors, pixels, vector, columns, chunks, head)

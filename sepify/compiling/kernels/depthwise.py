@@ -16,11 +16,13 @@ ROW_TILE = 8  # pixels of one row kept in registers: best or nearly so with AVX2
 
 @dataclass(frozen=True)
 class Fold:
-    """What a window does with the inputs under it: `start`, then `step` for each, then `finish`."""
+    """What a window does with the inputs under it: `start`, then `step` for each, then `finish`;
+    all of it for each of `terms` maps, of which `term` is the number."""
 
     start: str
     step: Callable[[str, str, str], str]  # (accumulator, input, flat window position) -> text
     finish: Callable[[str, str], str]  # (accumulator, column) -> text
+    terms: int = 0  # 0: `term`, if the texts use it, is a loop further out
 
 
 def plane_knobs(conv: Conv, machine: Machine) -> Knobs:
@@ -121,11 +123,10 @@ def _tile(
     with source.loop("m", run.size, "unroll"):
         source.vector(lanes, acc, fold.start)
     y = f"({row})*{window.stride[0]} + ky*{window.dilation[0]} - {top}"
-    heads = [f"for ky in range({window.kernel[0]})"]
-    if top or window.padding[2]:
-        heads.append(f"if {y} >= 0 and {y} < {conv.height}")
-
-    def taps() -> None:
+    terms = f"for term in range({fold.terms})" if fold.terms else ""
+    leaves = top or window.padding[2]
+    inside = f"if {y} >= 0 and {y} < {conv.height}" if leaves else ""
+    with source.optional(terms), source.loop("ky", window.kernel[0]), source.optional(inside):
         for kx in range(window.kernel[1]):
             shift = kx * window.dilation[1] - left
             first, last = _valid(conv, run, shift)
@@ -135,14 +136,8 @@ def _tile(
             with source.block(f"for m in T.unroll({first}, {last})"):
                 position = f"ky*{window.kernel[1]} + {kx}"
                 source.vector(lanes, acc, fold.step(acc, value(y, x), position))
-
-    with source.block(heads[0]):
-        if len(heads) > 1:
-            with source.block(heads[1]):
-                taps()
-                source.line("T.evaluate(0)")  # all taps may lie outside
-        else:
-            taps()
+        if leaves:
+            source.line("T.evaluate(0)")  # all taps may lie outside
     with source.loop("m", run.size, "unroll"):
         source.vector(lanes, target(f"{column} + m"), fold.finish(acc, f"{column} + m"))
 

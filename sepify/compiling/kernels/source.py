@@ -80,6 +80,15 @@ class Source:
         self._depth -= 1
 
     @contextmanager
+    def optional(self, head: str) -> Iterator[None]:
+        """As `block`; without a head, what follows stands where it is."""
+        if not head:
+            yield
+            return
+        with self.block(head):
+            yield
+
+    @contextmanager
     def loop(self, variable: str, extent: int, kind: str = "") -> Iterator[None]:
         """A loop; `kind` is "", "parallel", "unroll" or "vectorized"."""
         function = f"T.{kind}" if kind else "range"

@@ -60,6 +60,17 @@ def pack_terms(weight: Array, rank: int, lanes: int) -> Array:
     return pack_dense(terms, lanes)
 
 
+def pack_term_outputs(weight: Array, bias: Array, rank: int, lanes: int) -> list[Array]:
+    """A pointwise weight `(O*rank, C, 1, 1)` and bias, before a depthwise part that sums the terms
+    of a channel -> `(rank*O/v, C, v)` and `(rank*O/v, v)`, the channels of a term together."""
+    packed = []
+    for array in (weight, bias):
+        terms = array.reshape(-1, rank, *array.shape[1:]).swapaxes(0, 1)
+        terms = _fill_lanes(terms, 1, lanes)
+        packed.append(terms.reshape(-1, *array.shape[1:]))
+    return [pack_dense(packed[0], lanes), pack_bias(packed[1], lanes)]
+
+
 def pack_grouped(weight: Array, lanes: int) -> Array:
     """`(O, C/groups, kh, kw)` -> `(O/v, C/groups, kh*kw, v)`."""
     weight = _fill_lanes(weight, 0, lanes)

@@ -11,7 +11,8 @@ from sepify.compiling.kernels.depthwise import depthwise_kernel, plane_knobs
 from sepify.compiling.kernels.grouped import grouped_kernel, grouped_knobs
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.linear import linear_kernel, linear_knobs
-from sepify.compiling.kernels.pooled import pooled_conv_kernel, pooled_conv_knobs
+from sepify.compiling.kernels.pooled import pooled_kernel, pooled_knobs
+from sepify.compiling.kernels.pw_dw import pw_dw_kernel, pw_dw_knobs
 from sepify.compiling.kernels.separable import separable_kernel, separable_knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window, pair
 from sepify.compiling.kernels.source import Kernel
@@ -22,6 +23,7 @@ from sepify.compiling.kernels.weights import (
     pack_depthwise,
     pack_depthwise_bias,
     pack_grouped,
+    pack_term_outputs,
     pack_terms,
     pack_winograd,
 )
@@ -32,7 +34,7 @@ from sepify.compiling.kernels.winograd import (
     winograd_knobs,
 )
 
-KINDS = ("dense", "depthwise", "grouped", "linear", "separable")
+KINDS = ("dense", "depthwise", "grouped", "linear", "pw-dw", "separable")
 _NOTHING = Epilogue()
 
 
@@ -42,8 +44,9 @@ class Workload:
 
     `kind` is one of KINDS. A fully connected layer is a pointwise convolution of a 1x1 map. Of a
     separable one, `conv` is the depthwise part, with depth multiplier `rank` and `middle` after it,
-    and the pointwise part has `outputs`. A dense one reads `(N, C, H, W)` unless `blocked`; then it
-    may have the max pooling `pool` after it.
+    and the pointwise part has `outputs`. Of a pw-dw one, `conv` is the pointwise part, `middle` is
+    what comes after it, and `then` the depthwise part. A dense one reads `(N, C, H, W)` unless
+    `blocked`, and may have a max pooling, `then`, after it.
     """
 
     kind: str
@@ -53,16 +56,24 @@ class Workload:
     rank: int = 1
     outputs: int = 0
     middle: Epilogue = _NOTHING
-    pool: Conv | None = None
+    then: Conv | None = None
 
     @property
     def macs(self) -> int:
         """Multiply-adds of the whole batch."""
         conv = self.conv
+        if self.kind == "pw-dw":
+            return conv.macs + self.spread.macs
         if self.kind != "separable":
             return conv.macs
         each = self.rank * conv.channels * (conv.window.area + self.outputs)
         return conv.batch * conv.pixels * each
+
+    @property
+    def spread(self) -> Conv:
+        """The depthwise part of a pw-dw one."""
+        assert self.then is not None
+        return self.then
 
     @property
     def key(self) -> str:
@@ -79,6 +90,8 @@ class Workload:
         conv = self.conv
         if self.kind == "separable":
             return separable_knobs(conv, self.rank, self.outputs, machine)
+        if self.kind == "pw-dw":
+            return pw_dw_knobs(conv, self.spread, machine)
         if self.kind == "dense":
             return self.knobs_for(best_tile(conv, machine) if self.can_winograd else 0, machine)
         if self.kind == "linear":
@@ -89,8 +102,8 @@ class Workload:
         """Of a dense one, the best ones known with that algorithm; of any other the default."""
         if self.kind != "dense":
             return self.default_knobs(machine)
-        if self.pool is not None:
-            return pooled_conv_knobs(self.conv, self.pool, machine)
+        if self.then is not None:
+            return pooled_knobs(self.conv, self.then, machine)
         if winograd:
             return winograd_knobs(self.conv, winograd, machine)
         return dense_knobs(self.conv, machine, blocked=self.blocked)
@@ -102,10 +115,13 @@ class Workload:
             return separable_kernel(
                 conv, self.rank, self.outputs, self.middle, epilogue, machine, knobs
             )
+        if self.kind == "pw-dw":
+            knobs = knobs or self.default_knobs(machine)
+            return pw_dw_kernel(conv, self.spread, self.middle, epilogue, machine, knobs)
         if self.kind == "dense":
             knobs = knobs or self.default_knobs(machine)
-            if self.pool is not None:
-                return pooled_conv_kernel(conv, self.pool, epilogue, machine, knobs)
+            if self.then is not None:
+                return pooled_kernel(conv, self.then, epilogue, machine, knobs)
             if knobs.winograd:
                 return winograd_kernel(conv, epilogue, machine, knobs)
             return dense_kernel(conv, epilogue, machine, blocked=self.blocked, knobs=knobs)
@@ -117,8 +133,8 @@ class Workload:
         return make(conv, epilogue, machine, knobs)
 
     def pack(self, lanes: int, *parameters: Array, winograd: int = 0) -> list[Array]:
-        """torch's weight and bias, of the depthwise part and then of the pointwise part if there
-        are two, as the kernel reads them whose knobs say so much of `winograd`."""
+        """torch's weight and bias, of the first part and of the second if there are two, as the
+        kernel reads them whose knobs say so much of `winograd`."""
         if self.kind == "separable":
             filters, shifts, weight, bias = parameters
             return [
@@ -126,6 +142,14 @@ class Workload:
                 pack_depthwise_bias(shifts, self.rank, lanes),
                 pack_terms(weight, self.rank, lanes),
                 pack_bias(bias, lanes),
+            ]
+        if self.kind == "pw-dw":
+            weight, bias, filters, shifts = parameters
+            rank = self.spread.channels // self.spread.groups
+            return [
+                *pack_term_outputs(weight, bias, rank, lanes),
+                pack_depthwise(filters.reshape(-1, 1, *filters.shape[2:]), rank, lanes),
+                pack_bias(shifts, lanes),
             ]
         weight, bias = parameters
         if self.kind == "depthwise":
@@ -143,7 +167,7 @@ def read_workload(value: dict[str, Any]) -> Workload:
     """A workload from what `key` holds. Raises KeyError, TypeError or ValueError if it is none."""
     if value["kind"] not in KINDS:
         raise ValueError(f"no kind of kernel: {value['kind']}")
-    pool = value["pool"]
+    then = value["then"]
     return Workload(
         kind=value["kind"],
         conv=_read_conv(value["conv"]),
@@ -152,7 +176,7 @@ def read_workload(value: dict[str, Any]) -> Workload:
         rank=int(value["rank"]),
         outputs=int(value["outputs"]),
         middle=_read_epilogue(value["middle"]),
-        pool=None if pool is None else _read_conv(pool),
+        then=None if then is None else _read_conv(then),
     )
 
 

@@ -30,7 +30,12 @@ def workload(kind: str) -> Workload:
     if kind == "pooled":
         stem = Conv(2, 3, 11, 13, 60, _THREE, 6, 11)
         pool = Conv(2, 60, 6, 11, 60, Window((3, 3), (1, 2), (1, 1, 1, 1)), 6, 6, 60)
-        return Workload("dense", stem, _RELU, blocked=False, pool=pool)
+        return Workload("dense", stem, _RELU, blocked=False, then=pool)
+    if kind == "pw-dw":
+        pointwise = Conv(2, 20, 11, 13, 120, Window((1, 1)), 11, 13)
+        window = Window((3, 3), (2, 1), (1, 1, 1, 1))
+        depthwise = Conv(2, 120, 11, 13, 60, window, 6, 13, 60)
+        return Workload(kind, pointwise, Epilogue(True), middle=_RELU, then=depthwise)
     if kind == "dense":
         return Workload(kind, Conv(2, 20, 11, 13, 60, _THREE, 6, 11), Epilogue(residual=True))
     if kind == "grouped":

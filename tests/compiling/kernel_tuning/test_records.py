@@ -46,7 +46,7 @@ def test_the_fastest_comes_back(tmp_path):
 
 def test_a_workload_survives_json():
     pool = Conv(1, 16, 5, 4, 16, Window((2, 2), (2, 2)), 2, 2, 16)
-    pooled = Workload("dense", replace(_WORKLOAD.conv, groups=1), blocked=False, pool=pool)
+    pooled = Workload("dense", replace(_WORKLOAD.conv, groups=1), blocked=False, then=pool)
     for workload in (_WORKLOAD, pooled):
         assert read_workload(json.loads(workload.key)) == workload
 

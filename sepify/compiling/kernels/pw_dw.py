@@ -1,0 +1,107 @@
+"""Pointwise and then depthwise in one kernel, the order `pw-dw`: mixed rows stay in cache until the
+filters have passed over them. A depth multiplier is a sum of filtered terms."""
+
+from __future__ import annotations
+
+from sepify.compiling.kernels.carried import carry_rows, expected_threads, strips_for
+from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
+from sepify.compiling.kernels.depthwise import ROW_TILE, Fold, row_of_windows
+from sepify.compiling.kernels.knobs import Knobs
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
+from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.tiles import default_unroll, rank_tiles, tasks_for, tiling_for
+
+_LEAST_VECTORS = 2  # of a task, or its register tiles are too small
+
+
+def pw_dw_knobs(pointwise: Conv, depthwise: Conv, machine: Machine) -> Knobs:
+    """The knobs that are expected to be good, without measuring. Tasks of different output channels
+    share nothing but what they read; those of different strips compute some rows twice."""
+    blocks = machine.blocks(depthwise.outputs)
+    threads = expected_threads((pointwise.macs + depthwise.macs) // pointwise.batch, machine)
+    room = min(threads, blocks // _LEAST_VECTORS)
+    splits = max(n for n in range(1, max(1, room) + 1) if blocks % n == 0)
+    strips = strips_for(pointwise, depthwise, threads // splits)
+    pixels, vectors = rank_tiles(pointwise.out_width, blocks // splits, machine)[0]
+    return Knobs(
+        pixels,
+        vectors,
+        -(-depthwise.out_height // strips),
+        splits,
+        unroll=default_unroll(vectors, machine),
+        row_tile=ROW_TILE,
+    )
+
+
+def pw_dw_kernel(
+    pointwise: Conv,
+    depthwise: Conv,
+    middle: Epilogue,
+    epilogue: Epilogue,
+    machine: Machine,
+    knobs: Knobs,
+) -> Kernel:
+    """`pointwise` has C -> rank*O channels, `depthwise` O groups of rank channels and one output.
+
+    Inputs X `(N, C/v, H, W, v)`; W `(rank*O/v, C, v)` and B `(rank*O/v, v)`, the pointwise weight
+    and bias, outputs in the order (term, channel); F `(rank, O/v, kh*kw, v)` and G `(O/v, v)`, the
+    depthwise ones; R if there is a residual.
+    """
+    v, rank = machine.lanes, depthwise.channels // depthwise.groups
+    blocks, out_blocks = machine.blocks(pointwise.channels), machine.blocks(depthwise.outputs)
+    y_shape = (depthwise.batch, out_blocks, depthwise.out_height, depthwise.out_width, v)
+    inputs = [
+        Buffer("X", (pointwise.batch, blocks, pointwise.height, pointwise.width, v)),
+        Buffer("W", (rank * out_blocks, blocks * v, v)),
+        Buffer("B", (rank * out_blocks, v)),
+        Buffer("F", (rank, out_blocks, depthwise.window.area, v)),
+        Buffer("G", (out_blocks, v)),
+    ]
+    if epilogue.residual:
+        inputs.append(Buffer("R", y_shape))
+    tasks, per_task = tasks_for(knobs, depthwise.out_height), out_blocks // knobs.splits
+    tiling = tiling_for(knobs, pointwise.out_width, per_task)
+    around, unrolled, lane = lane_loops(v, knobs.unroll)
+    source = Source()
+
+    def mix_rows(count: int, place: int) -> None:
+        with source.loop("part", rank):
+            first = f"part*{out_blocks} + split*{per_task}"
+            work = Contraction(
+                [("cb", blocks), *around],
+                unrolled,
+                f"cb*{v} + {lane}",
+                lambda row, column: f"X[image, cb, row0 + {row}, {column}, {lane}]",
+                lambda vector, row, column: (
+                    f"part*{per_task} + {vector} - ({first}), {place} + {row}, {column}, q"
+                ),
+                middle,
+                into="Z",
+                on_map=lambda row: f"row0 + {row} >= 0 and row0 + {row} < {pointwise.out_height}",
+            )
+            contract(source, v, tiling, count, first, work, knobs.weight_bytes)
+
+    def filter_row(row: str) -> None:
+        with source.loop("ob", per_task):
+            block = f"split*{per_task} + ob"
+            fold = Fold(
+                f"G[{block}, q]",
+                lambda acc, x, position: f"{acc} + {x} * F[term, {block}, {position}, q]",
+                lambda acc, column: epilogue.apply(acc, f"R[image, {block}, {row}, {column}, q]"),
+                terms=rank,
+            )
+            row_of_windows(
+                source,
+                depthwise,
+                knobs.row_tile,
+                v,
+                fold,
+                row,
+                lambda column: f"Y[image, {block}, {row}, {column}, q]",
+                lambda _y, x: (
+                    f"Z[term*{per_task} + ob, r*{depthwise.window.stride[0]} + ky, {x}, q]"
+                ),
+            )
+
+    carry_rows(source, pointwise, depthwise, tasks, rank * per_task, machine, mix_rows, filter_row)
+    return source.kernel("pw_dw", inputs, y_shape)
