@@ -22,7 +22,6 @@ from sepify.compiling.steps import (
 )
 from sepify.compiling.values import Values
 
-_LARGE_MAP = 512 * 1024  # bytes, from which on it pays to filter one term while it is in the cache
 _LARGEST_GATHER = 16  # channels in a group, beyond which gathering lanes costs more than it saves
 
 Emit = Callable[[Values], None]
@@ -83,14 +82,12 @@ def _separable(network: Network, first: ConvStep, second: ConvStep, _machine: Ma
 
 
 def _pw_dw(network: Network, first: ConvStep, second: ConvStep, machine: Machine) -> bool:
-    """Whether pointwise `first` is read by `second`, one group an output, and by nothing else, and
-    one kernel for both is the faster one."""
+    """Whether pointwise `first` is read by `second`, one group an output, and by nothing else."""
     conv = second.conv
     depthwise = conv.groups == conv.outputs > 1 and _depth(conv) <= _LARGEST_GATHER
     pointwise = _is_pointwise(first.conv) and first.conv.channels >= machine.lanes
     alone = network.used_once(first.end) and first.residual is None
-    pays = _depth(conv) > 1 or 4 * conv.channels * conv.height * conv.width > _LARGE_MAP
-    return depthwise and pointwise and alone and pays and can_carry(conv)
+    return depthwise and pointwise and alone and can_carry(conv)
 
 
 def _is_pointwise(conv: Conv) -> bool:

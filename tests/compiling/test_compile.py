@@ -193,9 +193,8 @@ def _conv(outputs: int, **settings: int) -> nn.LazyConv2d:
 @pytest.mark.parametrize(
     ("layers", "kernels"),
     [
-        # two terms are summed in one kernel; one only where the map is large
         ([_conv(48), _conv(24, kernel_size=3, padding=1, groups=24)], {"pw_dw": 1}),
-        ([_conv(24), _conv(24, kernel_size=3, padding=1, groups=24)], {"depthwise": 1}),
+        ([_conv(24), _conv(24, kernel_size=3, padding=1, groups=24)], {"pw_dw": 1}),
         # an inverted residual: the filters go with the second pointwise convolution
         (
             [_conv(48), nn.ReLU6(), _conv(48, kernel_size=3, padding=1, groups=48), _conv(20)],
@@ -216,14 +215,3 @@ def test_which_layers_share_a_kernel(layers, kernels):
     torch.testing.assert_close(compiled(x), want, rtol=1e-4, atol=1e-5)
     for kind, count in kernels.items():
         assert compiled.metadata.own_kernels[kind] == count
-
-
-def test_a_large_map_in_the_order_pw_dw_is_one_kernel():
-    torch.manual_seed(0)
-    x = torch.randn(1, 16, 64, 64)
-    model = nn.Sequential(nn.Conv2d(16, 40, 1), nn.Conv2d(40, 40, 3, padding=1, groups=40)).eval()
-    with torch.no_grad():
-        want = model(x)
-    compiled = compile(model, x)
-    assert compiled.metadata.own_kernels["pw_dw"] == 1
-    torch.testing.assert_close(compiled(x), want, rtol=1e-4, atol=1e-5)

@@ -379,28 +379,6 @@ def test_pointwise_and_depthwise_in_one(given_convs, machine, middle, clip, with
     assert_close(unblock(run_kernel(kernel, *arguments), second.outputs), want, depth)
 
 
-@pytest.mark.parametrize(("rows", "splits"), [(9, 1), (9, 2), (4, 4), (3, 2)])
-def test_what_tasks_share_is_filtered_once(rows, splits):
-    conv = Conv(2, 20, 9, 11, 40, Window((3, 3), (1, 1), (1, 1, 1, 1)), 9, 11, 20)
-    point = Conv(2, 40, 9, 11, 32, Window((1, 1)), 9, 11)
-    x, weight, bias, _ = data(conv)
-    _, pointwise, second_bias, _ = data(point)
-    nothing = Epilogue()
-    knobs = Knobs(4, 2, rows, splits)
-    kernel = separable_kernel(conv, 2, 32, nothing, nothing, Machine(8, 16), knobs)
-    assert sum("T.parallel" in line for line in kernel.body) == (1 if splits == 1 else 2)
-    arguments = [
-        block(x, 8),
-        pack_depthwise(weight.numpy(), 2, 8),
-        pack_depthwise_bias(bias.numpy(), 2, 8),
-        pack_terms(pointwise.numpy(), 2, 8),
-        pack_bias(second_bias.numpy(), 8),
-    ]
-    want = reference(reference(x, weight, bias, conv), pointwise, second_bias, point)
-    have = unblock(run_kernel(kernel, *arguments), 32)
-    assert_close(have, want, depth_of(conv) + depth_of(point))
-
-
 @sweep
 @given(st.integers(1, 9), st.integers(1, 130), st.integers(1, 130), machines, clips)
 def test_linear(batch, features, outputs, machine, clip):

@@ -8,7 +8,7 @@ from sepify.compiling.kernels.depthwise import ROW_TILE, Fold, row_of_windows
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
-from sepify.compiling.kernels.strip import locate, locate_in_image
+from sepify.compiling.kernels.strip import locate
 from sepify.compiling.kernels.tiles import (
     choose_tasks,
     default_unroll,
@@ -23,7 +23,7 @@ def separable_knobs(conv: Conv, rank: int, outputs: int, machine: Machine) -> Kn
     depth, out_blocks = rank * machine.blocks(conv.channels), machine.blocks(outputs)
     macs = conv.pixels * rank * conv.channels * (conv.window.area + outputs)  # of one image
     row_bytes = 4 * depth * machine.lanes * conv.out_width
-    tasks = choose_tasks(conv, out_blocks, macs, row_bytes, machine)
+    tasks = choose_tasks(conv, out_blocks, macs, row_bytes, machine, repeated=True)
     columns, per_task = tasks.rows * conv.out_width, out_blocks // tasks.splits
     pixels, vectors = rank_tiles(columns, per_task, machine)[0]
     return Knobs(
@@ -72,56 +72,33 @@ def separable_kernel(
     around, unrolled, lane = lane_loops(v, knobs.unroll)
 
     source = Source()
-
-    def filter_rows(rows: int, first: str) -> None:
-        """`rows` rows of the block `cb` and term `term` into S."""
-        fold = Fold(
-            "G[term, cb, q]",
-            lambda acc, x, position: f"{acc} + {x} * F[term, cb, {position}, q]",
-            lambda acc, _column: middle.apply(acc),
-        )
-        with source.loop("r", rows):
+    with source.loop("task", conv.batch * tasks.count, "parallel"):
+        locate(source, tasks, conv.out_height)
+        source.scratch("S", (rank * blocks, pixels, v))
+        with source.loop("cb", blocks), source.loop("term", rank), source.loop("r", tasks.rows):
+            fold = Fold(
+                "G[term, cb, q]",
+                lambda acc, x, position: f"{acc} + {x} * F[term, cb, {position}, q]",
+                lambda acc, _column: middle.apply(acc),
+            )
             row_of_windows(
                 source,
                 conv,
                 knobs.row_tile,
                 v,
                 fold,
-                f"{first} + r",
+                "row0 + r",
                 lambda column: f"S[term*{blocks} + cb, r*{width} + {column}, q]",
             )
-
-    def mix_channels(start: str) -> None:
-        """The strip's outputs of `split`, from the pixels of S from `start` on."""
         work = Contraction(
             [("cb", rank * blocks), *around],
             unrolled,
             f"cb*{v} + {lane}",
-            lambda _row, column: f"S[cb, {start} + {column}, {lane}]",
+            lambda _row, column: f"S[cb, {column}, {lane}]",
             lambda vector, _row, column: (
                 f"image, {vector}, row0 + ({column})//{width}, ({column})%{width}, q"
             ),
             epilogue,
         )
         contract(source, v, tiling, 1, f"split*{per_task}", work, knobs.weight_bytes)
-
-    if knobs.splits == 1:
-        with source.loop("task", conv.batch * tasks.count, "parallel"):
-            locate(source, tasks, conv.out_height)
-            source.scratch("S", (rank * blocks, pixels, v))
-            with source.loop("cb", blocks), source.loop("term", rank):
-                filter_rows(tasks.rows, "row0")
-            mix_channels("0")
-        return source.kernel("separable", inputs, y_shape)
-
-    # what several tasks read is filtered once, by all threads, before any of them begins
-    with source.loop("image", conv.batch):
-        source.scratch("S", (rank * blocks, conv.pixels, v))
-        with source.loop("plane", rank * blocks, "parallel"):
-            source.line(f"term = T.meta_var(plane // {blocks})")
-            source.line(f"cb = T.meta_var(plane % {blocks})")
-            filter_rows(conv.out_height, "0")
-        with source.loop("task", tasks.count, "parallel"):
-            locate_in_image(source, tasks, conv.out_height)
-            mix_channels(f"row0*{width}")
     return source.kernel("separable", inputs, y_shape)

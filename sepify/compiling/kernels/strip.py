@@ -13,11 +13,6 @@ from sepify.compiling.kernels.tiles import Tasks
 def locate(source: Source, tasks: Tasks, height: int, row: str = "row0") -> None:
     """`task` -> image, first row of the strip (under the name `row`), part of the outputs."""
     source.line(f"image = T.meta_var(task // {tasks.count})")
-    locate_in_image(source, tasks, height, row)
-
-
-def locate_in_image(source: Source, tasks: Tasks, height: int, row: str = "row0") -> None:
-    """`task` of one image -> first row of the strip, part of the output channels."""
     source.line(f"split = T.meta_var(task % {tasks.splits})")
     start = f"(task // {tasks.splits}) % {tasks.strips} * {tasks.rows}"
     if tasks.strips * tasks.rows > height:

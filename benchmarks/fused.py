@@ -1,0 +1,182 @@
+"""Layers that share a kernel against the same layers in a kernel each, in turns, on this CPU.
+
+    TVM_NUM_THREADS=2 python benchmarks/fused.py --threads 1 2
+
+For each pair of layers: depthwise and pointwise, pointwise and depthwise (one term, and two that
+are summed), an image's convolution and its max pooling. Untuned kernels on data that is in cache
+where it fits, min / median / quartiles of microseconds; below 1, one kernel is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import OUT, SEED
+from rich.console import Console
+from rich.table import Table
+
+from sepify.compiling import tvm_api
+from sepify.compiling.kernel_tuning.sample import sample
+from sepify.compiling.kernels.pooling import max_pool_kernel
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
+from sepify.compiling.kernels.source import Kernel
+from sepify.compiling.kernels.workload import Workload
+from sepify.compiling.targets import find_target
+from sepify.storage import write_json
+
+RESULTS_FILE = OUT / "fused.json"
+RELU = Epilogue(clip=(0.0, float("inf")))
+MAPS = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, side: ResNet-18's
+CALLS = 4  # in a row, of which the mean is taken
+
+Call = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two layers: as one workload, and as one each; `None` stands for the max pooling `pool`."""
+
+    name: str
+    one: Workload
+    two: tuple[Workload, Workload | None]
+
+
+def pairs() -> list[Pair]:
+    """The pairs that are measured."""
+    return [
+        *(pair for size in MAPS for pair in (_dw_pw(*size, 1), _dw_pw(*size, 2))),
+        *(pair for size in MAPS for pair in (_pw_dw(*size, 1), _pw_dw(*size, 2))),
+        _pooled("stem of a ResNet, 7x7, stride 2", 7, 2),
+        _pooled("3x3, stride 1", 3, 1),
+    ]
+
+
+def _point(channels: int, side: int, outputs: int) -> Conv:
+    return Conv(1, channels, side, side, outputs, Window((1, 1)), side, side)
+
+
+def _filters(channels: int, side: int, outputs: int) -> Conv:
+    window = Window((3, 3), (1, 1), (1, 1, 1, 1))
+    return Conv(1, channels, side, side, outputs, window, side, side, min(channels, outputs))
+
+
+def _dw_pw(channels: int, side: int, rank: int) -> Pair:
+    first = _filters(channels, side, rank * channels)
+    alone = Workload("depthwise" if rank == 1 else "grouped", first)
+    # a separable workload says of its depthwise part only how many inputs it has
+    conv = _filters(channels, side, channels)
+    one = Workload("separable", conv, RELU, rank=rank, outputs=channels)
+    point = Workload("dense", _point(rank * channels, side, channels), RELU)
+    return Pair(f"dw-pw, rank {rank}, {channels} channels, {side}x{side}", one, (alone, point))
+
+
+def _pw_dw(channels: int, side: int, rank: int) -> Pair:
+    first, second = (
+        _point(channels, side, rank * channels),
+        _filters(rank * channels, side, channels),
+    )
+    alone = Workload("depthwise" if rank == 1 else "grouped", second, RELU)
+    one = Workload("pw-dw", first, RELU, then=second)
+    name = f"pw-dw, rank {rank}, {channels} channels, {side}x{side}"
+    return Pair(name, one, (Workload("dense", first), alone))
+
+
+def _pooled(name: str, kernel: int, stride: int) -> Pair:
+    edge, side = (kernel // 2,) * 4, 224 // stride
+    window = Window((kernel, kernel), (stride, stride), edge)
+    conv = Conv(1, 3, 224, 224, 64, window, side, side)
+    half = side // 2
+    pool = Conv(1, 64, side, side, 64, Window((3, 3), (2, 2), (1, 1, 1, 1)), half, half, 64)
+    alone = Workload("dense", conv, RELU, blocked=False)
+    one = Workload("dense", conv, RELU, blocked=False, then=pool)
+    return Pair(f"pooled, {name}, to 64 channels", one, (alone, None))
+
+
+def prepare(pair: Pair, machine: Machine, target: Any) -> tuple[Call, Call]:
+    """The one kernel, and the two, the second reading what the first has written."""
+    one, _ = _kernel(pair.one, machine, target)
+    first, between = _kernel(pair.two[0], machine, target)
+    second = pair.two[1]
+    if second is not None:
+        last, _ = _kernel(second, machine, target, between)
+    else:
+        assert pair.one.then is not None
+        last, _ = _call(max_pool_kernel(pair.one.then, machine), [between], target)
+
+    def both() -> None:
+        first()
+        last()
+
+    return one, both
+
+
+def _kernel(
+    workload: Workload, machine: Machine, target: Any, source: Any = None
+) -> tuple[Call, Any]:
+    """The kernel, ready to read `source` or an input of its own, and its output."""
+    arguments, _ = sample(workload, machine.lanes)
+    tensors = [tvm_api.tensor(array) for array in arguments]
+    if source is not None:
+        tensors[0] = source
+    return _call(workload.kernel(machine), tensors, target)
+
+
+def _call(kernel: Kernel, tensors: list[Any], target: Any) -> tuple[Call, Any]:
+    function = tvm_api.build_kernel(kernel, target)
+    output = tvm_api.tensor(np.zeros(kernel.output.shape, np.float32))
+    return lambda: function(*tensors, output), output
+
+
+def race(calls: tuple[Call, ...], rounds: int) -> list[list[float]]:
+    """Microseconds of each, every round in a new order."""
+    order, times = random.Random(SEED), [[0.0] * 0 for _ in calls]
+    for _ in range(rounds):
+        for index in order.sample(range(len(calls)), len(calls)):
+            calls[index]()
+            began = time.perf_counter()
+            for _ in range(CALLS):
+                calls[index]()
+            times[index].append(1e6 * (time.perf_counter() - began) / CALLS)
+    return times
+
+
+def main() -> None:
+    """Print the table, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--target", default="native", help="native, x86-64-v3 and the like")
+    parser.add_argument("--rounds", type=int, default=100)
+    asked = parser.parse_args()
+    preset = find_target(asked.target)
+    assert preset.description is not None
+    assert preset.machine is not None
+    target = tvm_api.make_target(preset.description)
+    table = Table("layers", "threads", "one kernel, us", "two", "min", "median")
+    rows = []
+    for pair in pairs():
+        calls = prepare(pair, preset.machine, target)
+        for threads in asked.threads:
+            tvm_api.set_thread_count(threads)
+            one, two = race(calls, asked.rounds)
+            ratios = min(one) / min(two), statistics.median(one) / statistics.median(two)
+            numbers = [f"{ratio:.2f}" for ratio in ratios]
+            table.add_row(pair.name, str(threads), _spread(one), _spread(two), *numbers)
+            rows.append({"layers": pair.name, "threads": threads, "one": one, "two": two})
+    Console(width=120, highlight=False).print(table)
+    write_json(RESULTS_FILE, {"target": preset.description, "rows": rows})
+
+
+def _spread(times: list[float]) -> str:
+    low, middle, high = statistics.quantiles(times, n=4)
+    return f"{min(times):.0f} / {middle:.0f} / {low:.0f} to {high:.0f}"
+
+
+if __name__ == "__main__":
+    main()
