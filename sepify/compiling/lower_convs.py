@@ -57,8 +57,9 @@ def find_kernels(network: Network, machine: Machine) -> tuple[dict[Any, Emit], s
     for fits, join in ((_separable, _separable_conv), (_pw_dw, _pw_dw_conv)):
         for end, conv in convs.items():
             first = convs.get(conv.source)
-            free = first is not None and not {first.end, end} & taken
-            if first is not None and free and fits(network, first, conv, machine):
+            if first is None or {first.end, end} & taken:
+                continue
+            if fits(network, first, conv, machine):
                 taken |= {first.end, end}
                 covered.add(first.end)
                 emits[end] = join(first, conv)
