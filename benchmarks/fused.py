@@ -3,8 +3,9 @@
     TVM_NUM_THREADS=2 python benchmarks/fused.py --threads 1 2
 
 For each pair of layers: depthwise and pointwise, pointwise and depthwise (one term, and two that
-are summed), an image's convolution and its max pooling. Untuned kernels on data that is in cache
-where it fits, min / median / quartiles of microseconds; below 1, one kernel is faster.
+are summed), an image's convolution and its max pooling. Maps are channels x rows x columns. The
+numbers are min / median / quartiles of microseconds, untuned, data in cache where it fits, and the
+ratios of minima and of medians: below 1, one kernel is faster.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Call = Callable[[], None]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers: as one workload, and as one each; `None` stands for the max pooling `pool`."""
+    """Two layers: as one workload, and as one each; `None` is max pooling, which is no workload."""
 
     name: str
     one: Workload
@@ -53,7 +54,7 @@ def pairs() -> list[Pair]:
     return [
         *(pair for size in MAPS for pair in (_dw_pw(*size, 1), _dw_pw(*size, 2))),
         *(pair for size in MAPS for pair in (_pw_dw(*size, 1), _pw_dw(*size, 2))),
-        _pooled("stem of a ResNet, 7x7, stride 2", 7, 2),
+        _pooled("ResNet's stem", 7, 2),
         _pooled("3x3, stride 1", 3, 1),
     ]
 
@@ -74,7 +75,7 @@ def _dw_pw(channels: int, side: int, rank: int) -> Pair:
     conv = _filters(channels, side, channels)
     one = Workload("separable", conv, RELU, rank=rank, outputs=channels)
     point = Workload("dense", _point(rank * channels, side, channels), RELU)
-    return Pair(f"dw-pw, rank {rank}, {channels} channels, {side}x{side}", one, (alone, point))
+    return Pair(f"dw-pw, rank {rank}, {channels}x{side}x{side}", one, (alone, point))
 
 
 def _pw_dw(channels: int, side: int, rank: int) -> Pair:
@@ -84,7 +85,7 @@ def _pw_dw(channels: int, side: int, rank: int) -> Pair:
     )
     alone = Workload("depthwise" if rank == 1 else "grouped", second, RELU)
     one = Workload("pw-dw", first, RELU, then=second)
-    name = f"pw-dw, rank {rank}, {channels} channels, {side}x{side}"
+    name = f"pw-dw, rank {rank}, {channels}x{side}x{side}"
     return Pair(name, one, (Workload("dense", first), alone))
 
 
@@ -96,7 +97,7 @@ def _pooled(name: str, kernel: int, stride: int) -> Pair:
     pool = Conv(1, 64, side, side, 64, Window((3, 3), (2, 2), (1, 1, 1, 1)), half, half, 64)
     alone = Workload("dense", conv, RELU, blocked=False)
     one = Workload("dense", conv, RELU, blocked=False, then=pool)
-    return Pair(f"pooled, {name}, to 64 channels", one, (alone, None))
+    return Pair(f"pooled, {name}", one, (alone, None))
 
 
 def prepare(pair: Pair, machine: Machine, target: Any) -> tuple[Call, Call]:
@@ -136,7 +137,8 @@ def _call(kernel: Kernel, tensors: list[Any], target: Any) -> tuple[Call, Any]:
 
 def race(calls: tuple[Call, ...], rounds: int) -> list[list[float]]:
     """Microseconds of each, every round in a new order."""
-    order, times = random.Random(SEED), [[0.0] * 0 for _ in calls]
+    order = random.Random(SEED)
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for index in order.sample(range(len(calls)), len(calls)):
             calls[index]()
@@ -163,19 +165,20 @@ def main() -> None:
     for pair in pairs():
         calls = prepare(pair, preset.machine, target)
         for threads in asked.threads:
-            tvm_api.set_thread_count(threads)
+            if tvm_api.set_thread_count(threads) != threads:
+                parser.error(f"{threads} threads: set TVM_NUM_THREADS to that or more")
             one, two = race(calls, asked.rounds)
             ratios = min(one) / min(two), statistics.median(one) / statistics.median(two)
             numbers = [f"{ratio:.2f}" for ratio in ratios]
             table.add_row(pair.name, str(threads), _spread(one), _spread(two), *numbers)
             rows.append({"layers": pair.name, "threads": threads, "one": one, "two": two})
-    Console(width=120, highlight=False).print(table)
+    Console(highlight=False).print(table)
     write_json(RESULTS_FILE, {"target": preset.description, "rows": rows})
 
 
 def _spread(times: list[float]) -> str:
     low, middle, high = statistics.quantiles(times, n=4)
-    return f"{min(times):.0f} / {middle:.0f} / {low:.0f} to {high:.0f}"
+    return f"{min(times):.0f} / {middle:.0f} / {low:.0f}-{high:.0f}"
 
 
 if __name__ == "__main__":

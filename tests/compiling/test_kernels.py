@@ -212,16 +212,21 @@ def test_an_image_convolved_and_pooled_in_one(given_convs, machine, clip):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
-def test_a_map_is_pooled_right_however_it_is_cut(rows):
-    """Rows that two windows share, within a task and between two, and rows above and below the
-    map: strips of 8 rows end at row 24 of 22."""
-    conv = Conv(2, 3, 43, 17, 20, Window((3, 3), (1, 1), (1, 1, 1, 1)), 43, 17)
-    pool = Conv(2, 20, 43, 17, 20, Window((3, 3), (2, 2), (1, 1, 1, 1)), 22, 9, 20)
+@pytest.mark.parametrize(("padding", "ceil"), [(1, False), (1, True), (0, True)])
+@pytest.mark.parametrize("height", [42, 43])
+def test_a_map_is_pooled_right_however_it_is_cut(rows, padding, ceil, height):
+    """Rows that two windows share, within a task and between two; rows above the map, and below it
+    where the last window hangs over; strips that overlap, for 8 divides no number of rows here."""
+    conv = Conv(2, 3, height, 17, 20, Window((3, 3), (1, 1), (1, 1, 1, 1)), height, 17)
     x, weight, bias, _ = data(conv)
+    want = F.max_pool2d(reference(x, weight, bias, conv), 3, 2, padding, ceil_mode=ceil)
+    high, wide = want.shape[2:]
+    over = ((high - 1) * 2 + 3 - height - padding, (wide - 1) * 2 + 3 - 17 - padding)
+    edge = (padding, padding, max(padding, over[0]), max(padding, over[1]))
+    pool = Conv(2, 20, height, 17, 20, Window((3, 3), (2, 2), edge), high, wide, 20)
     machine = Machine(8, 16, scratch_bytes=6 * 17 * 3 * 8 * 4)  # two pooled rows at a time, or one
     kernel = pooled_kernel(conv, pool, Epilogue(), machine, Knobs(4, 2, rows, 1))
     packed = pack_dense(weight.numpy(), 8, blocked=False), pack_bias(bias.numpy(), 8)
-    want = F.max_pool2d(reference(x, weight, bias, conv), 3, 2, 1)
     assert_close(unblock(run_kernel(kernel, x, *packed), 20), want, depth_of(conv))
 
 

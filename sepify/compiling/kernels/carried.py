@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sepify.compiling.kernels.shapes import Conv, Machine
 from sepify.compiling.kernels.source import Source
 from sepify.compiling.kernels.strip import locate
-from sepify.compiling.kernels.tiles import Tasks, task_count
+from sepify.compiling.kernels.tiles import Tasks
 
 _TWICE = 0.05  # of the first layer's rows, computed by two tasks
 
@@ -33,12 +33,6 @@ def strips_for(first: Conv, second: Conv, most: int) -> int:
     while 2 * strips <= most and 2 * strips * shared_rows(second) <= first.out_height * _TWICE:
         strips *= 2
     return strips
-
-
-def expected_threads(macs: int, machine: Machine) -> int:
-    """Threads that are expected and that so much work is worth: neighbouring tasks share rows, so
-    that there should not be more tasks."""
-    return min(task_count(macs, machine), -(-machine.max_tasks // 2))
 
 
 def carry_rows(

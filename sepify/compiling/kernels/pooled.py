@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sepify.compiling.kernels.carried import carry_rows, expected_threads, strips_for
+from sepify.compiling.kernels.carried import carry_rows, strips_for
 from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.dense import dense_knobs, image_reduction, read_input
 from sepify.compiling.kernels.depthwise import row_of_windows
@@ -13,7 +13,7 @@ from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.pooling import MAXIMUM
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
-from sepify.compiling.kernels.tiles import tasks_for, tiling_for
+from sepify.compiling.kernels.tiles import expected_threads, tasks_for, tiling_for
 
 
 def pooled_knobs(conv: Conv, pool: Conv, machine: Machine) -> Knobs:

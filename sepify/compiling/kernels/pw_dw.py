@@ -3,13 +3,19 @@ filters have passed over them. A depth multiplier is a sum of filtered terms."""
 
 from __future__ import annotations
 
-from sepify.compiling.kernels.carried import carry_rows, expected_threads, strips_for
+from sepify.compiling.kernels.carried import carry_rows, strips_for
 from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
 from sepify.compiling.kernels.depthwise import ROW_TILE, Fold, row_of_windows
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
-from sepify.compiling.kernels.tiles import default_unroll, rank_tiles, tasks_for, tiling_for
+from sepify.compiling.kernels.tiles import (
+    default_unroll,
+    expected_threads,
+    rank_tiles,
+    tasks_for,
+    tiling_for,
+)
 
 _LEAST_VECTORS = 2  # of a task, or its register tiles are too small
 

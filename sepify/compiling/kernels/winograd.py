@@ -16,6 +16,7 @@ from sepify.compiling.kernels.tiles import (
     Run,
     Tiling,
     default_unroll,
+    expected_threads,
     rank_tiles,
     task_count,
     tasks_for,
@@ -73,10 +74,11 @@ def winograd_knobs(conv: Conv, m: int, machine: Machine) -> Knobs:
     v, points = machine.lanes, (m + TAPS - 1) ** 2
     blocks, out_blocks = machine.blocks(conv.channels), machine.blocks(conv.outputs)
     tiles = tile_count(conv, m)
-    wanted = task_count(points * tiles * blocks * v * out_blocks * v, machine)
+    macs = points * tiles * blocks * v * out_blocks * v
+    wanted = task_count(macs, machine)
     least = -(-tiles * 4 * v * points * blocks // (_STRIPS * machine.scratch_bytes))
     # every split transforms the input again: as many tasks as threads that are expected, not twice
-    threads = min(-(-machine.max_tasks // 2), wanted)
+    threads = expected_threads(macs, machine)
     most = max(1, out_blocks // _SPLIT_VECTORS)
     strips = 1
     while tiles >= 2 * strips * _GOOD_TILES and (strips < least or 2 * strips <= wanted):
