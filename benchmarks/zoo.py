@@ -8,6 +8,7 @@ stopped; `--table` only prints what is there and writes `benchmarks/out/zoo.md` 
     python benchmarks/zoo.py                       # what is not yet measured
     python benchmarks/zoo.py --stage capture       # one of: capture, convert, scripts, forms
     python benchmarks/zoo.py --each 2              # two of every family
+    python benchmarks/zoo.py --jobs 8              # eight at once: for what passes, not for seconds
     python benchmarks/zoo.py --only timm/resnet --again
 """
 
@@ -15,12 +16,15 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import multiprocessing.connection
 import os
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +70,7 @@ def main() -> None:
     parser.add_argument("--failed", action="store_true", help="measure failed rows anew")
     parser.add_argument("--each", type=int, help="so many of every family, not all")
     parser.add_argument("--limit", type=int, default=180, help="seconds a network and stage")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at once; default: 1")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     options = parser.parse_args()
     wanted = [
@@ -111,35 +116,64 @@ def _warm_up(sources: set[str], stages: Sequence[str]) -> None:
 
 
 def _run_stage(stage: str, entries: list[Entry], options: argparse.Namespace) -> None:
+    running: list[Child] = []
     for number, entry in enumerate(entries, 1):
         row = _read(entry)
         done = row and all(name in row["checks"] for name in STAGES[stage])
         failed = row and any(row["checks"].get(n, ["ok"])[0] == "failed" for n in STAGES[stage])
         if done and not options.again and not (options.failed and failed):
             continue
-        row = _in_child(entry, stage, options.limit)
-        bad = [n for n in STAGES[stage] if row["checks"][n][0] == "failed"]
-        told = f"FAILED {', '.join(bad)}" if bad else "ok"
-        print(f"{stage} {number}/{len(entries)} {entry.name}: {told}", flush=True)
+        running = _wait(running, fewer_than=options.jobs)
+        running.append(_start(entry, stage, options.limit, f"{stage} {number}/{len(entries)}"))
+    _wait(running, fewer_than=1)
 
 
-def _in_child(entry: Entry, stage: str, limit: int) -> Row:
-    """A fork has every package imported already; a crash or a hang costs one row."""
-    child = multiprocessing.get_context("fork").Process(target=_measure, args=(entry, stage))
-    child.start()
-    child.join(limit)
-    if child.is_alive():
-        child.kill()
-        child.join()
-        _add(
-            entry, {}, {name: ["failed", f"not done in {limit} s"] for name in STAGES[stage]}, True
-        )
-    elif child.exitcode:
-        told = f"the process ended with code {child.exitcode}"
-        _add(entry, {}, {name: ["failed", told] for name in STAGES[stage]}, True)
-    row = _read(entry)
+@dataclass(frozen=True)
+class Child:
+    """A network that is being measured, in a fork, which has every package imported already: a
+    crash or a hang costs one row."""
+
+    process: ForkProcess
+    entry: Entry
+    stage: str
+    limit: int
+    deadline: float  # of time.monotonic
+    title: str
+
+
+def _start(entry: Entry, stage: str, limit: int, title: str) -> Child:
+    process = multiprocessing.get_context("fork").Process(target=_measure, args=(entry, stage))
+    process.start()
+    return Child(process, entry, stage, limit, time.monotonic() + limit, title)
+
+
+def _wait(running: list[Child], fewer_than: int) -> list[Child]:
+    """Until fewer than so many are running; those that are."""
+    while len(running) >= fewer_than and running:
+        multiprocessing.connection.wait([child.process.sentinel for child in running], timeout=0.5)
+        over = [c for c in running if not c.process.is_alive() or time.monotonic() > c.deadline]
+        for child in over:
+            _finish(child)
+        running = [child for child in running if child not in over]
+    return running
+
+
+def _finish(child: Child) -> None:
+    """Say how it went; write down a crash or a hang, which the child could not."""
+    told = ""
+    if child.process.is_alive():
+        child.process.kill()
+        told = f"not done in {child.limit} s"
+    child.process.join()
+    if not told and child.process.exitcode:
+        told = f"the process ended with code {child.process.exitcode}"
+    if told:
+        _add(child.entry, {}, {name: ["failed", told] for name in STAGES[child.stage]}, True)
+    row = _read(child.entry)
     assert row is not None
-    return row
+    bad = [name for name in STAGES[child.stage] if row["checks"][name][0] == "failed"]
+    told = f"FAILED {', '.join(bad)}" if bad else "ok"
+    print(f"{child.title} {child.entry.name}: {told}", flush=True)
 
 
 def _measure(entry: Entry, stage: str) -> None:
