@@ -287,3 +287,56 @@ def test_onnx_is_open_in_what_onnxruntime_gets_right(tmp_path):
     assert told == "ONNX, any batch size"
     run = run_onnx(tmp_path / "small.onnx")
     assert relative_error(run(images(6)), small(images(6)).detach()) < 1e-5
+
+
+class Whole(nn.Module):
+    """Left whole for what it asks of its values; its `**rest` no compiler takes."""
+
+    def forward(self, x, **rest):
+        return F.relu(x) if float(x.detach().abs().sum()) > 0 else x
+
+
+class Nested(nn.Module):
+    """What a trace has no container for: a dict of a tensor, a list and nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.whole = Whole()
+
+    def forward(self, x):
+        x = self.whole(self.conv(x))
+        return {"map": x, "pooled": [x.mean((2, 3)), x.amax((2, 3))], "loss": None}
+
+
+@torch.no_grad()
+def test_a_trace_of_nested_outputs_returns_them_in_one_tuple(tmp_path):
+    small, path = sepify.convert(seeded(Nested()), example_inputs=images()), tmp_path / "small.pt"
+    how = sepify.save_model(small, path, images())
+    assert how == "TorchScript, traced, for any batch size; its outputs in one tuple"
+    answer = small(images(7))
+    given = run_pt(path)(images(7))
+    assert isinstance(given, tuple)
+    for old, new in zip([answer["map"], *answer["pooled"]], given, strict=True):
+        torch.testing.assert_close(new, old)
+
+
+class Sized(nn.Module):
+    """Asks for the larger and the smaller of a size and a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return F.adaptive_avg_pool2d(x, (max(x.shape[2] // 4, 2), min(x.shape[3], 5)))
+
+
+@torch.no_grad()
+def test_the_larger_of_two_sizes_is_scripted(tmp_path):
+    small, path = sepify.convert(seeded(Sized()), example_inputs=images()), tmp_path / "small.pt"
+    assert torch.sym_max in {node.target for node in small.graph.nodes}
+    assert sepify.save_model(small, path, images()) == "TorchScript, scripted"
+    for x in (images(2), images(3, size=20), images(1, size=4)):
+        torch.testing.assert_close(run_pt(path)(x), small(x))
