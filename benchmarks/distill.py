@@ -55,7 +55,9 @@ SHIFT = {"resnet20": 4, "demo": 2}  # pixels, and mirrored
 @dataclass(frozen=True)
 class Trial:
     """One row to measure: `layers` says whether layers are matched too, `fast` whether both
-    networks are channels-last and in bf16, which CPUs with AMX multiply fastest."""
+    networks are channels-last and in bf16, which CPUs with AMX multiply fastest, `frozen` whether
+    only what is rewritten or comes after it learns; `shift` is in pixels, None the subject's own.
+    """
 
     subject: str
     rank: int
@@ -65,16 +67,26 @@ class Trial:
     rate: float = 2e-3
     temperature: float = 3.0
     fast: bool = False
+    frozen: bool = False
+    batch: int = 128
+    shift: int | None = None
 
     @property
     def key(self) -> str:
         """Its name in files and tables."""
         matched = "layers" if self.layers else "outputs"
         soft = f"-t{self.temperature:g}" if self.temperature != 3.0 else ""
-        name = f"{self.subject}-r{self.rank}-{self.start}-{matched}"
-        return f"{name}-{self.epochs}x{self.rate:g}{soft}{'-fast' if self.fast else ''}"
+        name = f"{self.subject}-r{self.rank}-{self.start}-{matched}-{self.epochs}x{self.rate:g}"
+        batch = f"-b{self.batch}" if self.batch != 128 else ""
+        shift = "" if self.shift is None else f"-shift{self.shift}"
+        told = f"{'-fast' if self.fast else ''}{'-frozen' if self.frozen else ''}"
+        return f"{name}{soft}{batch}{shift}{told}"
 
 
+# what two cores do in ten minutes of the clock: OMP_NUM_THREADS=2
+TEN_MINUTES = Trial(
+    "demo", 1, "solved", False, 28, 12e-3, 6.0, fast=True, frozen=True, batch=256, shift=1
+)
 AIMS = (
     Trial("resnet20", 1, "solved", True, 12),
     Trial("resnet20", 2, "solved", True, 10),
@@ -83,6 +95,7 @@ AIMS = (
     Trial("demo", 1, "solved", True, 18, rate=6e-3, temperature=6.0),
     Trial("demo", 1, "solved", True, 25, rate=6e-3, temperature=6.0, fast=True),
     Trial("demo", 1, "solved", False, 25, rate=6e-3, temperature=6.0, fast=True),
+    TEN_MINUTES,
 )
 SHORT = (
     Trial("resnet20", 1, "solved", True, 3),
@@ -156,9 +169,13 @@ def _measure(trial: Trial, console: Console) -> dict[str, object]:
             heldout=images[drawn[:judges]],
             epochs=trial.epochs,
             losses=Losses(temperature=trial.temperature, layers=1.0 if trial.layers else 0.0),
-            augment=shift_and_mirror(SHIFT[trial.subject]),
+            augment=shift_and_mirror(trial.shift or SHIFT[trial.subject]),
             training=Training(
-                rate=trial.rate, seed=SEED, mixed_precision="bf16" if trial.fast else "no"
+                batch=trial.batch,
+                rate=trial.rate,
+                seed=SEED,
+                mixed_precision="bf16" if trial.fast else "no",
+                unchanged="frozen" if trial.frozen else "train",
             ),
             checkpoint=checkpoint,
             resume=True,
@@ -180,6 +197,7 @@ def _measure(trial: Trial, console: Console) -> dict[str, object]:
         "top1": [interval.value, interval.low, interval.high],
         "agreement": done.judgement.agreement,
         "minutes": done.epochs[-1].cpu_seconds / 60,
+        "threads": torch.get_num_threads(),
         "clock_minutes": clock,  # of this run: less than it took if it was resumed
         "convert_minutes": converted / 60,
         "best_epoch": done.best,

@@ -33,6 +33,7 @@ class Lesson:
     augment: str | None = None
     precision: str = "no"
     freeze_batchnorm: bool = False
+    freeze_unchanged: bool = False
     patience: int | None = None
     seed: int = 0
     resume: bool = False
@@ -97,6 +98,7 @@ def prepare(
         batch=lesson.batch,
         rate=lesson.rate,
         batchnorm="frozen" if lesson.freeze_batchnorm else "train",
+        unchanged="frozen" if lesson.freeze_unchanged else "train",
         patience=lesson.patience,
         mixed_precision=cast(Precision, lesson.precision),
         seed=lesson.seed,

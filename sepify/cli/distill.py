@@ -60,6 +60,12 @@ def distill(
     freeze_batchnorm: Annotated[
         bool, typer.Option("--freeze-batchnorm", help="Keep BatchNorm's statistics as they are")
     ] = False,
+    freeze_unchanged: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-unchanged", help="Train only what is rewritten or comes after it: faster"
+        ),
+    ] = False,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs that bring nothing")
     ] = None,
@@ -87,6 +93,7 @@ def distill(
         augment=augment,
         precision=precision,
         freeze_batchnorm=freeze_batchnorm,
+        freeze_unchanged=freeze_unchanged,
         patience=patience,
         seed=seed,
         resume=resume,

@@ -12,12 +12,14 @@ from torch.utils._pytree import tree_flatten
 
 from sepify.capture import Model, capture
 from sepify.distilling.losses import Losses, TaskLoss, are_class_scores, soft_targets
+from sepify.distilling.precision import spare_strided_depthwise
 from sepify.distilling.taps import Pair, comparable_layers, tapped
 from sepify.errors import CaptureError, InputError, UsageError
 from sepify.measuring.outputs import answer, evaluating
 from sepify.multipliers import resize_images
 
 FLOOR = 1e-12  # of a variance: a layer that always puts out the same
+IGNORED = -100  # a label that torch's cross_entropy leaves out
 
 
 class DistillationPair(nn.Module):
@@ -72,6 +74,7 @@ class DistillationPair(nn.Module):
         pairs = [pair for calls in layers.values() for pair in calls]
         self.matched = tuple(layers)
         self._student = tapped(student, [pair[0] for pair in pairs])
+        spare_strided_depthwise(self._student)
         self._teacher = original
         if pairs and isinstance(original, fx.GraphModule):
             self._teacher = tapped(original, [pair[1] for pair in pairs])
@@ -96,7 +99,7 @@ class DistillationPair(nn.Module):
 
     def forward(self, *inputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """The loss of one batch, a scalar. `inputs` as the networks take them; `labels` (B,) class
-        numbers, or whatever your own loss takes."""
+        numbers, or whatever your own loss takes. Raises InputError for a class that is not one."""
         parts = self.parts(*inputs, labels=labels)
         return torch.stack(list(parts.values())).sum()
 
@@ -113,6 +116,7 @@ class DistillationPair(nn.Module):
             if losses.soft:
                 parts["soft"] = losses.soft * soft_targets(answer, target, losses.temperature)
             if losses.labels and labels is not None:
+                self._require_classes(labels)
                 parts["labels"] = losses.labels * F.cross_entropy(answer.float(), labels)
         weight = losses.layers_at(self.done)
         if weight and given:
@@ -148,6 +152,19 @@ class DistillationPair(nn.Module):
     def teacher(self) -> nn.Module:
         """The frozen original; where layers are matched, it returns their values too."""
         return self._teacher
+
+    def _require_classes(self, labels: Tensor) -> None:
+        """On a GPU a label too high ends the process's use of it, so it is looked at before.
+        Raises InputError."""
+        if labels.is_floating_point() or labels.numel() == 0 or self.classes is None:
+            return  # the shares of the classes, as cross_entropy takes them too
+        known = labels[labels != IGNORED]
+        low, high = (int(found) for found in known.aminmax()) if known.numel() else (0, 0)
+        if low < 0 or high >= self.classes:
+            raise InputError(
+                f"labels run from {low} to {high}, and the networks tell {self.classes} classes, "
+                f"0 to {self.classes - 1}"
+            )
 
     def _shown(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What the student sees: smaller images where its plan has a resolution."""

@@ -27,7 +27,8 @@ from sepify.distilling.training import (
     make_optimizer,
     rate_at,
 )
-from sepify.errors import DistillationError, SepifyError, UsageError
+from sepify.distilling.unchanged import freeze_unchanged
+from sepify.errors import DistillationError, InputError, SepifyError, UsageError
 from sepify.progress import Progress
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Run:
         if self.channels_last:  # half to two thirds of the time of a step on a CPU
             pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pair = pair.to(accelerator.device)
+        self.still = freeze_unchanged(pair.learner) if training.unchanged == "frozen" else ()
         optimizer = make_optimizer(pair.learner, training)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         self.model, self.optimizer = accelerator.prepare(pair, optimizer)
@@ -189,6 +191,8 @@ class Run:
         with accelerator.accumulate(self.model):
             try:
                 loss = self.model(*inputs, labels=labels)
+            except InputError as error:
+                raise self._stopped(str(error)) from error
             except SepifyError:
                 raise
             except Exception as error:  # whatever the networks say to a batch that does not fit
@@ -217,6 +221,8 @@ class Run:
         self.model.train()
         if self.training.batchnorm == "frozen":
             freeze_batchnorm(self.pair.learner)
+        for module in self.still:
+            module.eval()
 
     @property
     def _judged(self) -> nn.Module:

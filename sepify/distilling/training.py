@@ -32,6 +32,9 @@ class Training:
                      returned; None: the weights themselves
     batchnorm        "train": statistics of each batch, and running averages of them; "frozen":
                      those that are there, as in evaluation
+    unchanged        "train": every weight learns; "frozen": what no rewritten layer comes before
+                     (the stem, say) stays as it is, for it answers as the original does; saves its
+                     part of each step, which is large where the images are
     patience         stop after so many epochs without a better judgement; None: never
     mixed_precision  "no", "bf16" or "fp16"
     save_every       seconds between checkpoints, besides those at each epoch's end
@@ -47,6 +50,7 @@ class Training:
     clip: float | None = 5.0
     ema: float | None = 0.998
     batchnorm: Literal["train", "frozen"] = "train"
+    unchanged: Literal["train", "frozen"] = "train"
     patience: int | None = None
     mixed_precision: Precision = "no"
     save_every: float = 300.0
@@ -56,6 +60,7 @@ class Training:
         for name, known in (
             ("optimizer", ("adamw", "sgd")),
             ("batchnorm", ("train", "frozen")),
+            ("unchanged", ("train", "frozen")),
             ("mixed_precision", ("no", "bf16", "fp16")),
         ):
             if getattr(self, name) not in known:

@@ -23,11 +23,13 @@ if find_spec("torchvision"):
 @pytest.fixture
 def environment(tmp_path):
     """For a process of its own: as many threads as here (sums are taken in another order by more),
-    this checkout, and the shim where it is needed."""
+    no GPU, which two processes could not share, this checkout, and the shim where it is needed."""
     folders = [str(TESTS.parent), str(TESTS)]
     if "zoo.torchvision_shim" in sys.modules:
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text("import zoo.torchvision_shim\n")
         folders.append(str(tmp_path / "site"))
     threads = str(torch.get_num_threads())
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": threads}
+    paths = os.pathsep.join(folders)
+    own = {"PYTHONPATH": paths, "OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **own}

@@ -150,7 +150,14 @@ def test_a_batch_of_another_shape(tmp_path):
 
 
 def test_labels_that_do_not_fit(tmp_path):
-    data = (pictures(64), torch.full((64,), 9))
+    told = r"batch 1: labels run from -1 to 9, and the networks tell 5 classes, 0 to 4 \("
+    data = (pictures(64), torch.tensor([9, -1] * 32))
+    with pytest.raises(DistillationError, match=told):
+        train(tmp_path / "checkpoint", data=data, losses=Losses(layers=0), augment=None)
+
+
+def test_labels_of_another_shape(tmp_path):
+    data = (pictures(64), torch.zeros(64, 3))
     with pytest.raises(DistillationError, match="does not go through the networks"):
         train(tmp_path / "checkpoint", data=data, losses=Losses(layers=0), augment=None)
 
