@@ -30,7 +30,7 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from datasets import OUT
+from image_sets import OUT
 from networks import ResNet50
 from rich.console import Console
 from rich.table import Table

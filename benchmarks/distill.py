@@ -5,6 +5,7 @@
     OMP_NUM_THREADS=1 python benchmarks/distill.py --rows aims     # about 140 CPU minutes
     OMP_NUM_THREADS=1 python benchmarks/distill.py --rows starts   # about 50
     OMP_NUM_THREADS=1 python benchmarks/distill.py --rows short    # about 20
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/distill.py --rows frozen  # 10 minutes
 
 The original network teaches by soft targets: no labels anywhere, the whole training set, one image
 in fifty of it held out to judge by; the whole test set is scored once, at the end. "aims" are the
@@ -18,12 +19,13 @@ within its row, from a checkpoint. Minutes are CPU minutes of this process, conv
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from datasets import OUT, SEED, cifar10_training, fashion_mnist_training
+from image_sets import OUT, SEED, cifar10_training, fashion_mnist_training
 from pruning import conv_macs
 from rich.console import Console
 from rich.progress import (
@@ -50,6 +52,7 @@ IMAGES: dict[str, Callable[[], Tensor]] = {
     "demo": fashion_mnist_training,
 }
 SHIFT = {"resnet20": 4, "demo": 2}  # pixels, and mirrored
+FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun has started
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,9 @@ class Trial:
         return f"{name}{soft}{batch}{shift}{told}"
 
 
-# what two cores do in ten minutes of the clock: OMP_NUM_THREADS=2
+# what two cores do in ten minutes of the clock
 TEN_MINUTES = Trial(
-    "demo", 1, "solved", False, 28, 12e-3, 6.0, fast=True, frozen=True, batch=256, shift=1
+    "demo", 1, "solved", False, 30, 12e-3, 6.0, fast=True, frozen=True, batch=256, shift=0
 )
 AIMS = (
     Trial("resnet20", 1, "solved", True, 12),
@@ -113,7 +116,7 @@ GROUPS = {"short": SHORT, "aims": AIMS, "starts": STARTS}
 def main() -> None:
     """Measure what was asked for and is not yet known; print every row."""
     options = _options()
-    console = Console(width=100, highlight=False)
+    console = Console(width=100, highlight=False, quiet=not FIRST)
     rows = read_json(RESULTS_FILE) if RESULTS_FILE.is_file() else {}
     console.print(
         f"{'row':38} {'MACs':>5} {'before':>6} {'start':>6} {'after, 95 %':>18} {'agree':>6} "
@@ -125,6 +128,8 @@ def main() -> None:
                 row = _measure(trial, console)
             except FileError as error:
                 console.print(f"[yellow]{trial.key} skipped: {error}[/yellow]")
+                continue
+            if not FIRST:
                 continue
             # beside what other runs have added meanwhile
             rows = {**(read_json(RESULTS_FILE) if RESULTS_FILE.is_file() else {}), trial.key: row}
@@ -169,7 +174,7 @@ def _measure(trial: Trial, console: Console) -> dict[str, object]:
             heldout=images[drawn[:judges]],
             epochs=trial.epochs,
             losses=Losses(temperature=trial.temperature, layers=1.0 if trial.layers else 0.0),
-            augment=shift_and_mirror(trial.shift or SHIFT[trial.subject]),
+            augment=shift_and_mirror(SHIFT[trial.subject] if trial.shift is None else trial.shift),
             training=Training(
                 batch=trial.batch,
                 rate=trial.rate,
@@ -188,7 +193,8 @@ def _measure(trial: Trial, console: Console) -> dict[str, object]:
     before, start, after = (top1(net, test, labels) for net in (subject.network, student, small))
     interval = wilson(round(after * len(labels)), len(labels))
     example = test[:1]
-    checkpoint.unlink()
+    if FIRST:
+        checkpoint.unlink()
     return {
         **asdict(trial),
         "macs": conv_macs(small, example) / conv_macs(subject.network, example),
@@ -196,8 +202,9 @@ def _measure(trial: Trial, console: Console) -> dict[str, object]:
         "start_top1": start,
         "top1": [interval.value, interval.low, interval.high],
         "agreement": done.judgement.agreement,
-        "minutes": done.epochs[-1].cpu_seconds / 60,
+        "minutes": done.epochs[-1].cpu_seconds / 60,  # of this process
         "threads": torch.get_num_threads(),
+        "processes": done.processes,
         "clock_minutes": clock,  # of this run: less than it took if it was resumed
         "convert_minutes": converted / 60,
         "best_epoch": done.best,

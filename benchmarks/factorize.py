@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from datasets import OUT, SEED
+from image_sets import OUT, SEED
 from methods import METHODS, Method
 from results import Results, Row, measure, outputs, print_heading, print_row
 from rich.console import Console

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from datasets import OUT, smooth_noise
+from image_sets import OUT, smooth_noise
 from networks import PlainChain, ResNet50
 from rich.console import Console
 from stages import stage_times

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import OUT, SEED
+from image_sets import OUT, SEED
 from rich.console import Console
 from rich.table import Table
 

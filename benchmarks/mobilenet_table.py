@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from datasets import (
+from image_sets import (
     CALIBRATION_IMAGES,
     OUT,
     SEED,

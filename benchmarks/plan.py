@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import OUT, SEED
+from image_sets import OUT, SEED
 from scipy.stats import spearmanr
 from subjects import SUBJECTS, Subject
 from torch import Tensor, fx

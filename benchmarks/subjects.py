@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from datasets import SHARED, Images, cifar10, cifar10_enlarged, fashion_mnist
+from image_sets import SHARED, Images, cifar10, cifar10_enlarged, fashion_mnist
 from networks import CifarResNet20, WideVgg
 from torch import nn
 from train_vgg import VGG_FILE

@@ -79,7 +79,8 @@ class Training:
 
 
 def make_optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """The optimiser of the trainable parameters; those of one dimension do not decay."""
+    """The optimiser of the trainable parameters; those of one dimension do not decay. On a CPU it
+    is torch's fused one: the plain one takes a hundred small steps where this takes one."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     if not parameters:
         raise UsageError("the student has no parameter that requires a gradient")
@@ -88,9 +89,11 @@ def make_optimizer(network: nn.Module, training: Training) -> torch.optim.Optimi
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    fused = True if all(p.device.type == "cpu" for p in parameters) else None
     if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, training.rate or 0.05, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, training.rate or 2e-3)
+        rate = training.rate or 0.05
+        return torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True, fused=fused)
+    return torch.optim.AdamW(groups, training.rate or 2e-3, fused=fused)
 
 
 def rate_at(step: int, steps: int, warmup: float) -> float:

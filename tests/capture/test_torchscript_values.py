@@ -102,6 +102,62 @@ def test_a_container_that_the_model_keeps_is_read_but_not_changed(kind: str) -> 
         capture(script(Keeping(change=True).eval(), "scripted", (X,)), (X,))
 
 
+class Pyramid(nn.Module):
+    """Keeps what one method makes for another, as RAFT's correlation does."""
+
+    levels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = [torch.tensor(0.0)]
+        self.count = 0
+
+    def build(self, x: Tensor) -> None:
+        self.count = 1
+        self.levels = [x]
+        for _ in range(2):
+            x = nn.functional.avg_pool2d(x, 2)
+            self.levels.append(x)
+            self.count = self.count + 1
+
+    def forward(self, level: int) -> Tensor:
+        return self.levels[level].mean((2, 3)) * self.count
+
+
+def test_what_a_call_stores_is_read_later_in_that_call() -> None:
+    class Net(Stem):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pyramid = Pyramid()
+            self.other = self.pyramid  # the same object by another path
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.pyramid.build(self.conv(x))
+            return self.other(0) + self.other(2)
+
+    network = script(Net().eval(), "scripted", (X,))
+    captured = capture(network, (X,))
+    told = "what the model stores in its attribute 'levels' is forgotten after each call"
+    assert captured.notes.count(told) == 1
+    for x in (X, 2 * X[:1]):
+        assert torch.equal(captured.graph_module(x), network(x))
+
+
+def test_what_a_call_stores_for_the_next_is_refused() -> None:
+    class Net(Stem):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            return self.conv(x) * self.calls
+
+    told = r"stores a value in itself for its next call, attribute 'calls' \(.*self.calls \+ 1"
+    with pytest.raises(CaptureError, match=told):
+        capture(script(Net().eval(), "scripted", (X,)), (X,))
+
+
 def test_a_list_is_told_from_a_tensor_and_a_tuple() -> None:
     class Net(Stem):
         def features(self, x: Tensor) -> Union[Tensor, list[Tensor]]:  # noqa: UP007

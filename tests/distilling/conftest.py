@@ -20,6 +20,12 @@ if find_spec("torchvision"):
         import zoo.torchvision_shim  # noqa: F401
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Many tests compare bits, which a GPU does not repeat from run to run."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+
 @pytest.fixture
 def environment(tmp_path):
     """For a process of its own: as many threads as here (sums are taken in another order by more),

@@ -33,6 +33,8 @@ class Attributes:
         self._traced: dict[str, Traced] = {}
         self._containers: dict[int, Any] = {}  # held, so that no id is given twice
         self._constants: dict[int, tuple[Tensor, str]] = {}
+        self._set: dict[tuple[Any, str], Any] = {}  # by the run, of (object, attribute)
+        self._read: set[tuple[Any, str]] = set()  # by the run, before it set them
 
     @property
     def root(self) -> ModuleRef:
@@ -40,7 +42,30 @@ class Attributes:
         return ModuleRef(self._root, "")
 
     def get(self, owner: ModuleRef, name: str) -> Any:
-        """The value of `owner.name`: a submodule, a tensor with its get_attr node, a constant."""
+        """The value of `owner.name`: a submodule, a tensor with its get_attr node, a constant, or
+        what the run has set it to."""
+        key = (owner.handle, name)
+        if key in self._set:
+            return self._set[key]
+        self._read.add(key)
+        return self._given(owner, name)
+
+    def set(self, owner: ModuleRef, name: str, value: Any) -> bool:
+        """Let later reads of `owner.name` have `value`. Not if the run has read it before, which
+        was then what an earlier call had left: False."""
+        key = (owner.handle, name)
+        if key not in self._read:
+            self._set[key] = value
+        return key in self._set
+
+    def buffer(self, owner: ModuleRef, name: str) -> Traced | None:
+        """`owner.name` if it is a tensor that the model keeps and the run has not set anew."""
+        if (owner.handle, name) in self._set:
+            return None
+        value = self._given(owner, name)
+        return value if isinstance(value, Traced) else None
+
+    def _given(self, owner: ModuleRef, name: str) -> Any:
         value = owner.handle.getattr(name)
         if isinstance(value, torch._C.ScriptObject):
             return ModuleRef(value, owner.child(name))

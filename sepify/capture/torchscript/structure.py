@@ -34,15 +34,20 @@ def _get_attribute(machine: Interpreter, node: Any, values: list[Any]) -> tuple[
 
 
 def _set_attribute(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
-    owner, new = values
-    old = machine.attributes.get(owner, node.s("name"))
-    if isinstance(old, Traced) and isinstance(new, Traced) and _alike(old.concrete, new.concrete):
+    """A buffer is written in place; anything else is known to the rest of the run alone."""
+    (owner, new), name = values, node.s("name")
+    old = machine.attributes.buffer(owner, name)
+    if old is not None and isinstance(new, Traced) and _alike(old.concrete, new.concrete):
         if new is not old:  # `self.count = self.count + 1`; `+=` has written it already
             machine.recorder.copy_into(old, new)
         return ()
+    if machine.attributes.set(owner, name, new):
+        told = f"what the model stores in its attribute '{name}' is forgotten after each call"
+        machine.recorder.notes.append(told)
+        return ()
     raise CaptureError(
-        f"the model stores a value in itself, attribute '{node.s('name')}' ({source_line(node)}), "
-        "which a graph cannot; return the value instead, and save again"
+        f"the model stores a value in itself for its next call, attribute '{name}' "
+        f"({source_line(node)}), which a graph cannot; return the value instead, and save again"
     )
 
 
