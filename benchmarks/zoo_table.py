@@ -9,6 +9,7 @@ from typing import Any
 
 Row = dict[str, Any]
 TIMED = ("construction", "forward", "capture", "convert")
+WORST = 10  # of the networks over the limit, by name in the summary
 LIMIT = 2  # capture should cost no more than this, times construction plus one forward pass
 
 INTRODUCTION = """Written by `make bench-zoo`. Random weights, nothing downloaded, small images \
@@ -61,13 +62,14 @@ def cost(rows: Sequence[Row]) -> str:
     if not timed:
         return ""
     ratios = sorted((_cost_ratio(row), row["name"]) for row in timed)
-    over = [f"{name} ({ratio:.1f})" for ratio, name in ratios if ratio > LIMIT]
+    over = [f"{name} ({ratio:.1f})" for ratio, name in reversed(ratios) if ratio > LIMIT]
     told = (
         f"Capture, in units of construction plus one forward pass of two images: median "
-        f"{ratios[len(ratios) // 2][0]:.2f}, worst {ratios[-1][0]:.1f}; at most {LIMIT} for "
-        f"{len(ratios) - len(over)} of {len(ratios)} networks"
+        f"{ratios[len(ratios) // 2][0]:.2f}; at most {LIMIT} for {len(ratios) - len(over)} of "
+        f"{len(ratios)} networks"
     )
-    return told + (f", more for {', '.join(over)}." if over else ".")
+    shown = ", ".join(over[:WORST]) + (f", and {len(over) - WORST} more" * (len(over) > WORST))
+    return told + (f"; above it: {shown}." if over else ".")
 
 
 def _cost_ratio(row: Row) -> float:

@@ -105,8 +105,6 @@ def test_a_container_that_the_model_keeps_is_read_but_not_changed(kind: str) -> 
 class Pyramid(nn.Module):
     """Keeps what one method makes for another, as RAFT's correlation does."""
 
-    levels: list[Tensor]
-
     def __init__(self) -> None:
         super().__init__()
         self.levels = [torch.tensor(0.0)]
@@ -129,11 +127,10 @@ def test_what_a_call_stores_is_read_later_in_that_call() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.pyramid = Pyramid()
-            self.other = self.pyramid  # the same object by another path
 
         def forward(self, x: Tensor) -> Tensor:
             self.pyramid.build(self.conv(x))
-            return self.other(0) + self.other(2)
+            return self.pyramid(0) + self.pyramid(2)
 
     network = script(Net().eval(), "scripted", (X,))
     captured = capture(network, (X,))
