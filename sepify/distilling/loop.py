@@ -97,6 +97,11 @@ def distill(
             f"the student is a {type(student).__name__}: give the GraphModule that "
             "sepify.convert returned"
         )
+    width = getattr(getattr(student.meta.get("sepify"), "plan", None), "width", 1.0)
+    if training.unchanged == "frozen" and width < 1:
+        raise UsageError(
+            f"unchanged='frozen': a student of width {width:g} is changed from its first layer on"
+        )
     path = _checkpoint_path(checkpoint, resume)
 
     def finish(weights: Mapping[str, Tensor]) -> fx.GraphModule:

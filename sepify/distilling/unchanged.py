@@ -36,9 +36,15 @@ def _changed(student: fx.GraphModule) -> set[fx.Node]:
     changed: set[fx.Node] = set()
     for node in student.graph.nodes:
         inside = str(node.target).startswith(rewritten)
-        if inside or any(before in changed for before in node.all_input_nodes):
+        if inside or _holds_one(called_module(student, node)) or changed & {*node.all_input_nodes}:
             changed.add(node)
     return changed
+
+
+def _holds_one(module: nn.Module | None) -> bool:
+    """Whether a module that the graph calls as a whole has a rewritten layer inside."""
+    inside = () if module is None else module.modules()
+    return any({"depthwise", "pointwise"} <= part._modules.keys() for part in inside)
 
 
 def _parameters(student: fx.GraphModule, node: fx.Node) -> set[int]:

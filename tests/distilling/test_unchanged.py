@@ -67,6 +67,39 @@ def test_the_start_keeps_its_weights_and_its_statistics():
     assert not torch.equal(every.conv1.weight, before["conv1.weight"])
 
 
+class Deciding(nn.Module):
+    """Left whole for what it asks of its values, with a layer to rewrite inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x) if float(x.detach().abs().sum()) > 0 else x
+
+
+def test_a_rewritten_layer_in_a_module_that_is_called_whole_learns():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), Deciding(), nn.Conv2d(8, 5, 1)).eval()
+    small = sepify.convert(network, example_inputs=pictures(2), keep=("0", "2"))
+    still = freeze_unchanged(small)
+    learning = {name for name, p in small.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in learning} == {"1", "2"}
+    assert "1.conv.depthwise.weight" in learning
+    assert still == (small.get_submodule("0"),)
+
+
+@pytest.mark.filterwarnings("ignore::sepify.errors.UntrainedWarning")
+def test_a_thinned_student_has_no_unchanged_part():
+    pytest.importorskip("torch_pruning")
+    network = teacher()
+    thin = sepify.convert(network, width=0.5, example_inputs=pictures(2))
+    frozen = replace(QUICK, unchanged="frozen")
+    with pytest.raises(
+        UsageError, match=r"a student of width 0\.5 is changed from its first layer"
+    ):
+        sepify.distill(thin, teacher=network, data=pictures(32), training=frozen)
+
+
 def test_nothing_is_rewritten():
     network = teacher()
     same = sepify.convert(network, keep=("conv*",), example_inputs=pictures(2))
