@@ -74,6 +74,19 @@ def test_labels_in_the_file_are_learnt_and_can_be_left_out(shell):
     assert losses[0] > losses[1]
 
 
+def test_what_is_unchanged_can_stay_so(shell):
+    sepify.save_model(student(teacher(), keep=("conv1",)), "small.pt", pictures(1))
+    options = (*DISTILL, "--data", "images.npy", "--epochs", "1")
+    assert shell(*options, "--freeze-unchanged")[0] == 0
+    before, after = (torch.jit.load(file).state_dict() for file in ("small.pt", "better.pt"))
+    assert torch.equal(before["conv1.weight"], after["conv1.weight"])
+    assert not torch.equal(before["conv2.depthwise.weight"], after["conv2.depthwise.weight"])
+    assert shell(*options)[0] == 0
+    assert not torch.equal(
+        before["conv1.weight"], torch.jit.load("better.pt").state_dict()["conv1.weight"]
+    )
+
+
 def test_convert_distils(shell):
     options = ("--calibration", "images.npy", "--distill", "images.npy", "--epochs", "2")
     code, out, err = shell("convert", "model.pt", "-o", "taught.pt", *options)
