@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import os
 import traceback
 from pathlib import Path
 
 import torch
 
-_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_OURS = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))
 
 
 def running_line() -> str:
     """The innermost line of the model's own code that is running."""
     frame = inspect.currentframe()
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        if not frame.f_code.co_filename.startswith(_OURS):
             path, line = frame.f_code.co_filename, frame.f_lineno
             return f"{path}, line {line}: `{linecache.getline(path, line).strip()}`"
         frame = frame.f_back
@@ -26,5 +27,5 @@ def running_line() -> str:
 def failed_line(error: Exception) -> str:
     """The innermost line of the model's own code that led to `error`; "" if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    users = [f for f in frames if not f.filename.startswith(_NOT_THE_USERS) and f.line]
+    users = [f for f in frames if not f.filename.startswith(_OURS) and f.line]
     return f"{users[-1].filename}, line {users[-1].lineno}: `{users[-1].line}`" if users else ""

@@ -28,7 +28,7 @@ from sepify.errors import CaptureError
 
 CHECKED = "captured for inputs with "  # how the message of a check begins
 _VARIADIC = ("zeros", "ones", "empty", "rand", "randn")
-_CONSTRUCTORS = (*_VARIADIC, "full", "arange", "linspace")
+_CONSTRUCTORS = (*_VARIADIC, "full", "arange", "linspace", "tensor", "as_tensor")
 
 
 class ValueTracer(LayerTracer):
@@ -70,9 +70,12 @@ class ValueTracer(LayerTracer):
         all of its kind at once; what it has left in the graph makes this one useless."""
         if self._evaluating:
             return forward(*args, **kwargs)
+        depth = len(self.module_stack)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
+            while len(self.module_stack) > depth:  # torch.fx leaves what failed on its stack
+                self.module_stack.popitem(last=True)
             path = (self.submodule_paths or {}).get(m)
             # another kind, or what is around it, may fail only for what the first has left behind
             other = any(type(m) is not type(self.root.get_submodule(p)) for p in self.untraceable)

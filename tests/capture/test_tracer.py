@@ -7,16 +7,21 @@ import functools
 import pickle
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from capture.forms import conv_targets, run, same_state, state_copy
 from capture.networks import CASES
 from torch import Tensor, nn
+from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 
 from sepify.capture import capture
 from sepify.capture.comparing import difference
+from sepify.capture.frames import running_line
+from sepify.capture.symbolic import split_arguments
+from sepify.capture.tracer import ValueTracer
 from sepify.errors import CaptureError
 from sepify.passes.out_of_place import make_out_of_place
 
@@ -156,6 +161,37 @@ def test_an_untraceable_layer_is_left_whole_and_said() -> None:
     for x in (X, X + 100, X - 100):  # it still chooses
         assert torch.equal(run(result.graph_module, (x,)), run(model, (x,)))
     assert result.graph_module.get_submodule("chooser") is not model.chooser
+
+
+def test_untraceable_layers_of_one_kind_are_found_in_one_trace() -> None:
+    model = nn.Sequential(Around(), nn.Conv2d(2, 3, 1), nn.Sequential(Around()))
+    tracer = ValueTracer(split_arguments(model, 1), (X,), frozenset())
+    with pytest.raises(TraceError, match="layers of it cannot be traced"):
+        tracer.trace(model)
+    assert tracer.untraceable == {"0.chooser", "2.0.chooser"}
+    assert torch.equal(run(capture(model, (X,)).graph_module, (X,)), run(model, (X,)))
+
+
+def test_tensors_are_made_of_sizes() -> None:
+    class Scaled(Conv):
+        def forward(self, x: Tensor) -> Tensor:
+            batch, channels, height, width = self.conv(x).shape
+            root = torch.sqrt(torch.tensor(channels * height))
+            sizes = torch.tensor([height, width], dtype=x.dtype, device=x.device)
+            return self.conv(x) / root * sizes.prod() + torch.as_tensor(batch)
+
+    model = Scaled().eval()
+    result = capture(model, (X,))
+    assert result.front_end == "value-tracer"
+    assert result.notes == ()
+    for x in (X, torch.randn(5, 3, 9, 12)):
+        assert torch.equal(run(result.graph_module, (x,)), run(model, (x,)))
+
+
+def test_a_package_beside_torch_is_the_users_code() -> None:
+    beside = Path(torch.__file__).parent.with_name("torchvision_of_mine") / "raft.py"
+    code = compile("running_line()", str(beside), "eval")
+    assert eval(code, {"running_line": running_line}).startswith(f"{beside}, line 1")
 
 
 def test_a_choice_by_contents_in_the_model_itself_is_refused() -> None:
