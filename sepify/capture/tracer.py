@@ -7,16 +7,14 @@ of the input stays untraceable; the innermost module that does so is left whole,
 
 from __future__ import annotations
 
-import functools
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
 
+from sepify.capture.constructors import recorded_constructors
 from sepify.capture.frames import running_line
 from sepify.capture.inputs import Inputs
 from sepify.capture.known import Known, dependence
@@ -27,8 +25,6 @@ from sepify.capture.torchscript.values import Dependence
 from sepify.errors import CaptureError
 
 CHECKED = "captured for inputs with "  # how the message of a check begins
-_VARIADIC = ("zeros", "ones", "empty", "rand", "randn")
-_CONSTRUCTORS = (*_VARIADIC, "full", "arange", "linspace", "tensor", "as_tensor")
 
 
 class ValueTracer(LayerTracer):
@@ -172,7 +168,7 @@ def value_trace(model: nn.Module, inputs: Inputs, leaves: frozenset[str] = froze
     while True:
         tracer = ValueTracer(arguments, inputs, leaves)
         try:
-            with _constructors_of_sizes(tracer):
+            with recorded_constructors(tracer):
                 traced = trace_with(tracer, model)
         except CaptureError:
             if not tracer.untraceable:
@@ -183,30 +179,6 @@ def value_trace(model: nn.Module, inputs: Inputs, leaves: frozenset[str] = froze
             tracer.known.clear()  # every value in the model, which the tracer's cycles would keep
         notes = (*traced.notes, *dict.fromkeys(tracer.assumptions), *_whole(model, leaves))
         return Traced(traced.graph_module, notes, leaves)
-
-
-@contextmanager
-def _constructors_of_sizes(tracer: ValueTracer) -> Iterator[None]:
-    """`torch.zeros(b, 2, h, w)` of proxies fails before torch.fx hears of it; record it here."""
-    with ExitStack() as stack:
-        for name in _CONSTRUCTORS:
-            original = getattr(torch, name)
-            stack.enter_context(patch.object(torch, name, _recorded(tracer, original)))
-        yield
-
-
-def _recorded(tracer: ValueTracer, original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def constructor(*args: Any, **kwargs: Any) -> Any:
-        given: list[Any] = []
-        fx.node.map_aggregate((args, kwargs), given.append)
-        if not any(isinstance(argument, ValueProxy) for argument in given):
-            return original(*args, **kwargs)
-        listed = original.__name__ in _VARIADIC and not isinstance(args[0], (list, tuple))
-        sizes = (list(args),) if listed else args
-        return tracer.create_proxy("call_function", original, sizes, kwargs)
-
-    return constructor
 
 
 def _whole(model: nn.Module, leaves: frozenset[str]) -> tuple[str, ...]:

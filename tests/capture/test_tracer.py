@@ -177,15 +177,18 @@ def test_tensors_are_made_of_sizes() -> None:
         def forward(self, x: Tensor) -> Tensor:
             batch, channels, height, width = self.conv(x).shape
             root = torch.sqrt(torch.tensor(channels * height))
-            sizes = torch.tensor([height, width], dtype=x.dtype, device=x.device)
-            return self.conv(x) / root * sizes.prod() + torch.as_tensor(batch)
+            sizes = torch.tensor([[height, width], [1, 2]], dtype=x.dtype, device=x.device)
+            image = torch.as_tensor(x.shape[2:])
+            return self.conv(x) / root * sizes.prod() + torch.as_tensor(batch / 2) - image.sum()
 
     model = Scaled().eval()
     result = capture(model, (X,))
     assert result.front_end == "value-tracer"
     assert result.notes == ()
+    again = pickle.loads(pickle.dumps(result.graph_module))
     for x in (X, torch.randn(5, 3, 9, 12)):
-        assert torch.equal(run(result.graph_module, (x,)), run(model, (x,)))
+        for captured in (result.graph_module, again, torch.jit.script(result.graph_module)):
+            assert torch.equal(run(captured, (x,)), run(model, (x,)))
 
 
 def test_a_package_beside_torch_is_the_users_code() -> None:
