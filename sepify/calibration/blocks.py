@@ -11,9 +11,9 @@ from math import inf
 
 from torch import fx
 
-# Separated convolutions in a block. Refining two residual blocks together beats one at a time
-# (demo network at rank 1: 91.0 against 90.9 % top-1; see benchmarks/README.md).
-MOST_CONVOLUTIONS = 4
+# Separated convolutions in a block. Refining four residual blocks together for half as many steps
+# each beats two at a time, and six (see benchmarks/README.md).
+MOST_CONVOLUTIONS = 8
 ELEMENTWISE_MODULES = tuple(f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm"))
 ELEMENTWISE = frozenset(
     [
@@ -63,8 +63,8 @@ def find_blocks(graph_module: fx.GraphModule, names: Collection[str]) -> tuple[B
 
     A block begins at the last cut before a separated convolution, a cut being a place where a
     single value is live, and holds as many whole residual blocks, or convolutions with their
-    BatchNorm and activation, as make four separated convolutions at most. Where no cut comes for
-    more than four (a U-Net's skips), it ends where the fewest values are live. The last block ends
+    BatchNorm and activation, as make eight separated convolutions at most. Where no cut comes for
+    more than eight (a U-Net's skips), it ends where the fewest values are live. The last block ends
     with what belongs to its last convolution: behind a pooling or a classifier there is less to
     compare, and refinement would learn those few numbers by heart.
     """

@@ -35,7 +35,7 @@ class Refinement:
     coordinates in which all directions of the factors weigh alike. Many small batches get further
     than few large ones (see benchmarks/README.md)."""
 
-    steps: int = 400  # for each convolution in the block
+    steps: int = 200  # for each convolution in the block
     batch: int = 16
     rate: float = 1e-2  # relative to the root mean square of each factor, in these coordinates
     seed: int = 0

@@ -126,7 +126,7 @@ class _Totals:
             self.uu[start:stop, start:] += patches[:, start:stop].T @ patches[:, start:]
         self.yu += wanted.T @ patches
         self.yy += wanted.square().sum(0, dtype=torch.float64)
-        self.u += patches.sum(0, dtype=torch.float64)
+        self.u += patches.sum(0)  # centred; summed as float64 it would cost as much as the product
         self.y += wanted.sum(0, dtype=torch.float64)
         self.positions += len(patches)
 

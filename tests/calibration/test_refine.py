@@ -31,12 +31,12 @@ def test_a_residual_block_is_one_block():
     ]
 
 
-def test_a_chain_is_cut_after_every_four_separated_convolutions():
-    layers = [layer for _ in range(6) for layer in (nn.Conv2d(3, 3, 3), nn.ReLU())]
-    names = [str(index) for index in range(0, 12, 2)]
+def test_a_chain_is_cut_after_every_eight_separated_convolutions():
+    layers = [layer for _ in range(10) for layer in (nn.Conv2d(3, 3, 3), nn.ReLU())]
+    names = [str(index) for index in range(0, 20, 2)]
     assert summary(nn.Sequential(*layers), names) == [
-        ("input_1", "_7", ("0", "2", "4", "6")),
-        ("_7", "_11", ("8", "10")),
+        ("input_1", "_15", tuple(names[:8])),
+        ("_15", "_19", tuple(names[8:])),
     ]
 
 
@@ -46,11 +46,11 @@ def test_the_last_block_ends_with_what_belongs_to_its_last_convolution():
 
 
 def test_a_kept_convolution_belongs_to_what_went_before():
-    layers = [nn.Conv2d(3, 3, 3) for _ in range(6)]
-    names = ["0", "1", "2", "4", "5"]
+    layers = [nn.Conv2d(3, 3, 3) for _ in range(10)]
+    names = [str(index) for index in range(10) if index != 3]
     assert summary(nn.Sequential(*layers), names) == [
-        ("input_1", "_4", ("0", "1", "2", "4")),
-        ("_4", "_5", ("5",)),
+        ("input_1", "_8", tuple(names[:8])),
+        ("_8", "_9", ("9",)),
     ]
 
 
@@ -74,22 +74,22 @@ class Skips(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(7))
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(11))
 
     def forward(self, x):
         down = [x]
-        for conv in self.convs[:3]:
+        for conv in self.convs[:5]:
             down.append(F.relu(conv(down[-1])))
         y = down[-1]
-        for conv, skip in zip(self.convs[3:6], down[::-1], strict=False):
+        for conv, skip in zip(self.convs[5:10], down[::-1], strict=False):
             y = F.relu(conv(y)) + skip
-        return self.convs[6](y + x)
+        return self.convs[10](y + x)
 
 
-def test_without_cuts_a_block_ends_after_four_convolutions():
-    names = [f"convs.{i}" for i in range(7)]
+def test_without_cuts_a_block_ends_after_eight_convolutions():
+    names = [f"convs.{i}" for i in range(11)]
     blocks = find_blocks(fx.symbolic_trace(Skips()), names)
-    assert [len(block.names) for block in blocks] == [4, 3]
+    assert [len(block.names) for block in blocks] == [8, 3]
     assert len(blocks[0].exits) > 1
     assert set(blocks[1].entries) <= {*blocks[0].exits, *blocks[0].entries}
 
@@ -113,7 +113,7 @@ def test_a_block_alone_computes_what_it_does_in_the_network():
     for network, names in (
         (Residual(), ["conv1", "conv2"]),
         (Stored(), ["a", "b"]),
-        (Skips(), [f"convs.{i}" for i in range(7)]),
+        (Skips(), [f"convs.{i}" for i in range(11)]),
     ):
         original = make_out_of_place(fx.symbolic_trace(seeded(network)))
         factors = {}
