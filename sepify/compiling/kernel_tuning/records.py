@@ -20,6 +20,9 @@ FILE_NAME = "kernels.jsonl"
 # of the kernels: raised when the same knobs give other code, or when the default knobs change, to
 # which every time is relative
 GENERATION = 3
+# What a kernel alone wins by less than this, its network does not: neighbours, caches and chance
+# decide there, and knobs that chance chose made networks 1 to 3 % slower (see benchmarks/README.md).
+DECISIVE = 0.97  # of the default knobs' time
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Record:
     seconds: float | None
     relative: float | None
     error: str | None = None
+
+
+def gained(relative: float) -> float:
+    """Time over the default's that a candidate is worth: 1 unless it is decidedly faster."""
+    return relative if relative < DECISIVE else 1.0
 
 
 class Records:
@@ -52,9 +60,10 @@ class Records:
         return dict(self._found.get(workload.key, {}))
 
     def best(self, workload: Workload) -> Knobs | None:
-        """The fastest candidate, or None if none was ever timed."""
+        """The fastest candidate; the one that was tried first, the default, where none is decidedly
+        faster; None if none was ever timed."""
         timed = [r for r in self.measured(workload).values() if r.relative is not None]
-        return min(timed, key=lambda r: r.relative or 0.0).knobs if timed else None
+        return min(timed, key=lambda r: gained(r.relative or 0.0)).knobs if timed else None
 
     def add(self, workload: Workload, record: Record) -> None:
         """Keep a record, in the file too. Raises FileError if that cannot be written."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sepify.compiling.budget import Budget
 from sepify.compiling.kernel_tuning.bench import Bench
-from sepify.compiling.kernel_tuning.records import Record, Records
+from sepify.compiling.kernel_tuning.records import Record, Records, gained
 from sepify.compiling.kernel_tuning.search import search
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Machine
@@ -63,7 +63,7 @@ class _Task:
         self.trials += 1
         if record.seconds is not None and record.relative:
             self.seconds = self.seconds or record.seconds / record.relative
-            self.relative = min(self.relative, record.relative)
+            self.relative = min(self.relative, gained(record.relative))
         self.answers[record.knobs] = record.relative
         if len(self.answers) == len(self.group):
             self._next_group([self.answers[knobs] for knobs in self.group])

@@ -44,6 +44,15 @@ def test_the_fastest_comes_back(tmp_path):
     assert again.best(Workload("dense", _WORKLOAD.conv)) is None
 
 
+def test_the_default_stays_unless_it_is_beaten_decidedly(tmp_path):
+    records = open_records(tmp_path)
+    for pixels, relative in ((1, 1.002), (2, 0.98), (3, 0.99)):
+        records.add(_WORKLOAD, Record(knobs(pixels), 1e-3 * relative, relative))
+    assert records.best(_WORKLOAD) == open_records(tmp_path).best(_WORKLOAD) == knobs(1)
+    records.add(_WORKLOAD, Record(knobs(4), 0.96e-3, 0.96))
+    assert records.best(_WORKLOAD) == open_records(tmp_path).best(_WORKLOAD) == knobs(4)
+
+
 def test_a_workload_survives_json():
     pool = Conv(1, 16, 5, 4, 16, Window((2, 2), (2, 2)), 2, 2, 16)
     pooled = Workload("dense", replace(_WORKLOAD.conv, groups=1), blocked=False, then=pool)
