@@ -12,6 +12,7 @@ from torch import fx, nn
 import sepify
 from sepify.errors import ConversionError, InputError, UsageError
 from sepify.factorize.factors import ORDERS
+from sepify.verify import verify_conversion
 
 QUICK = sepify.Refinement(steps=10, batch=16)
 
@@ -178,3 +179,37 @@ def test_importing_sepify_loads_neither_tvm_nor_a_plotting_library():
     code = "import sys, sepify; print([m for m in ('tvm', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Points(nn.Module):
+    """As many rows as there are positions above nought: what is found, not what is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y.mean((2, 3)), (y > 0).nonzero()
+
+
+def test_outputs_whose_shape_follows_the_contents_may_have_another():
+    network = seeded(Points())
+    small = sepify.convert(network, example_inputs=images())
+    (_, before), (_, after) = network(images()), small(images())
+    assert before.shape != after.shape
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (nn.Conv2d(3, 3, 3), r"was \(4, 3, 12, 12\) torch.float32 and became \(4, 3, 10, 10\)"),
+        (nn.Flatten(), r"became \(4, 432\)"),
+        (nn.Threshold(9.0, float("nan")), "is not finite"),
+    ],
+)
+def test_other_shapes_and_values_that_are_not_finite_are_no_conversion(after, message):
+    before = nn.Conv2d(3, 3, 3, padding=1)
+    verify_conversion(before, nn.Identity(), (images(),))
+    with pytest.raises(ConversionError, match=message):
+        verify_conversion(before, after, (images(),))

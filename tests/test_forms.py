@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import onnx
 import pytest
@@ -152,6 +153,26 @@ class Branching(nn.Module):
 
 def test_a_network_of_one_image_size_is_open_in_the_batch_alone(tmp_path):
     small = sepify.convert(seeded(Branching()))
+    told = sepify.save_model(small, tmp_path / "small.pt2", images())
+    assert told == "torch.export, any batch size"
+    run = load_exported(tmp_path / "small.pt2").module()
+    assert torch.equal(run(images(7)), small(images(7)))
+
+
+class Rounding(nn.Module):
+    """Rounds half of an image size up: torch.export's file format has no operator for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x)[:, :, : math.ceil(x.shape[2] / 2)]
+
+
+def test_what_a_pt2_file_cannot_hold_of_open_sizes_is_saved_with_fewer_open(tmp_path):
+    small = sepify.convert(seeded(Rounding()), example_inputs=images())
+    assert small(images(size=17)).shape[2] == 9  # the network itself is open in the size
     told = sepify.save_model(small, tmp_path / "small.pt2", images())
     assert told == "torch.export, any batch size"
     run = load_exported(tmp_path / "small.pt2").module()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 
 from torch import Tensor, fx
@@ -25,7 +26,9 @@ def to_exported(
     causes: list[str] = []
     for openness in OPENNESS:
         try:
-            return export_at(graph_module, inputs, openness), sizes_at(openness)
+            program = export_at(graph_module, inputs, openness)
+            _require_writable(program)
+            return program, sizes_at(openness)
         except (CaptureError, ConversionError) as error:
             causes.append(str(error))
     raise ConversionError(f"cannot be saved with torch.export: {causes[-1]}")
@@ -50,6 +53,14 @@ def export_at(
             ) from error
         require_same("exported", wanted, run, other)
     return program
+
+
+def _require_writable(program: ExportedProgram) -> None:
+    """Raise ConversionError where the file format, unlike the program, lacks an operator: rounded
+    quotients of open sizes. Where fewer sizes are open they may be constants."""
+    for target in (math.floor, math.ceil):
+        if program.graph.find_nodes(op="call_function", target=target):
+            raise ConversionError(f"a .pt2 file cannot hold math.{target.__name__} of a size")
 
 
 def sizes_at(openness: str) -> str:

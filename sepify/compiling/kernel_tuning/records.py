@@ -21,7 +21,7 @@ FILE_NAME = "kernels.jsonl"
 # which every time is relative
 GENERATION = 3
 # What a kernel alone wins by less than this, its network does not: neighbours, caches and chance
-# decide there, and knobs that chance chose made networks 1 to 3 % slower (see benchmarks/README.md).
+# decide there. Knobs that chance chose made networks 1 to 3 % slower (see benchmarks/README.md).
 DECISIVE = 0.97  # of the default knobs' time
 
 
