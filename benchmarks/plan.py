@@ -1,14 +1,14 @@
 """Planned mixtures of ranks against uniform and greedy ones at the same multiply-adds.
 
     OMP_NUM_THREADS=1 python benchmarks/plan.py --networks demo
-    OMP_NUM_THREADS=1 python benchmarks/plan.py --networks demo,resnet20 --refine
+    OMP_NUM_THREADS=1 python benchmarks/plan.py --networks demo,resnet20 --refine --mirror
 
 For each budget, a share of the convolutions' multiply-adds, three plans: `planned` (sepify.plan),
 `uniform` (the highest rank that fits everywhere, then one more, layer by layer from the last, as
 far as the budget goes; the stem is kept), and `greedy` (the literature's way: the threshold on the
 energy that the SVD keeps, the same for every layer, that just meets the budget). All are solved on
-the same 1,024 unlabelled images and scored on the whole test set; `--methods mirrored` is the
-planned one, converted on their mirror images as well.
+the same 1,024 unlabelled images, with `--mirror` on their mirror images too, and scored on the whole
+test set.
 
 Also: the CPU seconds of a calibration at rank 1, of which planning is to take two at most; random
 plans, and how well the predicted loss ranks them (Spearman) against the loss measured on them;
@@ -57,6 +57,7 @@ PROMISE_LABELS = 2_000
 RESULTS_FILE = OUT / "planning.json"
 
 Notes = dict[str, float]
+Key = tuple[str, str, float, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,12 @@ class Row:
     top1: float
     refined: bool
     seconds: float  # CPU seconds that planning took, measuring the candidates not counted
+    mirrored: bool = False  # converted on the mirror images as well
 
     @property
-    def key(self) -> tuple[str, str, float, bool]:
+    def key(self) -> Key:
         """What tells rows apart."""
-        return self.subject, self.method, self.budget, self.refined
+        return self.subject, self.method, self.budget, self.refined, self.mirrored
 
 
 class Results:
@@ -87,7 +89,7 @@ class Results:
         self.rows = {row.key: row for row in (Row(**item) for item in found["rows"])}
         self.notes: Notes = found["notes"]
 
-    def row(self, key: tuple[str, str, float, bool], make: Callable[[], Row]) -> Row:
+    def row(self, key: Key, make: Callable[[], Row]) -> Row:
         """The row, measured unless it is there."""
         if key not in self.rows:
             self.rows[key] = make()
@@ -139,11 +141,13 @@ def _run(key: str, subject: Subject, options: argparse.Namespace, results: Resul
         for method in options.methods:
             make = _makers(graph, x, images, measured)[method]
 
-            def measure(make=make, method=method, share=share) -> Row:
-                return _measure(key, subject, graph, make, method, share, options.refine)
+            wanted = (key, method, share, options.refine, options.mirror)
+
+            def measure(make=make, wanted=wanted) -> Row:
+                return _measure(wanted, subject, graph, make)
 
             try:
-                row = results.row((key, method, share, options.refine), measure)
+                row = results.row(wanted, measure)
             except PlanError as error:
                 print(f"{share:5.2f} {method:8} {error}")
                 continue
@@ -191,7 +195,6 @@ def _makers(
 
     return {
         "planned": planned,
-        "mirrored": planned,
         "uniform": lambda share: limited(lambda room: uniform_picks(layers, costs, room), share),
         "greedy": lambda share: limited(
             lambda room: energy_picks(layers, costs, room, convs), share
@@ -200,20 +203,15 @@ def _makers(
 
 
 def _measure(
-    key: str,
-    subject: Subject,
-    graph: fx.GraphModule,
-    make: Callable[[float], Plan],
-    method: str,
-    share: float,
-    refine: bool,
+    wanted: Key, subject: Subject, graph: fx.GraphModule, make: Callable[[float], Plan]
 ) -> Row:
+    key, method, share, refine, mirror = wanted
     begun = time.process_time()
     plan = make(share)
     seconds = time.process_time() - begun
     images, labels = subject.images.test, subject.images.labels
     calibration = subject.images.calibration[:IMAGES]
-    if method == "mirrored":
+    if mirror:
         calibration = torch.cat([calibration, calibration.flip(3)])
     small = sepify.convert(
         graph,
@@ -224,7 +222,7 @@ def _measure(
     )
     macs = sum(d.after.macs or 0 for d in plan) / sum(d.before.macs or 0 for d in plan)
     before, score = (100 * top1(network, images, labels) for network in (subject.network, small))
-    return Row(key, method, share, macs, before, score, refine, seconds)
+    return Row(key, method, share, macs, before, score, refine, seconds, mirror)
 
 
 def _measurements(
@@ -321,6 +319,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--budgets", type=lambda t: [float(p) for p in t.split(",")])
     parser.add_argument("--methods", default="planned,uniform,greedy")
     parser.add_argument("--refine", action="store_true", help="block by block after solving")
+    parser.add_argument("--mirror", action="store_true", help="convert on mirror images as well")
     parser.add_argument("--random-plans", type=int, default=24)
     parser.add_argument("--promise", action="store_true", help="accuracy_drop as well")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs measured")
