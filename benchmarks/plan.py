@@ -7,8 +7,8 @@ For each budget, a share of the convolutions' multiply-adds, three plans: `plann
 `uniform` (the highest rank that fits everywhere, then one more, layer by layer from the last, as
 far as the budget goes; the stem is kept), and `greedy` (the literature's way: the threshold on the
 energy that the SVD keeps, the same for every layer, that just meets the budget). All are solved on
-the same 1,024 unlabelled images, with `--mirror` on their mirror images too, and scored on the whole
-test set.
+the same 1,024 unlabelled images, with `--mirror` on their mirror images too, and scored on the
+whole test set.
 
 Also: the CPU seconds of a calibration at rank 1, of which planning is to take two at most; random
 plans, and how well the predicted loss ranks them (Spearman) against the loss measured on them;
