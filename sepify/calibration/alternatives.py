@@ -60,11 +60,9 @@ def solve_around(
     others: Mapping[str, Sequence[Form]],
     batches: Sequence[Batch],
     progress: Progress,
-    refinement: Refinement | None = None,
 ) -> tuple[dict[str, Factors], dict[str, list[Factors]]]:
     """Factors for a whole plan, each layer solved behind those before it, and, from the same
-    statistics, for `others` in the place of one layer at a time. With a `refinement` the plan's
-    factors are refined block by block as they are found."""
+    statistics, for `others` in the place of one layer at a time."""
     alternatives: dict[str, list[Factors]] = {}
 
     def solve(name: str, conv: nn.Conv2d, for_each_batch: Callable[[Feed], None]) -> Factors:
@@ -75,21 +73,34 @@ def solve_around(
         alternatives[name] = rest
         return first
 
+    return solve_in_step(network, list(chosen), batches, solve), alternatives
+
+
+def refine_solved(
+    network: fx.GraphModule,
+    solved: Mapping[str, Factors],
+    batches: Sequence[Batch],
+    refinement: Refinement,
+    progress: Progress,
+) -> dict[str, Factors]:
+    """The factors of a whole plan, in execution order, refined block by block. Unlike conversion,
+    this solves no layer anew behind the refined blocks: enough to compare plans."""
+
+    def known(name: str, _conv: nn.Conv2d, _for_each_batch: Callable[[Feed], None]) -> Factors:
+        return solved[name]
+
     def refine(
         block: Block,
         entered: Sequence[Values],
         wanted: Sequence[Values],
         inside: dict[str, Factors],
     ) -> dict[str, Factors]:
-        assert refinement is not None
-
         def tell(step: int, steps: int) -> None:
-            progress(f"refining from {block.names[0]}, step {step} of {steps}", 0, len(chosen))
+            progress(f"refining from {block.names[0]}, step {step} of {steps}", 0, len(solved))
 
         return refine_block(network, block, entered, wanted, inside, refinement, tell).factors
 
-    refiner = None if refinement is None else refine
-    return solve_in_step(network, list(chosen), batches, solve, refiner), alternatives
+    return solve_in_step(network, list(solved), batches, known, refine)
 
 
 def _solve(conv: nn.Conv2d, forms: Sequence[Form], fit: Moments, heldout: Moments) -> list[Factors]:

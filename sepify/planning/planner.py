@@ -188,7 +188,7 @@ def _promised(
         reached=kept.drop,
         loss=measurements.loss,
         predicted=choice.damage,
-        measured=bench.around(forms, {}, progress)[0],
+        measured=bench.lost(bench.factors(forms, progress), progress),
         gap=choice.gap,
         rounds=0,
         verified=kept.words,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sepify.calibration.refine import Refinement
+from sepify.factorize.factors import Factors
 from sepify.planning.knapsack import Choice
 from sepify.planning.measurements import Layer
 from sepify.planning.rounds import chosen_forms
@@ -28,9 +29,10 @@ QUICK = Refinement(steps=20)
 
 @dataclass(frozen=True)
 class Tried:
-    """A choice and its loss, measured as a whole, before refinement."""
+    """A choice, its factors, and its loss, measured as a whole, before refinement."""
 
     choice: Choice
+    factors: dict[str, Factors]
     measured: float
 
 
@@ -41,8 +43,8 @@ def run_off(
     tried = []
     for number, choice in enumerate(entrants):
         progress("measuring whole plans", number, len(entrants))
-        loss, _ = bench.around(chosen_forms(layers, choice.picks), {}, progress)
-        tried.append(Tried(choice, loss))
+        factors = bench.factors(chosen_forms(layers, choice.picks), progress)
+        tried.append(Tried(choice, factors, bench.lost(factors, progress)))
     tried.sort(key=lambda each: each.measured)
     finalists = [each for each in tried[:FINALISTS] if each.measured <= NEAR * tried[0].measured]
     if len(finalists) == 1:
@@ -50,5 +52,5 @@ def run_off(
     losses = []
     for number, each in enumerate(finalists):
         progress("refining finalists", number, len(finalists))
-        losses.append(bench.refined(chosen_forms(layers, each.choice.picks), QUICK, progress))
+        losses.append(bench.lost(bench.refined(each.factors, QUICK, progress), progress))
     return finalists[losses.index(min(losses))]

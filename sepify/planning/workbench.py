@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from sepify.calibration.alternatives import Form, solve_alone, solve_around
+from sepify.calibration.alternatives import Form, refine_solved, solve_alone, solve_around
 from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.refine import Refinement
 from sepify.calibration.sensitivity import (
@@ -78,18 +78,21 @@ class Workbench:
             self.network, factors, alternatives, self.judge, self.wanted, self.loss, progress
         )
 
+    def factors(self, chosen: Mapping[str, Form], progress: Progress) -> dict[str, Factors]:
+        """Factors for a whole plan, every layer solved behind those before it."""
+        return solve_around(self.network, chosen, {}, self.fit, progress)[0]
+
     def refined(
-        self, chosen: Mapping[str, Form], refinement: Refinement, progress: Progress
-    ) -> float:
-        """The loss of a whole plan whose factors are refined."""
-        factors, _ = solve_around(self.network, chosen, {}, self.fit, progress, refinement)
+        self, factors: Mapping[str, Factors], refinement: Refinement, progress: Progress
+    ) -> dict[str, Factors]:
+        """Those of a whole plan, refined block by block."""
+        return refine_solved(self.network, factors, self.fit, refinement, progress)
+
+    def lost(self, factors: Mapping[str, Factors], progress: Progress) -> float:
+        """The loss of a whole plan, given its factors."""
         return measure_damage(
             self.network, factors, {}, self.judge, self.wanted, self.loss, progress
         )[0]
-
-    def factors(self, chosen: Mapping[str, Form], progress: Progress) -> dict[str, Factors]:
-        """Factors for a whole plan."""
-        return solve_around(self.network, chosen, {}, self.fit, progress)[0]
 
     def answers(self, factors: Mapping[str, Factors], batches: Sequence[Batch]) -> list[Outputs]:
         """What the network puts out with `factors` in place of convolutions."""

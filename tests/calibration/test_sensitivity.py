@@ -4,8 +4,9 @@ from nets import Plain, Residual, images, seeded
 from torch import fx, nn
 from torch.nn import functional as F
 
-from sepify.calibration.alternatives import solve_alone, solve_around
+from sepify.calibration.alternatives import refine_solved, solve_alone, solve_around
 from sepify.calibration.batches import calibration_batches
+from sepify.calibration.refine import Refinement
 from sepify.calibration.sensitivity import (
     Replay,
     estimate_damage,
@@ -150,6 +151,15 @@ def test_solving_around_a_plan_gives_its_factors_and_the_alternatives():
     assert {name: f.rank for name, f in factors.items()} == {"conv1": 2, "conv2": 1}
     assert [f.rank for f in others["conv2"]] == [3]
     assert others["conv1"] == []
+    options = Refinement(steps=20, batch=16)
+    refined = refine_solved(network, factors, batches, options, quiet)
+    wanted = original_outputs(network, batches)
+    loss = choose_loss(wanted)
+    lost = [
+        measure_damage(network, each, {}, batches, wanted, loss, quiet)[0]
+        for each in (factors, refined)
+    ]
+    assert lost[1] < lost[0]
 
 
 def test_cotangents_have_the_hessian_of_the_divergence_as_covariance():

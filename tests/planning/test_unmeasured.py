@@ -60,15 +60,21 @@ class Bench:
         self.measured, self.refined_forms = [], []
 
     def around(self, chosen, others, progress):
+        loss = self.lost(self.factors(chosen, progress), progress)
+        return loss, {n: [0.5] * len(f) for n, f in others.items()}
+
+    def factors(self, chosen, progress):
         self.measured.append(chosen)
-        return self._loss(chosen, self.solved), {n: [0.5] * len(f) for n, f in others.items()}
+        return {"best": self.solved, **chosen}
 
-    def refined(self, chosen, refinement, progress):
-        self.refined_forms.append(chosen)
-        return self._loss(chosen, self.best_refined)
+    def refined(self, factors, refinement, progress):
+        self.refined_forms.append(factors)
+        return {**factors, "best": self.best_refined}
 
-    def _loss(self, chosen, best):
-        return 1.0 if {name: rank for name, (_, rank) in chosen.items()} == best else 1.2
+    def lost(self, factors, progress):
+        forms = dict(factors)
+        best = forms.pop("best")
+        return 1.0 if {name: rank for name, (_, rank) in forms.items()} == best else 1.2
 
 
 CONVS = {each.names[0]: nn.Conv2d(4, 8, 3) for each in LAYERS}
