@@ -11,9 +11,11 @@ from math import inf
 
 from torch import fx
 
-# Separated convolutions in a block. Refining four residual blocks together for half as many steps
-# each beats two at a time, and six (see benchmarks/README.md).
-MOST_CONVOLUTIONS = 8
+# Refined together: four residual blocks, or four convolutions of a chain with what follows each. Two
+# residual blocks are worse, six too, and so are eight convolutions of a chain (benchmarks/README.md).
+MOST_PARTS = 4
+MOST_CONVOLUTIONS = 8  # separated ones, in any block
+UNCUT = 4  # separated convolutions after which a part ends where there is no cut
 ELEMENTWISE_MODULES = tuple(f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm"))
 ELEMENTWISE = frozenset(
     [
@@ -43,7 +45,7 @@ ELEMENTWISE = frozenset(
 class Block:
     """`nodes` compute `exits` from `entries` and stored tensors alone; `names` are the separated
     convolutions that are first called inside. The block is the graph's nodes start to stop,
-    placeholders and output not counted."""
+    placeholders and output not counted, and is made of `parts`, with no cut inside."""
 
     entries: tuple[fx.Node, ...]
     nodes: tuple[fx.Node, ...]
@@ -51,6 +53,7 @@ class Block:
     names: tuple[str, ...]
     start: int
     stop: int
+    parts: int
 
 
 def computing_nodes(graph: fx.Graph) -> list[fx.Node]:
@@ -61,22 +64,23 @@ def computing_nodes(graph: fx.Graph) -> list[fx.Node]:
 def find_blocks(graph_module: fx.GraphModule, names: Collection[str]) -> tuple[Block, ...]:
     """Blocks in execution order, from the inputs to the last that holds a convolution in `names`.
 
-    A block begins at the last cut before a separated convolution, a cut being a place where a
-    single value is live, and holds as many whole residual blocks, or convolutions with their
-    BatchNorm and activation, as make eight separated convolutions at most. Where no cut comes for
-    more than eight (a U-Net's skips), it ends where the fewest values are live. The last block ends
-    with what belongs to its last convolution: behind a pooling or a classifier there is less to
-    compare, and refinement would learn those few numbers by heart.
+    A part begins at the last cut before a separated convolution, a cut being a place where a single
+    value is live: a residual block, or a convolution with its BatchNorm and activation. Where no
+    cut comes for four separated convolutions (a U-Net's skips), it ends where the fewest values are
+    live. A block holds up to four parts, with eight separated convolutions at most. The last block
+    ends with what belongs to its last convolution: behind a pooling or a classifier there is less
+    to compare, and refinement would learn those few numbers by heart.
     """
     nodes = computing_nodes(graph_module.graph)
     live = _live_counts(graph_module, nodes)
     first_calls = _first_calls(nodes, names)
-    starts = _packed(_starts(nodes, live, sorted(first_calls)), sorted(first_calls))
+    packed = _packed(_starts(nodes, live, sorted(first_calls)), sorted(first_calls))
     last = _own_end(graph_module, nodes, live, max(first_calls, default=0))
+    ends = [*list(packed)[1:], last]
     blocks = []
-    for start, end in zip(starts, [*starts[1:], last], strict=True):
+    for (start, parts), end in zip(packed.items(), ends, strict=True):
         inside = tuple(first_calls[i] for i in range(start, end) if i in first_calls)
-        blocks.append(_block(nodes, start, end, inside))
+        blocks.append(_block(nodes, start, end, inside, parts))
     while blocks and not blocks[-1].names:
         blocks.pop()
     return tuple(blocks)
@@ -91,14 +95,14 @@ def _first_calls(nodes: Sequence[fx.Node], names: Collection[str]) -> dict[int, 
 
 
 def _starts(nodes: Sequence[fx.Node], live: Sequence[int], convs: Sequence[int]) -> list[int]:
-    """Where the smallest blocks begin: at 0, and once at most between separated convolutions."""
+    """Where the parts begin: at 0, and once at most between separated convolutions."""
     starts, since = [0], 0
     for previous, conv in zip([None, *convs], convs, strict=False):
         first = 0 if previous is None else previous + 1
         # a block that starts at i is cut after node i - 1
         places = range(max(first, starts[-1] + 1), conv + 1)
         cuts = [i for i in places if live[i - 1] == 1]
-        if not cuts and since >= MOST_CONVOLUTIONS and places:
+        if not cuts and since >= UNCUT and places:
             cuts = [min(places, key=lambda i: (live[i - 1], -i))]
         if cuts:
             starts.append(cuts[-1])
@@ -126,30 +130,34 @@ def _is_elementwise(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     return name.split(".")[0].rstrip("_") in ELEMENTWISE  # aten: "relu.default"
 
 
-def _packed(starts: Sequence[int], convs: Sequence[int]) -> list[int]:
-    """`starts` without those between blocks that fit together."""
+def _packed(starts: Sequence[int], convs: Sequence[int]) -> dict[int, int]:
+    """Where the blocks begin, and of how many parts with separated convolutions each is made."""
     counts = [
         bisect_left(convs, end) - bisect_left(convs, start)
         for start, end in pairwise([*starts, inf])
     ]
-    packed, held = [], 0
+    packed: dict[int, int] = {}
+    first = held = 0
     for start, count in zip(starts, counts, strict=True):
-        if held and held + count <= MOST_CONVOLUTIONS:
+        if held and held + count <= MOST_CONVOLUTIONS and packed[first] < MOST_PARTS:
             held += count
+            packed[first] += 1
             continue
-        packed.append(start)
-        held = count
+        first, held = start, count
+        packed[first] = 1
     return packed
 
 
-def _block(every: Sequence[fx.Node], start: int, stop: int, names: tuple[str, ...]) -> Block:
+def _block(
+    every: Sequence[fx.Node], start: int, stop: int, names: tuple[str, ...], parts: int
+) -> Block:
     nodes = every[start:stop]
     inside = set(nodes)
     read = dict.fromkeys(source for node in nodes for source in node.all_input_nodes)
     entries = [n for n in read if n not in inside and n.op != "get_attr"]
     stored = [n for n in read if n not in inside and n.op == "get_attr"]
     exits = [n for n in nodes if n.op != "get_attr" and set(n.users) - inside]
-    return Block(tuple(entries), (*stored, *nodes), tuple(exits), names, start, stop)
+    return Block(tuple(entries), (*stored, *nodes), tuple(exits), names, start, stop, parts)
 
 
 def _live_counts(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> list[int]:

@@ -7,6 +7,7 @@ factors alone (no labels, nothing else is trained) bring the block's output clos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,7 @@ class Refinement:
     coordinates in which all directions of the factors weigh alike. Many small batches get further
     than few large ones (see benchmarks/README.md)."""
 
-    steps: int = 200  # for each convolution in the block
+    steps: int = 400  # for each part of the block, or for two of its convolutions if that is more
     batch: int = 16
     rate: float = 1e-2  # relative to the root mean square of each factor, in these coordinates
     seed: int = 0
@@ -90,7 +91,8 @@ def refine_block(
     seen = taught[:: -(-len(taught) // SEEN)].split(options.batch)
     coordinates = _whitened(interpreter, block, [inputs.pick(part) for part in seen], factors)
     with torch.enable_grad():
-        refined = _descend(coordinates, taught, loss_of, options, tell)
+        steps = options.steps * max(block.parts, math.ceil(len(coordinates) / 2))
+        refined = _descend(coordinates, taught, loss_of, steps, options, tell)
     before, after = heldout_error(factors), heldout_error(refined)
     return Refined(refined, after) if after < before else Refined(factors, before)
 
@@ -169,6 +171,7 @@ def _descend(
     coordinates: dict[str, Coordinates],
     taught: Tensor,
     loss_of: LossOf,
+    steps: int,
     options: Refinement,
     tell: Tell,
 ) -> dict[str, Factors]:
@@ -177,7 +180,6 @@ def _descend(
     def factors() -> dict[str, Factors]:
         return {name: each.factors() for name, each in coordinates.items()}
 
-    steps = options.steps * len(coordinates)
     parameters = [p for each in coordinates.values() for p in each.parameters]
     optimiser = torch.optim.Adam(parameters, options.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)

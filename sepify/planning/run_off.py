@@ -24,7 +24,7 @@ FINALISTS = 2
 NEAR = 1.25
 FINAL_IMAGES = 1_024  # two in three to solve and refine on, one in three to judge
 # Enough steps to see what refinement makes of a plan, and a fraction of what conversion takes.
-QUICK = Refinement(steps=20)
+QUICK = Refinement(steps=40)
 
 
 @dataclass(frozen=True)

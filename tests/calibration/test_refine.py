@@ -1,5 +1,6 @@
 import pickle
 
+import pytest
 import torch
 from nets import Plain, Residual, images, relative_error, seeded
 from torch import fx, nn
@@ -31,12 +32,22 @@ def test_a_residual_block_is_one_block():
     ]
 
 
-def test_a_chain_is_cut_after_every_eight_separated_convolutions():
-    layers = [layer for _ in range(10) for layer in (nn.Conv2d(3, 3, 3), nn.ReLU())]
-    names = [str(index) for index in range(0, 20, 2)]
+def test_a_chain_is_cut_after_every_four_separated_convolutions():
+    layers = [layer for _ in range(6) for layer in (nn.Conv2d(3, 3, 3), nn.ReLU())]
+    names = [str(index) for index in range(0, 12, 2)]
     assert summary(nn.Sequential(*layers), names) == [
-        ("input_1", "_15", tuple(names[:8])),
-        ("_15", "_19", tuple(names[8:])),
+        ("input_1", "_7", ("0", "2", "4", "6")),
+        ("_7", "_11", ("8", "10")),
+    ]
+
+
+def test_four_residual_blocks_are_refined_together():
+    network = nn.Sequential(*(Residual() for _ in range(5)))
+    names = [f"{i}.conv{j}" for i in range(5) for j in (1, 2)]
+    blocks = find_blocks(fx.symbolic_trace(network), names)
+    assert [(block.names, block.parts) for block in blocks if block.names] == [
+        (tuple(names[:8]), 4),
+        (tuple(names[8:]), 1),
     ]
 
 
@@ -46,11 +57,11 @@ def test_the_last_block_ends_with_what_belongs_to_its_last_convolution():
 
 
 def test_a_kept_convolution_belongs_to_what_went_before():
-    layers = [nn.Conv2d(3, 3, 3) for _ in range(10)]
-    names = [str(index) for index in range(10) if index != 3]
+    layers = [nn.Conv2d(3, 3, 3) for _ in range(6)]
+    names = ["0", "1", "2", "4", "5"]
     assert summary(nn.Sequential(*layers), names) == [
-        ("input_1", "_8", tuple(names[:8])),
-        ("_8", "_9", ("9",)),
+        ("input_1", "_4", ("0", "1", "2", "4")),
+        ("_4", "_5", ("5",)),
     ]
 
 
@@ -89,9 +100,28 @@ class Skips(nn.Module):
 def test_without_cuts_a_block_ends_after_eight_convolutions():
     names = [f"convs.{i}" for i in range(11)]
     blocks = find_blocks(fx.symbolic_trace(Skips()), names)
-    assert [len(block.names) for block in blocks] == [8, 3]
+    assert [(len(block.names), block.parts) for block in blocks] == [(8, 2), (3, 2)]
     assert len(blocks[0].exits) > 1
     assert set(blocks[1].entries) <= {*blocks[0].exits, *blocks[0].entries}
+
+
+@pytest.mark.parametrize(
+    ("network", "names", "steps"),
+    [
+        (Residual(), ["conv1", "conv2"], 3),  # one part
+        (Plain(), ["conv1", "conv2"], 6),  # two
+        (Skips(), [f"convs.{i}" for i in range(8)], 12),  # eight convolutions in two parts
+    ],
+)
+def test_steps_are_counted_by_parts_or_by_two_convolutions(network, names, steps):
+    graph = fx.symbolic_trace(seeded(network))
+    keep = [d.name for d in plan_uniform(graph, (images(),), rank=1) if d.name not in names]
+    plan = plan_uniform(graph, (images(),), rank=1, keep=keep, allow_costlier=True)
+    told = []
+    options = Refinement(steps=3, batch=16)
+    batches = calibration_batches(images(32))
+    solve_on_data(graph, plan, batches, lambda what, *_: told.append(what), options)
+    assert {what.rpartition(" of ")[2] for what in told if "refining" in what} == {str(steps)}
 
 
 class Stored(nn.Module):
