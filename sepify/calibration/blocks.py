@@ -11,8 +11,9 @@ from math import inf
 
 from torch import fx
 
-# Refined together: four residual blocks, or four convolutions of a chain with what follows each. Two
-# residual blocks are worse, six too, and so are eight convolutions of a chain (benchmarks/README.md).
+# Refined together: four residual blocks, or four convolutions of a chain with what follows each.
+# Two residual blocks are worse, six too, and so are eight convolutions of a chain (see
+# benchmarks/README.md).
 MOST_PARTS = 4
 MOST_CONVOLUTIONS = 8  # separated ones, in any block
 UNCUT = 4  # separated convolutions after which a part ends where there is no cut

@@ -113,7 +113,7 @@ def test_progress_tells_the_steps_of_a_long_refinement():
         plan,
         calibration_batches(images(32)),
         lambda what, done, total: told.append((what, done, total)),
-        Refinement(steps=10, batch=16),
+        Refinement(steps=20, batch=16),
     )
     assert ("refining from conv1, step 10 of 20", 2, 2) in told
     assert told[-1] == ("solved", 2, 2)
