@@ -31,7 +31,8 @@ import torch
 from image_sets import OUT, SEED
 from scipy.stats import spearmanr
 from subjects import SUBJECTS, Subject
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 import sepify
 from sepify.calibration.batches import calibration_batches
@@ -54,6 +55,7 @@ IMAGES = 1_024
 BUDGETS = (0.5, 0.35, 0.3, 0.25, 0.2, 0.15)
 PROMISE = 0.5  # points
 PROMISE_LABELS = 2_000
+BATCH = 500
 RESULTS_FILE = OUT / "planning.json"
 
 Notes = dict[str, float]
@@ -62,7 +64,8 @@ Key = tuple[str, str, float, bool, bool]
 
 @dataclass(frozen=True)
 class Row:
-    """One plan: share of the convolutions' MACs, and top-1 in points, before and after."""
+    """One plan: share of the convolutions' MACs, top-1 in points, before and after, and the
+    Kullback-Leibler divergence of the outputs from the original's on the test images, in nats."""
 
     subject: str
     method: str
@@ -73,6 +76,7 @@ class Row:
     refined: bool
     seconds: float  # CPU seconds that planning took, measuring the candidates not counted
     mirrored: bool = False  # converted on the mirror images as well
+    divergence: float = float("nan")  # in rows of before it was measured
 
     @property
     def key(self) -> Key:
@@ -153,7 +157,8 @@ def _run(key: str, subject: Subject, options: argparse.Namespace, results: Resul
                 continue
             print(
                 f"{share:5.2f} {method:8} MACs {row.macs:.3f}  top-1 {row.top1:.2f} "
-                f"({row.top1 - before:+.2f})  planned in {row.seconds:.1f} s",
+                f"({row.top1 - before:+.2f})  KL {row.divergence:.4f}  "
+                f"planned in {row.seconds:.1f} s",
                 flush=True,
             )
     for refine in (False, True):
@@ -222,7 +227,18 @@ def _measure(
     )
     macs = sum(d.after.macs or 0 for d in plan) / sum(d.before.macs or 0 for d in plan)
     before, score = (100 * top1(network, images, labels) for network in (subject.network, small))
-    return Row(key, method, share, macs, before, score, refine, seconds, mirror)
+    apart = _divergence(subject.network, small, images)
+    return Row(key, method, share, macs, before, score, refine, seconds, mirror, apart)
+
+
+@torch.no_grad()
+def _divergence(original: nn.Module, small: nn.Module, images: Tensor) -> float:
+    """Where top-1 cannot tell two plans apart: every image counts, not only those that change."""
+    total = 0.0
+    for batch in images.split(BATCH):
+        wanted, given = (F.log_softmax(network(batch), 1) for network in (original, small))
+        total += float(F.kl_div(given, wanted, reduction="sum", log_target=True))
+    return total / len(images)
 
 
 def _measurements(
