@@ -76,7 +76,7 @@ class Row:
     refined: bool
     seconds: float  # CPU seconds that planning took, measuring the candidates not counted
     mirrored: bool = False  # converted on the mirror images as well
-    divergence: float = float("nan")  # in rows of before it was measured
+    divergence: float | None = None  # in rows of before it was measured
 
     @property
     def key(self) -> Key:
@@ -157,7 +157,7 @@ def _run(key: str, subject: Subject, options: argparse.Namespace, results: Resul
                 continue
             print(
                 f"{share:5.2f} {method:8} MACs {row.macs:.3f}  top-1 {row.top1:.2f} "
-                f"({row.top1 - before:+.2f})  KL {row.divergence:.4f}  "
+                f"({row.top1 - before:+.2f})  KL {row.divergence or 0:.4f}  "
                 f"planned in {row.seconds:.1f} s",
                 flush=True,
             )
