@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sepify.compiling.kernels.shapes import Epilogue
-from sepify.compiling.kernels.source import Source
+from sepify.compiling.kernels.source import LINE_FLOATS, Source
 from sepify.compiling.kernels.tiles import Run, Tiling
 
 
@@ -15,19 +15,24 @@ from sepify.compiling.kernels.tiles import Run, Tiling
 class Contraction:
     """`Y[vector, row, column] = epilogue(B[vector] + sum over the loops of x * W[vector, k])`.
 
-    The texts may use the loops' variables; a pixel is given as the texts of its row and column.
-    Results go `into` a buffer; sums that are none yet (`partial`) start from zero.
+    The texts may use the loops' variables and `step`, the innermost, over which k runs one by one;
+    a pixel is given as the texts of its row and column. Results go `into` a buffer; sums that are
+    none yet (`partial`) start from zero.
     """
 
-    loops: Sequence[tuple[str, int]]  # of the reduction, outermost first
-    unrolled: tuple[str, int]  # the innermost
+    loops: Sequence[tuple[str, int]]  # of the reduction but `step`, outermost first
+    steps: int
+    unroll: int  # steps that are written out; divides them
     k: str
     x: Callable[[str, str], str]
     y: Callable[[str, str, str], str]  # (vector, row, column) -> indices of Y and R
     epilogue: Epilogue
+    weights: int  # vectors of W
     into: str = "Y"
     partial: bool = False
     on_map: Callable[[str], str] | None = None  # condition on a row: others are left out
+    # write what asks for a part of the input that is read next: the part's number, of so many
+    fetch: Callable[[str, int], None] | None = None
 
 
 def contract(
@@ -43,38 +48,49 @@ def contract(
 
     The outermost loop of the reduction is cut into chunks of at most `weight_bytes` of weights,
     which stay in the first level cache while all tiles of pixels pass by; between chunks the sums
-    wait in a scratch buffer.
+    wait in a scratch buffer. Each tile asks for its part of the weights of the next chunk: within a
+    network they were last read an inference ago, and come from the third level cache or memory.
     """
     columns = sum(run.size * run.count for run in tiling.pixels)
+    tiles = rows * sum(run.count for run in tiling.pixels)
     name, extent = work.loops[0]
-    inner = work.unrolled[1]
+    inner = work.steps
     for _, inner_extent in work.loops[1:]:
         inner *= inner_extent
+    before, groups = 0, sum(run.count for run in tiling.vectors)
     for vectors in tiling.vectors:
         step_bytes = 4 * lanes * vectors.size * inner
         chunks = -(-extent // max(1, weight_bytes // step_bytes))
-        if rows * columns <= tiling.pixels[0].size:
-            chunks = 1  # a single tile: nothing would be read again
-        head = f"for {name} in range(co*{extent}//{chunks}, (co + 1)*{extent}//{chunks})"
+        if tiles == 1:
+            chunks = 1  # nothing would be read again
+        bounds = [f"{co}*{extent}//{chunks}" for co in ("co", "(co + 1)", f"((co + 1) % {chunks})")]
         with source.loop("vo", vectors.count):
             if chunks > 1:
                 source.scratch("P", (rows * columns, vectors.size, lanes))
-            vector = f"{first} + vo*{vectors.size} + {vectors.start}"
             guard = f"if {work.on_map('row')}" if work.on_map else ""
             with source.loop("co", chunks), source.loop("row", rows), source.optional(guard):
+                number = f"row*{tiles // rows}"
                 for pixels in tiling.pixels:
+                    tile = _Tile(
+                        lanes,
+                        vectors,
+                        pixels,
+                        vector=f"{first} + vo*{vectors.size} + {vectors.start}",
+                        columns=columns,
+                        chunks=chunks,
+                        head=f"for {name} in range({bounds[0]}, {bounds[1]})",
+                        shift=f"({bounds[2]} - {bounds[0]})*{inner}",
+                        number=f"({number} + po)",
+                        tiles=tiles,
+                        turn=f"((vo + {before})*{tiles} + {number} + po)",
+                        turns=groups * tiles,
+                        fetches=tiles > 1
+                        and work.weights * 4 * lanes * extent * inner > weight_bytes,
+                    )
                     with source.loop("po", pixels.count):
-                        tile = _Tile(lanes, vectors, pixels, vector, columns, chunks, head)
                         _write_tile(source, tile, work)
-
-
-def lane_loops(lanes: int, unroll: int) -> tuple[list[tuple[str, int]], tuple[str, int], str]:
-    """A reduction over the lanes of a vector, `unroll` of them written out: the loops outside, the
-    unrolled one, and the text of the lane."""
-    unroll = min(unroll, lanes)
-    if unroll == lanes:
-        return [], ("ci", lanes), "ci"
-    return [("cu", lanes // unroll)], ("ci", unroll), f"(cu*{unroll} + ci)"
+                    number = f"{number} + {pixels.count}"
+        before += vectors.count
 
 
 @dataclass(frozen=True)
@@ -86,32 +102,67 @@ class _Tile:
     columns: int
     chunks: int
     head: str  # of the chunked loop
+    shift: str  # of k, to the next chunk
+    number: str  # of this tile, of so many for these vectors
+    tiles: int
+    turn: str  # the same over all vectors
+    turns: int
+    fetches: bool  # weights: not where all of them stay in the first level cache
 
 
 def _write_tile(source: Source, tile: _Tile, work: Contraction) -> None:
     pixels, vectors, lanes = tile.pixels, tile.vectors, tile.lanes
-    each = [("m", pixels.size), ("n", vectors.size)]
-    acc = f"acc[(m*{vectors.size} + n)*{lanes} + q]"
     column = f"po*{pixels.size} + {pixels.start}"
-    waiting = f"P[row*{tile.columns} + {column} + m, n, q]"
-    index = work.y(f"{tile.vector} + n", "row", f"{column} + m")
 
-    def start() -> None:
-        bias = "T.float32(0)" if work.partial else f"B[{tile.vector} + n, q]"
-        _nest(source, lanes, each, acc, bias)
+    def accumulator(n: int) -> str:
+        return f"acc{n}[m*{lanes} + q]"
 
-    def finish() -> None:
-        target = f"{work.into}[{index}]"
-        _nest(source, lanes, each, target, work.epilogue.apply(acc, f"R[{index}]"))
+    def waiting(n: int) -> str:
+        return f"P[row*{tile.columns} + {column} + m, {n}, q]"
 
-    source.local("acc", (pixels.size * vectors.size * lanes,))
-    _either(source, tile, "co == 0", start, lambda: _nest(source, lanes, each, acc, waiting))
-    variable, extent = work.unrolled
-    value = f"{acc} + {work.x('row', f'{column} + m')} * W[{tile.vector} + n, {work.k}, q]"
+    def start(n: int) -> str:
+        return "T.float32(0)" if work.partial else f"B[{tile.vector} + {n}, q]"
+
+    def index(n: int) -> str:
+        return work.y(f"{tile.vector} + {n}", "row", f"{column} + m")
+
+    def product(n: int) -> str:
+        x = work.x("row", f"{column} + m")
+        return f"{accumulator(n)} + {x} * W[{tile.vector} + {n}, {work.k}, q]"
+
+    def result(n: int) -> str:
+        return work.epilogue.apply(accumulator(n), f"R[{index(n)}]")
+
+    def each(target: Callable[[int], str], value: Callable[[int], str]) -> Callable[[], None]:
+        def write() -> None:
+            with source.loop("m", pixels.size, "unroll"):
+                for n in range(vectors.size):
+                    source.vector(lanes, target(n), value(n))
+
+        return write
+
+    def reduce(loops: Sequence[str]) -> None:
+        with source.block(loops[0]):
+            if work.fetch and loops is heads:
+                work.fetch(tile.turn, tile.turns)
+            if len(loops) > 1:
+                reduce(loops[1:])
+                return
+            _fetch_weights(source, tile, work)
+            unroll = work.unroll
+            with source.loop("so", work.steps // unroll), source.loop("si", unroll, "unroll"):
+                source.line(f"step = T.meta_var(so*{unroll} + si)")
+                each(accumulator, product)()
+
+    # one buffer for each vector: LLVM keeps those in registers that are below 1 KiB
+    for n in range(vectors.size):
+        source.local(f"acc{n}", (pixels.size * lanes,))
+    _either(source, tile, "co == 0", each(accumulator, start), each(accumulator, waiting))
     heads = [tile.head, *(f"for {name} in range({count})" for name, count in work.loops[1:])]
-    _blocks(source, heads, lambda: _nest(source, lanes, [(variable, extent), *each], acc, value))
+    reduce(heads)
     last = f"co == {tile.chunks - 1}"
-    _either(source, tile, last, finish, lambda: _nest(source, lanes, each, waiting, acc))
+    write = each(lambda n: f"{work.into}[{index(n)}]", result)
+    _either(source, tile, last, write, each(waiting, accumulator))
 
 
 def _either(
@@ -127,16 +178,17 @@ def _either(
         no()
 
 
-def _nest(
-    source: Source, lanes: int, unrolled: Sequence[tuple[str, int]], target: str, value: str
-) -> None:
-    heads = [f"for {name} in T.unroll({extent})" for name, extent in unrolled]
-    _blocks(source, heads, lambda: source.vector(lanes, target, value))
-
-
-def _blocks(source: Source, heads: Sequence[str], body: Callable[[], None]) -> None:
-    if not heads:
-        body()
+def _fetch_weights(source: Source, tile: _Tile, work: Contraction) -> None:
+    """Ask for the weights that are read at this place of the next chunk, or of the first chunk of
+    the next output vectors: each tile for its part of the steps."""
+    if not tile.fetches:
         return
-    with source.block(heads[0]):
-        _blocks(source, heads[1:], body)
+    each = max(1, LINE_FLOATS // tile.lanes)  # steps in a cache line
+    lines = -(-work.steps // each)
+    share = -(-lines // tile.tiles)
+    later = f"((co + 1)//{tile.chunks}*{tile.vectors.size})"
+    with source.loop("part", share, "unroll"):
+        source.line(f"step = T.meta_var(({tile.number}*{share} + part) % {lines} * {each})")
+        for n in range(tile.vectors.size):
+            vector = f"T.min({tile.vector} + {n} + {later}, {work.weights - 1})"
+            source.fetch(f"W[{vector}, {work.k} + {tile.shift}, 0]")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
+from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Shape, Source
-from sepify.compiling.kernels.strip import copy_strip, locate
+from sepify.compiling.kernels.strip import copy_strip, fetch_rows, locate
 from sepify.compiling.kernels.tiles import (
     choose_tasks,
     default_unroll,
@@ -19,8 +19,8 @@ from sepify.compiling.kernels.tiles import (
 )
 
 _IMAGE_WEIGHT_BYTES = 32 * 1024  # the strip of an image leaves them more of the first level cache
-# the loops, the innermost of them, k in the weights, and the lane that is read ("": none)
-Reduction = tuple[list[tuple[str, int]], tuple[str, int], str, str]
+# the loops, how many steps the innermost has and how many are written out, and k in the weights
+Reduction = tuple[list[tuple[str, int]], int, int, str]
 
 
 def dense_knobs(conv: Conv, machine: Machine, *, blocked: bool = True) -> Knobs:
@@ -82,14 +82,15 @@ def dense_kernel(
     rows, columns = (1, tasks.rows * conv.out_width) if flat else (tasks.rows, conv.out_width)
     per_task = out_blocks // conv.groups // tasks.splits
     tiling = tiling_for(knobs, columns, per_task)
-    loops, unrolled, k, lane = image_reduction(conv)
+    loops, steps, unroll, k = image_reduction(conv)
     if blocked:
-        loops, unrolled, k, lane = _blocked_reduction(conv, planes, v, knobs.unroll)
+        loops, steps, unroll, k = _blocked_reduction(conv, planes, v, knobs.unroll)
 
     source = Source()
     with source.loop("task", conv.batch * tasks.count, "parallel"):
         locate(source, tasks, conv.out_height)
-        x = read_input(source, conv, tasks.rows, planes, lanes, lane, flat)
+        x = read_input(source, conv, tasks.rows, planes, lanes, flat)
+        copied = window.padded and conv.groups == 1
         with source.loop("g", conv.groups):
             first = f"g*{out_blocks // conv.groups} + split*{per_task}"
 
@@ -99,7 +100,8 @@ def dense_kernel(
                     place = f"row0 + ({column})//{conv.out_width}, ({column})%{conv.out_width}"
                 return f"image, {vector}, {place}, q"
 
-            work = Contraction(loops, unrolled, k, x, y, epilogue)
+            fetch = fetch_rows(source, conv, tasks.rows, lanes) if copied else None
+            work = Contraction(loops, steps, unroll, k, x, y, epilogue, out_blocks, fetch=fetch)
             contract(source, v, tiling, rows, first, work, knobs.weight_bytes)
     kind = "pointwise" if window.area == 1 else "conv"
     return source.kernel(kind, inputs, y_shape)
@@ -108,24 +110,24 @@ def dense_kernel(
 def image_reduction(conv: Conv) -> Reduction:
     """The reduction over an input that is not blocked."""
     height, width = conv.window.kernel
-    k = f"(cb*{height} + ky)*{width} + kx"
-    return [("cb", conv.channels), ("ky", height)], ("kx", width), k, ""
+    loops = [("cb", conv.channels), ("ky", height)]
+    return loops, width, width, f"(cb*{height} + ky)*{width} + step"
 
 
 def _blocked_reduction(conv: Conv, planes: int, lanes: int, unroll: int) -> Reduction:
     height, width = conv.window.kernel
-    around, unrolled, lane = lane_loops(lanes, unroll)
-    loops = [("cb", planes // conv.groups), ("ky", height), ("kx", width), *around]
-    return loops, unrolled, f"((cb*{height} + ky)*{width} + kx)*{lanes} + {lane}", lane
+    loops = [("cb", planes // conv.groups), ("ky", height), ("kx", width)]
+    k = f"((cb*{height} + ky)*{width} + kx)*{lanes} + step"
+    return loops, lanes, min(unroll, lanes), k
 
 
 def read_input(
-    source: Source, conv: Conv, rows: int, planes: int, lanes: int, lane: str, flat: bool
+    source: Source, conv: Conv, rows: int, planes: int, lanes: int, flat: bool
 ) -> Callable[[str, str], str]:
-    """Copy the strip if the window is padded; the text that reads lane `lane` ("" if the input is
-    not blocked) of pixel (row, column)."""
-    window, blocked = conv.window, bool(lane)
-    lane = f", {lane}" if lane else ""
+    """Copy the strip if the window is padded; the text that reads `step` of pixel (row, column): a
+    lane of it, or, where the input is not blocked (`lanes` is 1), a column of the window."""
+    window, blocked = conv.window, lanes > 1
+    lane, kx = (", step", "kx") if blocked else ("", "step")
     block = f"g*{planes // conv.groups} + cb" if conv.groups > 1 else "cb"
     if flat:
 
@@ -137,7 +139,7 @@ def read_input(
 
     def place(row: str, column: str) -> str:
         y = f"({row})*{window.stride[0]} + ky*{window.dilation[0]}"
-        return f"{y}, ({column})*{window.stride[1]} + kx*{window.dilation[1]}{lane}"
+        return f"{y}, ({column})*{window.stride[1]} + {kx}*{window.dilation[1]}{lane}"
 
     if not window.padded:
         return lambda row, column: (

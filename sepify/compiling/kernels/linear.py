@@ -34,17 +34,19 @@ def linear_kernel(
     chunks = knobs.splits
     per_task = blocks // chunks
     tiling = tiling_for(knobs, batch, per_task)
-    step = next(n for n in (16, 8, 4, 2, 1) if n <= knobs.unroll and features % n == 0)
+    steps = next(n for n in (16, 8, 4, 2, 1) if n <= knobs.unroll and features % n == 0)
 
     source = Source()
     with source.loop("task", chunks, "parallel"):
         work = Contraction(
-            [("ko", features // step)],
-            ("ki", step),
-            f"ko*{step} + ki",
-            lambda _row, column: f"X[{column}, ko*{step} + ki]",
+            [("ko", features // steps)],
+            steps,
+            steps,
+            f"ko*{steps} + step",
+            lambda _row, column: f"X[{column}, ko*{steps} + step]",
             lambda vector, _row, column: f"{column}, {vector}, q",
             Epilogue(clip=clip),
+            blocks,
         )
         contract(source, v, tiling, 1, f"task*{per_task}", work, knobs.weight_bytes)
     inputs = [Buffer("X", (batch, features)), Buffer("W", (blocks, features, v))]

@@ -13,6 +13,7 @@ from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.pooling import MAXIMUM
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.strip import fetch_rows
 from sepify.compiling.kernels.tiles import expected_threads, tasks_for, tiling_for
 
 
@@ -36,19 +37,22 @@ def pooled_kernel(
         Buffer("B", (blocks, v)),
     ]
     tasks, tiling = tasks_for(knobs, pool.out_height), tiling_for(knobs, conv.out_width, blocks)
-    loops, unrolled, k, lane = image_reduction(conv)
+    loops, steps, unroll, k = image_reduction(conv)
     guarded = _reaching(conv, pool)
     source = Source()
 
     def convolve(count: int, place: int) -> None:
         work = Contraction(
             loops,
-            unrolled,
+            steps,
+            unroll,
             k,
-            read_input(source, guarded, count, conv.channels, 1, lane, flat=False),
+            read_input(source, guarded, count, conv.channels, 1, flat=False),
             lambda vector, row, column: f"{vector}, {place} + {row}, {column}, q",
             epilogue,
+            blocks,
             into="Z",
+            fetch=fetch_rows(source, guarded, count, 1),
         )
         contract(source, v, tiling, count, "0", work, knobs.weight_bytes)
 

@@ -4,7 +4,7 @@ filters have passed over them. A depth multiplier is a sum of filtered terms."""
 from __future__ import annotations
 
 from sepify.compiling.kernels.carried import carry_rows, strips_for
-from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
+from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.depthwise import ROW_TILE, Fold, row_of_windows
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
@@ -67,21 +67,22 @@ def pw_dw_kernel(
         inputs.append(Buffer("R", y_shape))
     tasks, per_task = tasks_for(knobs, depthwise.out_height), out_blocks // knobs.splits
     tiling = tiling_for(knobs, pointwise.out_width, per_task)
-    around, unrolled, lane = lane_loops(v, knobs.unroll)
     source = Source()
 
     def mix_rows(count: int, place: int) -> None:
         with source.loop("part", rank):
             first = f"part*{out_blocks} + split*{per_task}"
             work = Contraction(
-                [("cb", blocks), *around],
-                unrolled,
-                f"cb*{v} + {lane}",
-                lambda row, column: f"X[image, cb, row0 + {row}, {column}, {lane}]",
+                [("cb", blocks)],
+                v,
+                min(knobs.unroll, v),
+                f"cb*{v} + step",
+                lambda row, column: f"X[image, cb, row0 + {row}, {column}, step]",
                 lambda vector, row, column: (
                     f"part*{per_task} + {vector} - ({first}), {place} + {row}, {column}, q"
                 ),
                 middle,
+                rank * out_blocks,
                 into="Z",
                 on_map=lambda row: f"row0 + {row} >= 0 and row0 + {row} < {pointwise.out_height}",
             )

@@ -3,12 +3,12 @@ pointwise convolution has read it."""
 
 from __future__ import annotations
 
-from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
+from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.depthwise import ROW_TILE, Fold, row_of_windows
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
-from sepify.compiling.kernels.strip import locate
+from sepify.compiling.kernels.strip import fetch_rows, locate
 from sepify.compiling.kernels.tiles import (
     choose_tasks,
     default_unroll,
@@ -69,7 +69,6 @@ def separable_kernel(
     tasks = tasks_for(knobs, conv.out_height)
     pixels, per_task = tasks.rows * width, out_blocks // tasks.splits
     tiling = tiling_for(knobs, pixels, per_task)
-    around, unrolled, lane = lane_loops(v, knobs.unroll)
 
     source = Source()
     with source.loop("task", conv.batch * tasks.count, "parallel"):
@@ -91,14 +90,17 @@ def separable_kernel(
                 lambda column: f"S[term*{blocks} + cb, r*{width} + {column}, q]",
             )
         work = Contraction(
-            [("cb", rank * blocks), *around],
-            unrolled,
-            f"cb*{v} + {lane}",
-            lambda _row, column: f"S[cb, {column}, {lane}]",
+            [("cb", rank * blocks)],
+            v,
+            min(knobs.unroll, v),
+            f"cb*{v} + step",
+            lambda _row, column: f"S[cb, {column}, step]",
             lambda vector, _row, column: (
                 f"image, {vector}, row0 + ({column})//{width}, ({column})%{width}, q"
             ),
             epilogue,
+            out_blocks,
+            fetch=fetch_rows(source, conv, tasks.rows, v, rank),
         )
         contract(source, v, tiling, 1, f"split*{per_task}", work, knobs.weight_bytes)
     return source.kernel("separable", inputs, y_shape)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+LINE_FLOATS = 16  # of a cache line
 Shape = tuple[int, ...]
 
 
@@ -96,8 +97,9 @@ class Source:
             yield
 
     def local(self, name: str, shape: Sequence[int]) -> None:
-        """A buffer meant for registers: every index into it must become a constant."""
-        self.line(f"{name} = T.alloc_buffer({tuple(shape)!r}, 'float32', scope='local')")
+        """A buffer meant for registers: every index into it must become a constant. TVM puts it on
+        the stack, where LLVM looks for registers, only in the default scope and below 1 KiB."""
+        self.line(f"{name} = T.alloc_buffer({tuple(shape)!r}, 'float32')")
 
     def scratch(self, name: str, shape: Sequence[int]) -> None:
         """A buffer in memory, private to the task that allocates it."""
@@ -106,6 +108,13 @@ class Source:
     def vector(self, lanes: int, target: str, value: str) -> None:
         """`target = value` over one vector; both texts use the lane `q`."""
         self.line(f"for q in T.vectorized({lanes}): {target} = {value}")
+
+    def fetch(self, place: str, level: int = 1) -> None:
+        """Ask for the cache line of `place`, an element that is read soon, to be in the cache of
+        that level by then. A place outside its buffer does no harm."""
+        hints = f"T.int32(0), T.int32({4 - level}), T.int32(1)"  # read, locality, data
+        call = f"T.call_llvm_intrin('void', 'llvm.prefetch', T.address_of({place}), {hints})"
+        self.line(f"T.evaluate({call})")
 
     def kernel(self, kind: str, inputs: Sequence[Buffer], output: Shape) -> Kernel:
         """What has been written, as a kernel that writes `Y`."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sepify.compiling.kernels.shapes import Conv
-from sepify.compiling.kernels.source import Source
+from sepify.compiling.kernels.source import LINE_FLOATS, Source
 from sepify.compiling.kernels.tiles import Tasks
 
 
@@ -48,6 +48,39 @@ def copy_strip(
                 _fill(source, 0, width, lanes, target)
         else:
             _columns(source, left, inside, width, y, lanes, target, value)
+
+
+def fetch_rows(
+    source: Source, conv: Conv, rows: int, lanes: int, terms: int = 1
+) -> Callable[[str, int], None] | None:
+    """A Contraction's `fetch`: asks for the input rows that the next strip, of as many `rows`, is
+    the first to read. None where the map is one strip. Its outermost loop is `cb`, over the input's
+    planes, `terms` times.
+
+    A strip is read at once, between products that leave memory idle: rows of a map that is larger
+    than the second level cache would be waited for.
+    """
+    window = conv.window
+    fresh = rows * window.stride[0]
+    if fresh >= conv.height:
+        return None
+    unshared = window.span(0, 1) - window.stride[0]
+    start = f"(row0 + {rows})*{window.stride[0]} + {unshared - window.padding[0]}"
+    planes, lane = conv.channels, ""
+    if lanes > 1:
+        planes, lane = -(-conv.channels // lanes), ", 0"
+    each = LINE_FLOATS // lanes  # columns in a cache line
+    lines = -(-fresh * conv.width // each)
+
+    def fetch(number: str, count: int) -> None:
+        share = -(-lines // (count * terms))
+        turn = f"({number}*{terms} + cb // {planes})"
+        row = f"T.min({start}, {conv.height - fresh})"
+        with source.loop("part", share):
+            column = f"({turn}*{share} + part)*{each}"
+            source.fetch(f"X[image, cb % {planes}, {row}, {column}{lane}]", level=2)
+
+    return fetch
 
 
 def _columns(

@@ -6,7 +6,7 @@ Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09
 
 from __future__ import annotations
 
-from sepify.compiling.kernels.contract import Contraction, contract, lane_loops
+from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.cook_toom import TAPS, TILES, CookToom, cook_toom
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
@@ -132,24 +132,31 @@ def winograd_kernel(conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Kno
                 source.scratch("M", (points, vectors.size, tasks.rows, v))
                 one = Tiling(tiling.pixels, (Run(0, vectors.size, 1),))
                 with source.loop("a", points):
-                    _multiply(source, knobs, one, blocks, v, first)
+                    _multiply(source, knobs, one, blocks, v, first, out_blocks)
                 with source.loop("w", vectors.size), source.loop("t", tasks.rows):
                     _transform_output(source, conv, epilogue, toom, v, columns, first)
     return source.kernel("winograd", inputs, y_shape)
 
 
 def _multiply(
-    source: Source, knobs: Knobs, tiling: Tiling, blocks: int, lanes: int, first: str
+    source: Source,
+    knobs: Knobs,
+    tiling: Tiling,
+    blocks: int,
+    lanes: int,
+    first: str,
+    out_blocks: int,
 ) -> None:
     """Point `a` of all tiles of the output vectors from `first` on, into M."""
-    around, unrolled, lane = lane_loops(lanes, knobs.unroll)
     work = Contraction(
-        [("cb", blocks), *around],
-        unrolled,
-        f"(a*{blocks} + cb)*{lanes} + {lane}",
-        lambda _row, column: f"V[a, cb, {column}, {lane}]",
+        [("cb", blocks)],
+        lanes,
+        min(knobs.unroll, lanes),
+        f"(a*{blocks} + cb)*{lanes} + step",
+        lambda _row, column: f"V[a, cb, {column}, step]",
         lambda vector, _row, column: f"a, {vector} - ({first}), {column}, q",
         Epilogue(),
+        out_blocks,
         into="M",
         partial=True,
     )
