@@ -73,11 +73,12 @@ def fetch_rows(
     lines = -(-fresh * conv.width // each)
 
     def fetch(number: str, count: int) -> None:
-        share = -(-lines // (count * terms))
-        turn = f"({number}*{terms} + cb // {planes})"
+        turns = count * terms
+        share = -(-lines // turns)
+        first = f"({number}*{terms} + cb // {planes})*{lines}//{turns}"
         row = f"T.min({start}, {conv.height - fresh})"
         with source.loop("part", share):
-            column = f"({turn}*{share} + part)*{each}"
+            column = f"({first} + part)*{each}"
             source.fetch(f"X[image, cb % {planes}, {row}, {column}{lane}]", level=2)
 
     return fetch
