@@ -14,7 +14,8 @@ from sepify.compiling.kernels.separable import separable_kernel, separable_knobs
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
 from sepify.compiling.kernels.source import LINE_FLOATS, Buffer, Kernel
 
-MACHINES = [Machine(16, 32), Machine(8, 16), Machine(4, 16)]
+MACHINES = [Machine(16, 32), Machine(8, 16)]
+NARROW = Machine(4, 16)  # asks for nothing
 NOTHING = Epilogue()
 
 
@@ -91,7 +92,18 @@ def test_nothing_that_is_near_anyway():
     assert "prefetch" not in kernel.script
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: f"{machine.lanes} lanes")
+@pytest.mark.parametrize(
+    "machine", [*MACHINES, NARROW], ids=lambda machine: f"{machine.lanes} lanes"
+)
+def test_nothing_where_it_was_not_measured(machine):
+    conv = depthwise(256, 32, 1)
+    kernel = separable_kernel(conv, 1, 256, NOTHING, NOTHING, machine)
+    assert ("prefetch" in kernel.script) == (machine is not NARROW)
+
+
+@pytest.mark.parametrize(
+    "machine", [*MACHINES, NARROW], ids=lambda machine: f"{machine.lanes} lanes"
+)
 def test_accumulators_are_registers(machine):
     require_tvm()
     import tvm

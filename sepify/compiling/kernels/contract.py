@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sepify.compiling.kernels.shapes import Epilogue
+from sepify.compiling.kernels.shapes import Epilogue, Machine
 from sepify.compiling.kernels.source import LINE_FLOATS, Source
 from sepify.compiling.kernels.tiles import Run, Tiling
 
@@ -37,7 +37,7 @@ class Contraction:
 
 def contract(
     source: Source,
-    lanes: int,
+    machine: Machine,
     tiling: Tiling,
     rows: int,
     first: str,
@@ -51,12 +51,15 @@ def contract(
     wait in a scratch buffer. Each tile asks for its part of the weights of the next chunk: within a
     network they were last read an inference ago, and come from the third level cache or memory.
     """
+    lanes = machine.lanes
     columns = sum(run.size * run.count for run in tiling.pixels)
     tiles = rows * sum(run.count for run in tiling.pixels)
     name, extent = work.loops[0]
     inner = work.steps
     for _, inner_extent in work.loops[1:]:
         inner *= inner_extent
+    all_bytes = 4 * lanes * work.weights * extent * inner
+    fetches = machine.asks_ahead and tiles > 1 and all_bytes > weight_bytes
     before, groups = 0, sum(run.count for run in tiling.vectors)
     for vectors in tiling.vectors:
         step_bytes = 4 * lanes * vectors.size * inner
@@ -84,8 +87,7 @@ def contract(
                         tiles=tiles,
                         turn=f"((vo + {before})*{tiles} + {number} + po)",
                         turns=groups * tiles,
-                        fetches=tiles > 1
-                        and work.weights * 4 * lanes * extent * inner > weight_bytes,
+                        fetches=fetches,
                     )
                     with source.loop("po", pixels.count):
                         _write_tile(source, tile, work)

@@ -100,9 +100,11 @@ def dense_kernel(
                     place = f"row0 + ({column})//{conv.out_width}, ({column})%{conv.out_width}"
                 return f"image, {vector}, {place}, q"
 
-            fetch = fetch_rows(source, conv, tasks.rows, lanes) if copied else None
+            fetch = None
+            if copied:
+                fetch = fetch_rows(source, conv, tasks.rows, machine, blocked=blocked)
             work = Contraction(loops, steps, unroll, k, x, y, epilogue, out_blocks, fetch=fetch)
-            contract(source, v, tiling, rows, first, work, knobs.weight_bytes)
+            contract(source, machine, tiling, rows, first, work, knobs.weight_bytes)
     kind = "pointwise" if window.area == 1 else "conv"
     return source.kernel(kind, inputs, y_shape)
 

@@ -48,7 +48,7 @@ def linear_kernel(
             Epilogue(clip=clip),
             blocks,
         )
-        contract(source, v, tiling, 1, f"task*{per_task}", work, knobs.weight_bytes)
+        contract(source, machine, tiling, 1, f"task*{per_task}", work, knobs.weight_bytes)
     inputs = [Buffer("X", (batch, features)), Buffer("W", (blocks, features, v))]
     inputs.append(Buffer("B", (blocks, v)))
     return source.kernel("linear", inputs, (batch, blocks, v))

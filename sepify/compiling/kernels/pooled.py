@@ -52,9 +52,9 @@ def pooled_kernel(
             epilogue,
             blocks,
             into="Z",
-            fetch=fetch_rows(source, guarded, count, 1),
+            fetch=fetch_rows(source, guarded, count, machine, blocked=False),
         )
-        contract(source, v, tiling, count, "0", work, knobs.weight_bytes)
+        contract(source, machine, tiling, count, "0", work, knobs.weight_bytes)
 
     def pool_row(row: str) -> None:
         with source.loop("cb", blocks):

@@ -86,7 +86,7 @@ def pw_dw_kernel(
                 into="Z",
                 on_map=lambda row: f"row0 + {row} >= 0 and row0 + {row} < {pointwise.out_height}",
             )
-            contract(source, v, tiling, count, first, work, knobs.weight_bytes)
+            contract(source, machine, tiling, count, first, work, knobs.weight_bytes)
 
     def filter_row(row: str) -> None:
         with source.loop("ob", per_task):

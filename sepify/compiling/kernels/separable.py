@@ -100,7 +100,7 @@ def separable_kernel(
             ),
             epilogue,
             out_blocks,
-            fetch=fetch_rows(source, conv, tasks.rows, v, rank),
+            fetch=fetch_rows(source, conv, tasks.rows, machine, rank),
         )
-        contract(source, v, tiling, 1, f"split*{per_task}", work, knobs.weight_bytes)
+        contract(source, machine, tiling, 1, f"split*{per_task}", work, knobs.weight_bytes)
     return source.kernel("separable", inputs, y_shape)

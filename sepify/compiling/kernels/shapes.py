@@ -20,6 +20,12 @@ class Machine:
     # whether an FMA that reads its pixel from memory is as fast as one that has it in a register
     cheap_broadcasts: bool = False
 
+    @property
+    def asks_ahead(self) -> bool:
+        """Whether kernels ask for what they read next. Not with vectors of 4 lanes: nothing was
+        measured there, and a dense network would execute an eighth more instructions."""
+        return self.lanes >= 8
+
     def blocks(self, channels: int) -> int:
         """Vectors that hold `channels`."""
         return -(-channels // self.lanes)

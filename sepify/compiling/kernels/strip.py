@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sepify.compiling.kernels.shapes import Conv
+from sepify.compiling.kernels.shapes import Conv, Machine
 from sepify.compiling.kernels.source import LINE_FLOATS, Source
 from sepify.compiling.kernels.tiles import Tasks
 
@@ -51,25 +51,24 @@ def copy_strip(
 
 
 def fetch_rows(
-    source: Source, conv: Conv, rows: int, lanes: int, terms: int = 1
+    source: Source, conv: Conv, rows: int, machine: Machine, terms: int = 1, *, blocked: bool = True
 ) -> Callable[[str, int], None] | None:
     """A Contraction's `fetch`: asks for the input rows that the next strip, of as many `rows`, is
-    the first to read. None where the map is one strip. Its outermost loop is `cb`, over the input's
-    planes, `terms` times.
+    the first to read. None where the map is one strip, or nothing is asked for. The contraction's
+    outermost loop is `cb`, over the input's planes, `terms` times.
 
     A strip is read at once, between products that leave memory idle: rows of a map that is larger
     than the second level cache would be waited for.
     """
     window = conv.window
     fresh = rows * window.stride[0]
-    if fresh >= conv.height:
+    if fresh >= conv.height or not machine.asks_ahead:
         return None
     unshared = window.span(0, 1) - window.stride[0]
     start = f"(row0 + {rows})*{window.stride[0]} + {unshared - window.padding[0]}"
-    planes, lane = conv.channels, ""
-    if lanes > 1:
-        planes, lane = -(-conv.channels // lanes), ", 0"
-    each = LINE_FLOATS // lanes  # columns in a cache line
+    planes, each, lane = conv.channels, LINE_FLOATS, ""  # `each`: columns in a cache line
+    if blocked:
+        planes, each, lane = machine.blocks(conv.channels), LINE_FLOATS // machine.lanes, ", 0"
     lines = -(-fresh * conv.width // each)
 
     def fetch(number: str, count: int) -> None:

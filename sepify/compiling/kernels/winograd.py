@@ -132,7 +132,7 @@ def winograd_kernel(conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Kno
                 source.scratch("M", (points, vectors.size, tasks.rows, v))
                 one = Tiling(tiling.pixels, (Run(0, vectors.size, 1),))
                 with source.loop("a", points):
-                    _multiply(source, knobs, one, blocks, v, first, out_blocks)
+                    _multiply(source, machine, knobs, one, blocks, first, out_blocks)
                 with source.loop("w", vectors.size), source.loop("t", tasks.rows):
                     _transform_output(source, conv, epilogue, toom, v, columns, first)
     return source.kernel("winograd", inputs, y_shape)
@@ -140,14 +140,15 @@ def winograd_kernel(conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Kno
 
 def _multiply(
     source: Source,
+    machine: Machine,
     knobs: Knobs,
     tiling: Tiling,
     blocks: int,
-    lanes: int,
     first: str,
     out_blocks: int,
 ) -> None:
     """Point `a` of all tiles of the output vectors from `first` on, into M."""
+    lanes = machine.lanes
     work = Contraction(
         [("cb", blocks)],
         lanes,
@@ -160,7 +161,7 @@ def _multiply(
         into="M",
         partial=True,
     )
-    contract(source, lanes, tiling, 1, first, work, knobs.weight_bytes)
+    contract(source, machine, tiling, 1, first, work, knobs.weight_bytes)
 
 
 def _transform_input(source: Source, conv: Conv, toom: CookToom, lanes: int, columns: int) -> None:
