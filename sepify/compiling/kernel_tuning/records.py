@@ -60,10 +60,14 @@ class Records:
         return dict(self._found.get(workload.key, {}))
 
     def best(self, workload: Workload) -> Knobs | None:
-        """The fastest candidate; the one that was tried first, the default, where none is decidedly
-        faster; None if none was ever timed."""
-        timed = [r for r in self.measured(workload).values() if r.relative is not None]
-        return min(timed, key=lambda r: gained(r.relative or 0.0)).knobs if timed else None
+        """The fastest candidate; where none is decidedly faster, the one whose time is nearest to
+        the default's: the default, or as good. None if none was ever timed."""
+        timed = [
+            (gained(r.relative), abs(r.relative - 1), index, r.knobs)
+            for index, r in enumerate(self.measured(workload).values())
+            if r.relative is not None
+        ]
+        return min(timed)[-1] if timed else None
 
     def add(self, workload: Workload, record: Record) -> None:
         """Keep a record, in the file too. Raises FileError if that cannot be written."""

@@ -79,6 +79,14 @@ def test_a_kill_at_any_byte_costs_one_record_at_most(tmp_path):
         assert len(after.measured(_WORKLOAD)) == kept + 1
 
 
+def test_slower_knobs_are_not_taken_because_they_come_first(tmp_path):
+    """In merged files, and from several boards, the default may come last."""
+    records = open_records(tmp_path)
+    for pixels, relative in ((9, 1.3), (2, 0.98), (1, 1.001)):
+        records.add(_WORKLOAD, Record(knobs(pixels), 1e-3 * relative, relative))
+    assert records.best(_WORKLOAD) == open_records(tmp_path).best(_WORKLOAD) == knobs(1)
+
+
 def test_files_are_merged_by_joining_them(tmp_path):
     for name, pixels in (("a", 1), ("b", 2)):
         open_records(tmp_path / name).add(_WORKLOAD, Record(knobs(pixels), 1.0, 1 / pixels))
