@@ -1,7 +1,7 @@
 """Other people's networks compiled for this CPU, each compared with torch on another input.
 
     python benchmarks/compile_zoo.py                # three of every family; can be interrupted
-    python benchmarks/compile_zoo.py --only torchvision --each 1
+    python benchmarks/compile_zoo.py --only torchvision --each 1 --kinds original
 
 Random weights, one image of the smallest size that a network takes, both as it is and converted at
 rank 1. `make bench-zoo` installs the packages. Writes benchmarks/out/compile_zoo.json, one row a
@@ -44,11 +44,12 @@ def main() -> None:
     )
     parser.add_argument("--only", action="append", help="names that begin so; repeat")
     parser.add_argument("--each", type=int, default=3, help="networks of every family")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--limit", type=int, default=300, help="seconds a network")
     options = parser.parse_args()
     rows: dict[str, Row] = read_json(RESULTS) if RESULTS.is_file() else {}
-    for entry in choose(options.only or [""], options.each):
-        for kind in KINDS:
+    for kind in options.kinds:
+        for entry in choose(options.only or [""], options.each):
             key = f"{entry.name}, {kind}"
             if key not in rows:
                 rows[key] = in_a_child(entry.name, kind, options.limit)
