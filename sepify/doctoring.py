@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sepify.measuring.machine import Machine, this_machine
+from sepify.machine import Machine, this_machine
 
 # requirement strings of the package's own metadata are the truth; these are what each extra is for
 EXTRAS = {

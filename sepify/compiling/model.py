@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sepify.compiling import host
 from sepify.compiling.dependencies import require_tvm
 from sepify.errors import CompileError, FileError, InputError, first_line
-from sepify.storage import atomic_path, read_json, write_json
+from sepify.storage import atomic_path, file_digest, read_json, write_json
 
 FORMAT = 2
 _LIBRARY = "module.so"
@@ -85,14 +86,18 @@ class CompiledModel:
     two threads at once.
     """
 
-    def __init__(self, executable: Any, metadata: CompiledMetadata) -> None:
-        from sepify.compiling import tvm_api
+    def __init__(
+        self, executable: Any, metadata: CompiledMetadata, library: Path | None = None
+    ) -> None:
+        """`library` is the file that the executable was loaded from, if it was."""
+        from sepify.compiling import tvm_runtime
 
         self.metadata = metadata
         self._executable = executable
-        self._entry: Callable[..., Any] = tvm_api.start(executable)
-        self._borrow = tvm_api.borrow
-        self._lend = tvm_api.lend
+        self._library = library
+        self._entry: Callable[..., Any] = tvm_runtime.start(executable)
+        self._borrow = tvm_runtime.borrow
+        self._lend = tvm_runtime.lend
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The model's output for `inputs`: a tensor, or a tuple of tensors if the model gave one.
@@ -110,11 +115,11 @@ class CompiledModel:
         Raises InputError if `n` is below 1, or above the size of the pool: the number of cores,
         or TVM_NUM_THREADS if that is set before the first use.
         """
-        from sepify.compiling import tvm_api
+        from sepify.compiling import tvm_runtime
 
         if n < 1:
             raise InputError(f"{n} threads: at least one is needed")
-        used = tvm_api.set_thread_count(n)
+        used = tvm_runtime.set_thread_count(n)
         if used != n:
             raise InputError(
                 f"{n} threads, but TVM's pool has {used}; set the environment variable "
@@ -124,19 +129,29 @@ class CompiledModel:
     def save(self, folder: Path | str) -> Path:
         """Write the folder: code and weights in one shared library, and the metadata as JSON.
 
-        Whole or not at all; an old folder of that name is replaced. Linking needs a C compiler.
-        Raises FileError if the folder cannot be written, CompileError if the linker fails.
+        Whole or not at all; an old folder of that name is replaced. Linking needs a C compiler;
+        one that was loaded is copied. Raises FileError if the folder cannot be written or what
+        was loaded is gone, CompileError if the linker fails.
         """
-        from sepify.compiling import tvm_api
-
         folder = Path(folder)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            tvm_api.export(self._executable, temporary / _LIBRARY)
-            digest = _digest(temporary / _LIBRARY)
+            self._write_library(temporary / _LIBRARY)
+            _, digest = file_digest(temporary / _LIBRARY)
             value = {"format": FORMAT, "library_sha256": digest, **asdict(self.metadata)}
             write_json(temporary / _METADATA, value)
         return folder
+
+    def _write_library(self, path: Path) -> None:
+        if self._library is not None:
+            try:
+                shutil.copyfile(self._library, path)
+            except FileNotFoundError as error:
+                raise FileError(f"{self._library} was loaded, and is gone now") from error
+            return
+        from sepify.compiling import tvm_api
+
+        tvm_api.export(self._executable, path)
 
     def _require_fitting(self, inputs: tuple[Tensor, ...]) -> None:
         expected = self.metadata
@@ -161,27 +176,28 @@ def load_compiled(folder: Path | str) -> CompiledModel:
     lacks instructions that the code uses; DependencyError without TVM.
     """
     require_tvm()
-    from sepify.compiling import tvm_api
+    from sepify.compiling import tvm_runtime
 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileError(f"no compiled model: {folder} is not a folder")
     metadata, digest = _read_metadata(folder / _METADATA)
     for name in ("tvm", "tvm_ffi"):
-        if metadata.versions.get(name) != tvm_api.VERSIONS[name]:
+        if metadata.versions.get(name) != tvm_runtime.VERSIONS[name]:
             raise FileError(
                 f"{folder} was compiled with {name} {metadata.versions.get(name)}, "
-                f"this is {tvm_api.VERSIONS[name]}: compile it again"
+                f"this is {tvm_runtime.VERSIONS[name]}: compile it again"
             )
-    require_runnable(metadata.target, metadata.features)
+    if not host.confirms(metadata.features):
+        require_runnable(metadata.target, metadata.features)
     library = folder / _LIBRARY
     if not library.is_file():
         raise FileError(f"{folder} is incomplete: {_LIBRARY} is missing")
-    if _digest(library) != digest:
+    if file_digest(library)[1] != digest:
         # the dynamic linker would take the whole process down
         raise FileError(f"{library} is damaged: it is not the file that was saved")
     try:
-        return CompiledModel(tvm_api.load(library), metadata)
+        return CompiledModel(tvm_runtime.load(library), metadata, library)
     except Exception as error:  # the dynamic linker's and TVM's own, of several types
         raise FileError(f"{library} is damaged: {first_line(error)}") from error
 
@@ -196,14 +212,6 @@ def require_runnable(target: str, features: tuple[str, ...]) -> None:
             f"this CPU cannot run code for {target}: it lacks {', '.join(missing)}; "
             "compile for native or a smaller target"
         )
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_metadata(path: Path) -> tuple[CompiledMetadata, str]:

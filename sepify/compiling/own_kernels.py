@@ -49,13 +49,13 @@ def lower_with_records(
     Warns (DatabaseWarning) of records in `folder` that are of no use. Raises FileError if the
     records cannot be read or written, CompileError if tuning cannot be started.
     """
-    from sepify.compiling import tvm_api
+    from sepify.compiling import tvm_api, tvm_runtime
     from sepify.compiling.lowering import lower
 
     machine, description = target.machine, target.description
     assert machine is not None  # find_target has filled them in
     assert description is not None
-    records = Records(folder, description, tvm_api.VERSIONS)
+    records = Records(folder, description, tvm_runtime.VERSIONS)
     _warn(records)
     workloads: Counter[Workload] = Counter()
 

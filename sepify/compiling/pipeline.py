@@ -66,7 +66,7 @@ def compile(
     started = time.monotonic()
     note = progress or _silent
 
-    from sepify.compiling import tvm_api
+    from sepify.compiling import tvm_api, tvm_runtime
 
     require_here(preset)
     ready = prepare(model, x, preset, budget, database, note)
@@ -84,7 +84,7 @@ def compile(
         output="tensor" if isinstance(ready.expected, Tensor) else "tuple",
         max_relative_error=0.0,
         seconds=0.0,
-        versions={**tvm_api.VERSIONS, "torch": torch.__version__},
+        versions={**tvm_runtime.VERSIONS, "torch": torch.__version__},
         kernels=ready.kernels,
         own_kernels=ready.own_kernels,
         tuned_kernels=ready.own.tuned,

@@ -52,12 +52,12 @@ def tune_operators(
     Raises CompileError if every candidate of an operator failed, FileError if the database's
     folder cannot be written.
     """
-    from sepify.compiling import tvm_api
+    from sepify.compiling import tvm_api, tvm_runtime
 
     names = worth_tuning(module)
     if not names:
         return Tuned((), 0, 0, 0)
-    folder = database_folder(database, description, tvm_api.VERSIONS)
+    folder = database_folder(database, description, tvm_runtime.VERSIONS)
     with _exclusive(folder):
         _repair(folder)
         # MetaSchedule sizes parallel loops by it

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sepify.errors import UsageError
+from sepify.machine import Machine
 from sepify.measuring.latency import LatencyRow, Which, ratio, spread
-from sepify.measuring.machine import Machine
 from sepify.measuring.outputs import Inputs
 from sepify.measuring.report.words import threads_text
 from sepify.progress import Progress

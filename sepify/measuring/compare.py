@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from sepify.errors import CaptureError, InputError, UsageError
+from sepify.machine import installed_versions, this_machine, usable_cpus
 from sepify.measuring.board import require_board, time_on_board
 from sepify.measuring.contenders import (
     Compiled,
@@ -28,7 +29,6 @@ from sepify.measuring.judging import Evidence, judge, judge_variants
 from sepify.measuring.latency import Contender, Latency, Skipped, Which, race, summarise
 from sepify.measuring.layer_errors import layer_errors
 from sepify.measuring.layers import pair_layers, plan_document
-from sepify.measuring.machine import installed_versions, this_machine, usable_cpus
 from sepify.measuring.metrics import Metric
 from sepify.measuring.notes import board_notes, latency_notes, shape_note
 from sepify.measuring.outputs import Inputs, answer, as_inputs, evaluating

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from sepify.errors import UsageError
-from sepify.measuring.machine import busy_cpu_seconds
+from sepify.machine import busy_cpu_seconds
 
 Which = Literal["before", "after"]
 Samples = npt.NDArray[np.float64]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sepify.machine import Machine
 from sepify.measuring.accuracy import Accuracy, Interval
 from sepify.measuring.board import BoardLatency
 from sepify.measuring.latency import Latency, LatencyRow, Spread
-from sepify.measuring.machine import Machine
 from sepify.measuring.report.words import milliseconds, percent, threads_text
 from sepify.planning.plan import Plan
 

@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from sepify.errors import CompileError, DependencyError, UsageError
+from sepify.machine import this_machine
 from sepify.measuring.latency import Contender, race
-from sepify.measuring.machine import this_machine
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm

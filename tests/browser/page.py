@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from sepify.machine import Machine
 from sepify.measuring import Report
 from sepify.measuring.accuracy import Accuracy, Interval
 from sepify.measuring.changes import Changes, ChangeTally
 from sepify.measuring.fidelity import Fidelity
 from sepify.measuring.latency import Latency, LatencyRow, Ratio, Skipped, Spread
-from sepify.measuring.machine import Machine
 from sepify.measuring.report.model import (
     InputFile,
     LayerRow,

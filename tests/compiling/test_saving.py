@@ -43,6 +43,59 @@ def test_a_fresh_process_computes_the_same(compiled, folder, tmp_path):
     assert torch.equal(torch.load(tmp_path / "y.pt"), compiled(x))
 
 
+class Ranked(nn.Module):
+    """Two outputs, by an operator that lies in a library of its own in TVM."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return torch.topk(self.conv(x).mean((2, 3)), 3).values, x.mean(1)
+
+
+def test_running_does_not_load_the_compiler_and_compiling_later_does(tmp_path):
+    model, x = Ranked().eval(), torch.randn(1, 3, 24, 24)
+    compile(model, x).save(tmp_path / "bundle")
+    torch.save((model, x), tmp_path / "model.pt")
+    code = """
+import sys, torch, sepify
+from test_saving import Ranked
+bundle, file = sys.argv[1:]
+model, x = torch.load(file, weights_only=False)
+fast = sepify.load_compiled(bundle)
+before = [part.clone() for part in fast(x)]
+print("tvm" in sys.modules)
+again = sepify.compile(model, x)
+for have, other, want in zip(before, again(x), model(x), strict=True):
+    torch.testing.assert_close(have, want)
+    assert torch.equal(have, other)
+assert all(torch.equal(a, b) for a, b in zip(before, fast(x), strict=True))
+print("tvm" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "bundle"), str(tmp_path / "model.pt")],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)},
+    )
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_what_was_loaded_is_saved_as_a_copy(folder, compiled, tmp_path):
+    loaded = load_compiled(folder)
+    copy = load_compiled(loaded.save(tmp_path / "copy"))
+    x = torch.randn(1, 3, 24, 24)
+    assert torch.equal(copy(x), compiled(x))
+    loaded.save(folder)
+    assert load_compiled(folder).metadata == compiled.metadata
+    (folder / "module.so").unlink()
+    with pytest.raises(FileError, match="was loaded, and is gone now"):
+        loaded.save(tmp_path / "another")
+    assert not (tmp_path / "another").exists()
+
+
 def test_metadata_comes_back_whole_and_saving_again_replaces(compiled, folder):
     assert load_compiled(folder).metadata == compiled.metadata
     compiled.save(folder)

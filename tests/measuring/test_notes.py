@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from sepify.machine import Machine, busy_cpu_seconds, installed_versions, this_machine
 from sepify.measuring.latency import Latency, LatencyRow, Ratio, Spread
-from sepify.measuring.machine import Machine, busy_cpu_seconds, installed_versions, this_machine
 from sepify.measuring.notes import latency_notes
 
 MACHINE = Machine("A CPU", 2, (), "Linux", None)

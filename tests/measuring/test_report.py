@@ -16,13 +16,13 @@ from jsonschema import Draft202012Validator
 from rich.console import Console
 
 from sepify.errors import FileError, UsageError
+from sepify.machine import Machine
 from sepify.measuring import Report, load_report
 from sepify.measuring.accuracy import Accuracy, Interval
 from sepify.measuring.board import BoardLatency
 from sepify.measuring.changes import Changes, ChangeTally
 from sepify.measuring.fidelity import Fidelity
 from sepify.measuring.latency import Latency, LatencyRow, Ratio, Skipped, Spread
-from sepify.measuring.machine import Machine
 from sepify.measuring.metrics import MetricResult
 from sepify.measuring.notes import board_notes
 from sepify.measuring.report import figures, words

@@ -121,7 +121,7 @@ def test_a_board_that_is_lost_in_the_middle_costs_nothing_that_was_timed(
 
 
 def test_a_table_of_this_machine_is_not_one_of_a_board(network, farm):
-    from sepify.measuring.machine import this_machine
+    from sepify.machine import this_machine
 
     known = LatencyTable(TARGET, this_machine().cpu)
     with pytest.raises(PlanError, match="another machine"):

@@ -4,7 +4,7 @@ from nets import Plain, images, seeded
 from torch import fx, nn
 
 from sepify.errors import PlanError, UsageError
-from sepify.measuring.machine import this_machine
+from sepify.machine import this_machine
 from sepify.planning.candidates import list_layers
 from sepify.planning.costs import measure_maps
 from sepify.planning.latency_table import LatencyTable, load_table, save_table

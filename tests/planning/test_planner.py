@@ -11,7 +11,7 @@ from torch import fx, nn
 import sepify
 from sepify.calibration.batches import calibration_batches
 from sepify.errors import InputError, PlanError, UsageError
-from sepify.measuring.machine import this_machine
+from sepify.machine import this_machine
 from sepify.planning.budget import Budget
 from sepify.planning.columns import column_of
 from sepify.planning.frontier import trace_frontier

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from sepify.errors import FileError
-from sepify.storage import read_text, write_text
+from sepify.storage import file_digest, read_text, write_text
 
 NAME = "SHA256SUMS"
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def write_checksums(folder: Path) -> None:
     """Write the checksums of everything else in `folder`."""
     files = sorted(path for path in folder.iterdir() if path.name != NAME)
-    lines = [f"{digest(path)}  {path.name}\n" for path in files]
+    lines = [f"{file_digest(path)[1]}  {path.name}\n" for path in files]
     write_text(folder / NAME, "".join(lines))
 
 
@@ -37,5 +27,5 @@ def check_checksums(folder: Path | str) -> None:
         path = folder / name
         if not path.is_file():
             raise FileError(f"{folder} is incomplete: {name} is missing; copy it again")
-        if digest(path) != wanted:
+        if file_digest(path)[1] != wanted:
             raise FileError(f"{path} is damaged: its checksum differs; copy the bundle again")

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from sepify.compiling.budget import parse_budget
 from sepify.compiling.bundle.c_bundle import check_c, require_identifier, write_c
-from sepify.compiling.bundle.checksums import digest, write_checksums
+from sepify.compiling.bundle.checksums import write_checksums
 from sepify.compiling.bundle.runtime_bundle import check_runtime, write_runtime
 from sepify.compiling.bundle.self_test import SelfTest
 from sepify.compiling.dependencies import require_tvm
@@ -22,7 +22,7 @@ from sepify.compiling.model import as_tuple, dtype_name
 from sepify.compiling.prepare import STAGES, Prepared, prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import UsageError
-from sepify.storage import atomic_path, pack, write_json
+from sepify.storage import atomic_path, file_digest, pack, write_json
 
 FORMAT = 1
 TOLERANCE = 1e-4  # of the self-test: as between torch and what runs here
@@ -130,7 +130,7 @@ def make_bundle(
             written = write_runtime(ready, temporary, TOLERANCE)
         facts = _facts(ready, kind, name, preprocessing or _AS_IT_IS, time.monotonic() - started)
         facts["memory"] = written.memory
-        facts["files"] = {path.name: digest(path) for path in sorted(temporary.iterdir())}
+        facts["files"] = {path.name: file_digest(path)[1] for path in sorted(temporary.iterdir())}
         write_json(temporary / "model.json", facts)
         write_checksums(temporary)
         note("checking", 5, STAGES)
@@ -156,7 +156,7 @@ def _facts(
     ready: Prepared, kind: str, name: str, preprocessing: str, seconds: float
 ) -> dict[str, Any]:
     """What `model.json` says of the network, for programs and people."""
-    from sepify.compiling import tvm_api
+    from sepify.compiling import tvm_runtime
 
     def values(tensors: tuple[Tensor, ...], word: str) -> list[dict[str, Any]]:
         return [
@@ -183,7 +183,7 @@ def _facts(
         "kernels": ready.kernels,
         "own_kernels": ready.own_kernels,
         "seconds": round(seconds, 3),
-        "versions": {**tvm_api.VERSIONS, "torch": torch.__version__},
+        "versions": {**tvm_runtime.VERSIONS, "torch": torch.__version__},
     }
 
 

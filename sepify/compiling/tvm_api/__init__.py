@@ -1,17 +1,15 @@
-"""The parts of TVM that change from release to release, in one place. Importing this loads tvm.
+"""The parts of TVM that change from release to release, in one place. Importing this loads tvm,
+compiler and all; what runs without the compiler is `sepify.compiling.tvm_runtime`.
 
 Written for apache-tvm 0.27.0 with apache-tvm-ffi 0.1.14.
 """
 
-import tvm
-import tvm_ffi
-
+from sepify.compiling.tvm_api.arrays import tensor
 from sepify.compiling.tvm_api.building import (
     assemble,
     build,
     export,
     fuse,
-    load,
     memory_use,
     plan_memory,
 )
@@ -46,7 +44,6 @@ from sepify.compiling.tvm_api.remote import (
     describe_board,
     set_remote_threads,
 )
-from sepify.compiling.tvm_api.running import borrow, lend, set_thread_count, start, tensor
 from sepify.compiling.tvm_api.writing import (
     Builder,
     build_kernel,
@@ -60,10 +57,7 @@ from sepify.compiling.tvm_api.writing import (
     reshape,
 )
 
-VERSIONS = {"tvm": str(tvm.__version__), "tvm_ffi": str(tvm_ffi.__version__)}
-
 __all__ = [
-    "VERSIONS",
     "Builder",
     "Expr",
     "Function",
@@ -72,7 +66,6 @@ __all__ = [
     "UnknownOperators",
     "assemble",
     "bindings",
-    "borrow",
     "build",
     "build_kernel",
     "build_library",
@@ -92,9 +85,7 @@ __all__ = [
     "import_exported",
     "is_own",
     "is_variable",
-    "lend",
     "literal",
-    "load",
     "make_target",
     "memory_use",
     "number",
@@ -108,9 +99,7 @@ __all__ = [
     "reshape",
     "result",
     "set_remote_threads",
-    "set_thread_count",
     "shape",
-    "start",
     "substitute",
     "tensor",
     "with_arguments",

@@ -1,12 +1,8 @@
-"""From a Relax module to an executable, and to a file and back."""
+"""From a Relax module to an executable, and to a file."""
 
 from __future__ import annotations
 
 import math
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from tvm.support.cc import cross_compiler
 
 from sepify.compiling.tvm_api.names import Module
 from sepify.compiling.tvm_api.reading import bindings, operator, parameters
+from sepify.compiling.tvm_runtime import quiet
 from sepify.errors import CompileError, first_line
 
 
@@ -89,29 +86,8 @@ def export(executable: Any, path: Path, compiler: str | None = None) -> None:
     system's. Raises CompileError if that fails."""
     link = None if compiler is None else cross_compiler(compiler, options=["-s"])
     try:
-        with _quiet():
+        with quiet():
             executable.export_library(str(path), fcompile=link)
     except RuntimeError as error:
         lines = [line for line in str(error).splitlines() if "error" in line.lower()] or [""]
         raise CompileError(f"linking {path.name} failed: {lines[0].strip()}") from error
-
-
-def load(path: Path) -> Any:
-    """An executable from a shared library."""
-    with _quiet():
-        return tvm.runtime.load_module(str(path))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what TVM's C++ writes to stderr: a warning about the scope of each constant."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)

@@ -10,7 +10,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from sepify.compiling.tvm_api.running import tensor
+from sepify.compiling.tvm_api.arrays import tensor
 from sepify.errors import CompileError
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Group
 
 from sepify.errors import FileError, UsageError
+from sepify.machine import Machine
 from sepify.measuring.accuracy import Accuracy, Interval
 from sepify.measuring.board import BoardLatency
 from sepify.measuring.changes import Changes
 from sepify.measuring.fidelity import Fidelity
 from sepify.measuring.latency import Latency
-from sepify.measuring.machine import Machine
 from sepify.measuring.metrics import MetricResult
 from sepify.measuring.report.decode import decode
 from sepify.storage import read_json, write_json, write_text

@@ -8,8 +8,8 @@ from sepify.measuring.accuracy import Accuracy, Interval
 from sepify.measuring.latency import Ratio
 
 if TYPE_CHECKING:
+    from sepify.machine import Machine
     from sepify.measuring.changes import Changes
-    from sepify.measuring.machine import Machine
     from sepify.measuring.report.model import LayerRow, Report
 
 ARROW = "\N{RIGHTWARDS ARROW}"

@@ -26,7 +26,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """What the operating system tells of the machine that we run on."""
-    facts = _cpuinfo()
+    facts = cpuinfo()
     flags = (facts.get("flags") or facts.get("Features") or "").split()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return Machine(
@@ -67,7 +67,8 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def _cpuinfo() -> dict[str, str]:
+def cpuinfo() -> dict[str, str]:
+    """The first processor's lines in /proc/cpuinfo; empty where the system is not Linux."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return {}
