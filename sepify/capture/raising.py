@@ -219,8 +219,10 @@ def _holds_only(graph_module: fx.GraphModule, path: str, names: set[str], kind: 
 
 
 def _children(graph_module: fx.GraphModule, path: str) -> list[tuple[str, nn.Module]]:
-    parent, _, leaf = path.rpartition(".")
-    holder = getattr(graph_module.get_submodule(parent), leaf, None)
+    """Those of what lives at `path`, if anything does: a shared module's other names hold none."""
+    holder: object = graph_module
+    for name in path.split("."):
+        holder = getattr(holder, name, None)
     return list(holder.named_children()) if isinstance(holder, nn.Module) else []
 
 

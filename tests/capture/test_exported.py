@@ -255,6 +255,25 @@ def test_a_decomposed_program() -> None:
     assert result.graph_module.state_dict().keys() >= dict(model.named_parameters()).keys()
 
 
+def test_a_shared_module_without_state_of_its_own_second_name() -> None:
+    """A dropout's layer is named by the call, and nothing else may live at the shared module's
+    second name."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Dropout(0.5))
+            self.second = self.first
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).relu())
+
+    model = Twice().eval()
+    captured = capture(export(model, (X,))).graph_module
+    assert torch.equal(run(captured, (X,)), run(model, (X,)))
+    assert [type(m) for m in captured.modules()].count(nn.Dropout) == 2
+
+
 def test_a_buffer_that_a_program_writes_is_written() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
