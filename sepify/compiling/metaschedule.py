@@ -38,7 +38,8 @@ class Stop(Exception):
 
 
 class Database:
-    """Tuning records in two JSON files of a folder."""
+    """Tuning records in two JSON files of a folder, and the processes that make more, which are
+    started for the first operator that is measured; `close` ends them."""
 
     def __init__(self, folder: Path) -> None:
         self._initializer = stub_foreign_intrinsics()
@@ -47,6 +48,14 @@ class Database:
         self._ms = meta_schedule
         self._database = meta_schedule.database.JSONDatabase(work_dir=str(folder))
         self._folder = folder
+        self._workers: tuple[Any, Any] | None = None
+
+    def close(self) -> None:
+        """End the processes that build and run candidates."""
+        if self._workers is not None:
+            builder, runner = self._workers
+            builder.close()
+            runner.pool.shutdown()
 
     def measured(self, function: Any) -> tuple[int, int]:
         """(all, valid) records of a workload."""
@@ -80,12 +89,7 @@ class Database:
         """Measure up to `trials` candidates. `report(measured, errors)` after each batch may raise
         Stop."""
         ms = self._ms
-        runner = ms.runner.LocalRunner(
-            timeout_sec=20,
-            evaluator_config=ms.runner.EvaluatorConfig(
-                number=1, repeat=1, min_repeat_ms=40, enable_cpu_cache_flush=False
-            ),
-        )
+        builder, runner = self._workers = self._workers or self._start_workers()
         callbacks = [*ms.measure_callback.MeasureCallback.create("default"), _reporter(report)]
         # a handful of trials is sampled at random: evolving them would cost more than it finds
         few = trials <= _FEW
@@ -111,9 +115,7 @@ class Database:
                 work_dir=str(self._folder),
                 max_trials_global=trials,
                 num_trials_per_iter=min(trials, 16),
-                builder=ms.builder.LocalBuilder(
-                    max_workers=2, timeout_sec=60, initializer=self._initializer
-                ),
+                builder=builder,
                 runner=runner,
                 database=self._database,
                 cost_model="random" if few else "xgb",
@@ -123,6 +125,15 @@ class Database:
             # the exception has crossed C++ and is no longer a Stop
             if Stop.__name__ not in f"{type(error).__name__}: {error}":
                 raise
+
+    def _start_workers(self) -> tuple[Any, Any]:
+        from sepify.compiling.metaschedule_builder import SteadyBuilder
+
+        runner = self._ms.runner
+        config = runner.EvaluatorConfig(
+            number=1, repeat=1, min_repeat_ms=40, enable_cpu_cache_flush=False
+        )
+        return SteadyBuilder(self._initializer), runner.LocalRunner(20, config)
 
     def _module(self, function: Any) -> Any:
         return tvm.IRModule({"main": function.with_attr("global_symbol", "main")})

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def tune_operators(
     folder cannot be written.
     """
     from sepify.compiling import tvm_api, tvm_runtime
+    from sepify.compiling.metaschedule import Database
 
     names = worth_tuning(module)
     if not names:
@@ -62,7 +63,8 @@ def tune_operators(
         _repair(folder)
         # MetaSchedule sizes parallel loops by it
         tuned_for = tvm_api.make_target({**description, "num-cores": os.cpu_count() or 1})
-        return _tune_all(module, tuned_for, names, budget, folder, progress)
+        with closing(Database(folder)) as records:
+            return _tune_all(module, tuned_for, names, budget, records, progress)
 
 
 def worth_tuning(module: Any) -> list[str]:
@@ -97,13 +99,11 @@ def _tune_all(
     target: Any,
     names: list[str],
     budget: Budget,
-    folder: Path,
+    records: Any,
     progress: Progress,
 ) -> Tuned:
     from sepify.compiling import tvm_api
-    from sepify.compiling.metaschedule import Database
 
-    records = Database(folder)
     functions = tvm_api.functions(module)
     started = time.monotonic()
     counts = _Counts()
