@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from sepify.capture import capture
 from sepify.compiling.blame import layers_that_call
 from sepify.compiling.budget import Budget
+from sepify.compiling.decompositions import decompositions
 from sepify.compiling.device.boards import Farm
 from sepify.compiling.model import as_tuple
 from sepify.compiling.own_kernels import Lowered, lower_with_records
@@ -134,7 +135,9 @@ def _import(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
 
 def _export(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     try:
-        return torch.export.export(model, inputs)
+        program = torch.export.export(model, inputs)
+        decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions())
+        return decomposed
     except Exception as error:  # torch.export raises dozens of types
         raise CompileError(f"torch.export refused the network: {first_line(error)}") from error
 

@@ -10,6 +10,7 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
+from sepify.compiling.tvm_api.converters import converters
 from sepify.compiling.tvm_api.names import Module
 from sepify.errors import CompileError, first_line
 
@@ -30,7 +31,9 @@ def import_exported(program: torch.export.ExportedProgram) -> Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch's own copies of a program
-            module = from_exported_program(program, unwrap_unit_return_tuple=True)
+            module = from_exported_program(
+                program, unwrap_unit_return_tuple=True, custom_convert_map=converters()
+            )
     except Exception as error:  # whatever an operator's converter stumbles over
         raise _import_failure(error) from error
     passes = [relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()]
