@@ -8,6 +8,7 @@ repeated here, unless TVM is wrong about the parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ from torch.nn import functional as F
 aten = torch.ops.aten
 
 Pair = Sequence[int]
+
+_UNARY = ["cos", "erf", "exp", "log", "reciprocal", "rsqrt", "sigmoid", "sin", "sqrt"]
+_BINARY = ["add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge"]
+_OF_TRUTHS = {aten.mul.Tensor: torch.logical_and, aten.add.Tensor: torch.logical_or}
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -37,7 +42,32 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.upsample_bilinear2d.vec: _bilinear,
         aten.upsample_nearest2d.vec: _nearest,
     }
+    for name in _UNARY:
+        operator = getattr(aten, name).default
+        ours[operator] = partial(_of_floats, operator)
+    for name in _BINARY:
+        for operator in (getattr(aten, name).Tensor, getattr(aten, name).Scalar):
+            ours[operator] = partial(_of_one_type, operator)
     return {**table, **ours}
+
+
+def _of_floats(operator: Any, x: Tensor) -> Any:
+    """torch takes the logarithm of whole numbers, TVM does not."""
+    return NotImplemented if x.dtype.is_floating_point else operator(x.to(torch.float32))
+
+
+def _of_one_type(operator: Any, *operands: Any, **settings: Any) -> Any:
+    """Of a whole number and another, torch makes the latter's type; TVM the former's, or none."""
+    common = torch.result_type(*operands)
+    if operator in (aten.div.Tensor, aten.div.Scalar) and not common.is_floating_point:
+        common = torch.float32
+    if common == torch.bool and operator in _OF_TRUTHS:
+        return _OF_TRUTHS[operator](*operands)
+    tensors = [x for x in operands if isinstance(x, Tensor)]
+    if all(x.dtype == common for x in tensors):
+        return NotImplemented
+    alike = (x.to(common) if isinstance(x, Tensor) else x for x in operands)
+    return operator(*alike, **settings)
 
 
 def _selu(x: Tensor) -> Tensor:
@@ -175,14 +205,15 @@ def _bilinear(
     same = all(f * s == o for f, s, o in zip(factors or (), x.shape[2:], out, strict=False))
     if align_corners or not factors or same:
         return NotImplemented
-    weights = [_linear_weights(x.shape[i + 2], out[i], 1 / factors[i]) for i in (0, 1)]
-    return weights[0] @ x @ weights[1].transpose(0, 1)
-
-
-def _linear_weights(extent: int, out: int, step: float) -> Tensor:
-    """(out, extent): what each pixel gets of each, half a pixel being its centre."""
-    places = ((torch.arange(out, dtype=torch.float32) + 0.5) * step - 0.5).clamp(0, extent - 1)
-    return (1 - (places[:, None] - torch.arange(extent, dtype=torch.float32)).abs()).clamp(min=0)
+    for axis, factor in enumerate(factors):
+        extent = x.shape[axis + 2]
+        places = (torch.arange(out[axis], dtype=torch.float32) + 0.5) / factor - 0.5
+        places = places.clamp(0, extent - 1)  # half a pixel being its centre
+        below = places.floor().long()
+        above = (below + 1).clamp(0, extent - 1)
+        part = (places - below).reshape(-1, *([1] * (1 - axis)))
+        x = torch.lerp(x.index_select(axis + 2, below), x.index_select(axis + 2, above), part)
+    return x
 
 
 def _bilinear_antialiased(

@@ -79,6 +79,7 @@ def prepare(
         frozen = copy.deepcopy(model).eval()
         expected = _run(frozen, inputs)
         folded = fold_batchnorm(capture(frozen, inputs).graph_module.eval())
+        _drop_checks(folded)
         progress("exporting", 1, STAGES)
         module = _import(folded, inputs)
         progress("lowering", 2, STAGES)
@@ -117,6 +118,23 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor,
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise CompileError("the model's own output is not finite: NaN or infinity in its weights?")
     return output if isinstance(output, Tensor) else parts
+
+
+def _drop_checks(model: fx.GraphModule) -> None:
+    """Without what the model or its capture asserts: it held for the example, sizes are fixed now,
+    and compiled code has no way to complain of contents."""
+    needless = model.graph.find_nodes(op="call_function", target=torch._assert)
+    while needless:
+        node = needless.pop()
+        read = node.all_input_nodes
+        model.graph.erase_node(node)
+        needless += [n for n in read if not n.users and n.op.startswith("call") and not _writes(n)]
+    model.recompile()
+
+
+def _writes(node: fx.Node) -> bool:
+    name = getattr(node.target, "__name__", str(node.target))
+    return name.partition(".")[0].endswith("_")
 
 
 def _import(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:

@@ -23,6 +23,7 @@ def fuse(module: Module, target: Any) -> Module:
     passes = [
         transform.LegalizeOps(),
         transform.AnnotateTIROpPattern(),
+        _keep_pads_apart,
         transform.FoldConstant(),
         transform.FuseOps(),
         transform.FuseTIR(),
@@ -30,6 +31,17 @@ def fuse(module: Module, target: Any) -> Module:
     ]
     with target:
         return tvm.transform.Sequential(passes)(module)
+
+
+@tvm.transform.module_pass(opt_level=0, name="KeepPadsApart")  # type: ignore[untyped-decorator]
+def _keep_pads_apart(module: Module, _context: Any) -> Module:
+    """No pad in one kernel with what comes before it: MetaSchedule's schedules of a convolution
+    that is padded afterwards are wrong."""
+    opaque = 8  # TVM's OpPatternKind
+    for name, function in module.functions_items():
+        if isinstance(function, tvm.tirx.PrimFunc) and name.name_hint.startswith("pad"):
+            module[name] = function.with_attr("op_pattern", opaque)
+    return module
 
 
 def build(module: Module, target: Any) -> Any:
