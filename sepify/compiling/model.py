@@ -106,7 +106,9 @@ class CompiledModel:
         """
         self._require_fitting(inputs)
         borrowed = [self._borrow(tensor.detach().contiguous()) for tensor in inputs]
-        return self._lend(self._entry(*borrowed))
+        answer = self._lend(self._entry(*borrowed))
+        alone = isinstance(answer, Tensor) and self.metadata.output == "tuple"  # TVM unwraps it
+        return (answer,) if alone else answer
 
     def set_threads(self, n: int) -> None:
         """Run on `n` threads from now on. TVM has one thread pool in a process: this holds for
