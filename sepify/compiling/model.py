@@ -107,8 +107,9 @@ class CompiledModel:
         self._require_fitting(inputs)
         borrowed = [self._borrow(tensor.detach().contiguous()) for tensor in inputs]
         answer = self._lend(self._entry(*borrowed))
-        alone = isinstance(answer, Tensor) and self.metadata.output == "tuple"  # TVM unwraps it
-        return (answer,) if alone else answer
+        if isinstance(answer, Tensor) and self.metadata.output == "tuple":
+            return (answer,)  # TVM unwraps a tuple of one
+        return answer
 
     def set_threads(self, n: int) -> None:
         """Run on `n` threads from now on. TVM has one thread pool in a process: this holds for
