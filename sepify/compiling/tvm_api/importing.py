@@ -24,7 +24,8 @@ class UnknownOperators(CompileError):
 
 
 def import_exported(program: torch.export.ExportedProgram) -> Module:
-    """A Relax module whose `main` is one dataflow block, weights as constants.
+    """A Relax module whose `main` is one dataflow block, weights as constants, of a `program` in
+    torch's core operators.
 
     Raises UnknownOperators, or another CompileError where the importer fails.
     """
@@ -32,7 +33,10 @@ def import_exported(program: torch.export.ExportedProgram) -> Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch's own copies of a program
             module = from_exported_program(
-                program, unwrap_unit_return_tuple=True, custom_convert_map=converters()
+                program,
+                unwrap_unit_return_tuple=True,
+                custom_convert_map=converters(),
+                run_ep_decomposition=False,
             )
     except Exception as error:  # whatever an operator's converter stumbles over
         raise _import_failure(error) from error
