@@ -37,6 +37,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.div.Scalar_mode: _divide,
         aten.floor_divide.default: _floor_divide,
         aten.im2col.default: _im2col,
+        aten.native_group_norm.default: _group_norm,
         aten.rrelu_with_noise_functional.default: _rrelu,
         aten.selu.default: _selu,
         aten.upsample_bilinear2d.vec: _bilinear,
@@ -74,6 +75,13 @@ def _selu(x: Tensor) -> Tensor:
     """Klambauer et al., Self-Normalizing Neural Networks, 2017, eq. 2."""
     alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
     return torch.where(x > 0, scale * x, scale * alpha * torch.expm1(x))
+
+
+def _group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:
+    """With a weight and no bias, which TVM stumbles over."""
+    if weight is None or bias is not None:
+        return NotImplemented
+    return aten.native_group_norm.default(x, weight, torch.zeros_like(weight), *rest)
 
 
 def _rrelu(

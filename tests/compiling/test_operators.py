@@ -119,6 +119,8 @@ KINDS: dict[str, dict[str, Operator]] = {
         "gelu": F.gelu,
         "mish": F.mish,
         "hardswish": F.hardswish,
+        "group norm": nn.GroupNorm(4, 8),
+        "its weight alone": lambda y: F.group_norm(y, 4, torch.arange(1.0, 9.0)),
         "prelu": nn.PReLU(8),
         "glu": lambda y: F.glu(y, 1),
         "softshrink": F.softshrink,
