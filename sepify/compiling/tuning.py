@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sepify.compiling.budget import Budget
-from sepify.errors import CompileError, FileError
+from sepify.errors import CompileError, FileError, SepifyError, first_line
 from sepify.storage import require_writable, write_text
 
 Progress = Callable[[str, int, int], None]
@@ -113,15 +113,16 @@ def _tune_all(
         left = len(names) - index
         wanted = budget.share(left, counts.trials)
         measured, valid = records.measured(function)
-        if valid and (budget.is_default or measured >= wanted):
-            counts.reused += 1
-        else:
-            limit = budget.deadline(started, left, time.monotonic())
-            errors = _measure(records, function, target, wanted, limit, counts)
-            if records.measured(function)[1] == 0:
-                cause = errors[0].strip().splitlines()[-1] if errors else "no candidate was found"
-                raise CompileError(f"tuning {name}: every candidate failed; the first: {cause}")
-        best = records.best(function, target, name)
+        with _failures_of(name):
+            if valid and (budget.is_default or measured >= wanted):
+                counts.reused += 1
+            else:
+                limit = budget.deadline(started, left, time.monotonic())
+                errors = _measure(records, function, target, wanted, limit, counts)
+                if records.measured(function)[1] == 0:
+                    first = errors[0].strip().splitlines()[-1] if errors else "none was found"
+                    raise CompileError(f"tuning {name}: every candidate failed; the first: {first}")
+            best = records.best(function, target, name)
         tvm_api.replace_function(module, name, best)
     progress("tuning", len(names), len(names))
     return Tuned(tuple(names), counts.trials, counts.failed, counts.reused)
@@ -151,6 +152,17 @@ def _measure(
 
     records.tune(function, target, trials, report)
     return failures
+
+
+@contextmanager
+def _failures_of(name: str) -> Iterator[None]:
+    """What MetaSchedule itself raises, as a CompileError that names the operator."""
+    try:
+        yield
+    except SepifyError:
+        raise
+    except Exception as error:  # TVM's own, of several types
+        raise CompileError(f"tuning {name}: MetaSchedule failed: {first_line(error)}") from error
 
 
 @contextmanager

@@ -48,6 +48,17 @@ def test_all_candidates_failing_is_an_error(tmp_path, monkeypatch):
         compile(network(), _X, database=tmp_path)
 
 
+def test_what_metaschedule_raises_names_the_operator(tmp_path, monkeypatch):
+    def fail(self, function, target, trials, report):
+        raise RuntimeError("cannot move the block\nat some line")
+
+    monkeypatch.setattr(Database, "tune", fail)
+    with pytest.raises(
+        CompileError, match="tuning .*transpose.*: MetaSchedule failed: cannot move the block$"
+    ):
+        compile(network(), _X, database=tmp_path)
+
+
 def test_other_targets_and_versions_have_their_own_folder(tmp_path):
     base = database_folder(tmp_path, {"kind": "llvm", "mcpu": "a"}, {"tvm": "1"})
     assert base != database_folder(tmp_path, {"kind": "llvm", "mcpu": "b"}, {"tvm": "1"})
