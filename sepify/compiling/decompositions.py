@@ -39,6 +39,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.im2col.default: _im2col,
         aten.native_group_norm.default: _group_norm,
         aten.rrelu_with_noise_functional.default: _rrelu,
+        aten.select.int: _select,
         aten.selu.default: _selu,
         aten.upsample_bilinear2d.vec: _bilinear,
         aten.upsample_nearest2d.vec: _nearest,
@@ -75,6 +76,11 @@ def _selu(x: Tensor) -> Tensor:
     """Klambauer et al., Self-Normalizing Neural Networks, 2017, eq. 2."""
     alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
     return torch.where(x > 0, scale * x, scale * alpha * torch.expm1(x))
+
+
+def _select(x: Tensor, dim: int, index: int) -> Any:
+    """From the end, where TVM would read before the beginning."""
+    return NotImplemented if index >= 0 else aten.select.int(x, dim, index + x.shape[dim])
 
 
 def _group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:

@@ -95,6 +95,9 @@ KINDS: dict[str, dict[str, Operator]] = {
         "pairs": lambda y: y[:, :, torch.tensor([3, 1]), torch.tensor([0, 2])],
         "a grid": lambda y: y[:, :, torch.tensor([[3], [1]]), torch.tensor([0, 2])],
         "apart": lambda y: y[:, torch.tensor([3, 1]), :, torch.tensor([0, 2])],
+        "from the end": lambda y: y[:, [-1, 0, -3]],
+        "pairs from the end": lambda y: y[:, torch.tensor([-1, 0]), torch.tensor([-2, 3])],
+        "the last": lambda y: torch.stack([y, 2 * y], 1)[:, -1],
         "in front": lambda y: y[0, torch.tensor([3, 1])],
         "gather": lambda y: y.gather(1, y.argmax(1, keepdim=True)),
         "scatter_add": lambda y: torch.zeros(1, 8, 4, 16).scatter_add(

@@ -74,7 +74,7 @@ def _index(node: fx.Node, importer: Any) -> Any:
     x, indices = importer.retrieve_args(node)
     emit = importer.block_builder.emit
     axes = [axis for axis, index in enumerate(indices) if index is not None]
-    given = [indices[axis] for axis in axes]
+    given = [_from_the_start(emit, indices[axis], x.ty.shape[axis]) for axis in axes]
     if len(given) == 1:
         return emit(relax.op.take(x, given[0], axis=axes[0]))
     others = [axis for axis in range(len(x.ty.shape)) if axis not in axes]
@@ -83,6 +83,15 @@ def _index(node: fx.Node, importer: Any) -> Any:
     new = len(found.ty.shape) - len(others)
     order = [*range(new, new + before), *range(new), *range(new + before, new + len(others))]
     return emit(relax.op.permute_dims(found, order))
+
+
+def _from_the_start(emit: Callable[..., Any], index: Any, extent: Any) -> Any:
+    """Places that count from the end, which TVM would read before the beginning."""
+    kind = str(index.ty.dtype)
+    if kind == "bool":
+        return index
+    zero, size = relax.const(0, kind), relax.const(int(extent), kind)
+    return emit(relax.op.where(relax.op.less(index, zero), relax.op.add(index, size), index))
 
 
 def _scatter_add(node: fx.Node, importer: Any) -> Any:
