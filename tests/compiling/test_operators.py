@@ -190,5 +190,5 @@ def test_places_of_a_maximum_that_tvm_gets_wrong_are_refused():
     def unpool(y: Tensor) -> Tensor:
         return F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2)
 
-    with pytest.raises(CompileError):
+    with pytest.raises(CompileError, match="TVM could not import the network"):
         compile(Several({"unpool": unpool}), torch.randn(1, 3, 16, 16))
