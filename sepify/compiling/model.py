@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from sepify.compiling import host
 from sepify.compiling.dependencies import require_tvm
+from sepify.compiling.weight_files import map_weights, write_weights
 from sepify.errors import CompileError, FileError, InputError, first_line
 from sepify.storage import atomic_path, file_digest, read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 _LIBRARY = "module.so"
 _METADATA = "metadata.json"
 
@@ -87,17 +88,24 @@ class CompiledModel:
     """
 
     def __init__(
-        self, executable: Any, metadata: CompiledMetadata, library: Path | None = None
+        self,
+        executable: Any,
+        weights: Sequence[Tensor],
+        metadata: CompiledMetadata,
+        library: Path | None = None,
     ) -> None:
-        """`library` is the file that the executable was loaded from, if it was."""
+        """`weights` are those that the code takes as parameters; `library` is the file that the
+        executable was loaded from, if it was."""
         from sepify.compiling import tvm_runtime
 
         self.metadata = metadata
         self._executable = executable
+        self._weights = list(weights)
         self._library = library
         self._entry: Callable[..., Any] = tvm_runtime.start(executable)
         self._borrow = tvm_runtime.borrow
         self._lend = tvm_runtime.lend
+        self._borrowed_weights = [self._borrow(weight) for weight in self._weights]
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The model's output for `inputs`: a tensor, or a tuple of tensors if the model gave one.
@@ -106,7 +114,7 @@ class CompiledModel:
         """
         self._require_fitting(inputs)
         borrowed = [self._borrow(tensor.detach().contiguous()) for tensor in inputs]
-        answer = self._lend(self._entry(*borrowed))
+        answer = self._lend(self._entry(*borrowed, *self._borrowed_weights))
         if isinstance(answer, Tensor) and self.metadata.output == "tuple":
             return (answer,)  # TVM unwraps a tuple of one
         return answer
@@ -130,7 +138,8 @@ class CompiledModel:
             )
 
     def save(self, folder: Path | str) -> Path:
-        """Write the folder: code and weights in one shared library, and the metadata as JSON.
+        """Write the folder: code and small weights in a shared library, a file for each weight of
+        a MiB or more, and the metadata as JSON.
 
         Whole or not at all; an old folder of that name is replaced. Linking needs a C compiler;
         one that was loaded is copied. Raises FileError if the folder cannot be written or what
@@ -141,7 +150,12 @@ class CompiledModel:
             temporary.mkdir()
             self._write_library(temporary / _LIBRARY)
             _, digest = file_digest(temporary / _LIBRARY)
-            value = {"format": FORMAT, "library_sha256": digest, **asdict(self.metadata)}
+            value = {
+                "format": FORMAT,
+                "library_sha256": digest,
+                "weights_sha256": write_weights(temporary, self._weights),
+                **asdict(self.metadata),
+            }
             write_json(temporary / _METADATA, value)
         return folder
 
@@ -173,7 +187,8 @@ class CompiledModel:
 
 
 def load_compiled(folder: Path | str) -> CompiledModel:
-    """A compiled model from the folder that `save` wrote.
+    """A compiled model from the folder that `save` wrote, whose large weights are mapped, not read:
+    replace the folder by another as `save` does, but do not shorten its files while it is in use.
 
     Raises FileError if it is missing, damaged or made by another version; CompileError if this CPU
     lacks instructions that the code uses; DependencyError without TVM.
@@ -184,7 +199,7 @@ def load_compiled(folder: Path | str) -> CompiledModel:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileError(f"no compiled model: {folder} is not a folder")
-    metadata, digest = _read_metadata(folder / _METADATA)
+    metadata, library_digest, weight_digests = _read_metadata(folder / _METADATA)
     for name in ("tvm", "tvm_ffi"):
         if metadata.versions.get(name) != tvm_runtime.VERSIONS[name]:
             raise FileError(
@@ -196,11 +211,12 @@ def load_compiled(folder: Path | str) -> CompiledModel:
     library = folder / _LIBRARY
     if not library.is_file():
         raise FileError(f"{folder} is incomplete: {_LIBRARY} is missing")
-    if file_digest(library)[1] != digest:
+    if file_digest(library)[1] != library_digest:
         # the dynamic linker would take the whole process down
         raise FileError(f"{library} is damaged: it is not the file that was saved")
+    weights = map_weights(folder, weight_digests)
     try:
-        return CompiledModel(tvm_runtime.load(library), metadata, library)
+        return CompiledModel(tvm_runtime.load(library), weights, metadata, library)
     except Exception as error:  # the dynamic linker's and TVM's own, of several types
         raise FileError(f"{library} is damaged: {first_line(error)}") from error
 
@@ -217,8 +233,8 @@ def require_runnable(target: str, features: tuple[str, ...]) -> None:
         )
 
 
-def _read_metadata(path: Path) -> tuple[CompiledMetadata, str]:
-    """The metadata, and the digest of the library that belongs to it."""
+def _read_metadata(path: Path) -> tuple[CompiledMetadata, str, list[str]]:
+    """The metadata, and the digests of the library and of the weights that belong to it."""
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else None
@@ -228,7 +244,8 @@ def _read_metadata(path: Path) -> tuple[CompiledMetadata, str]:
         known["input_shapes"] = tuple(tuple(int(n) for n in s) for s in known["input_shapes"])
         known["input_dtypes"] = tuple(str(name) for name in known["input_dtypes"])
         known["features"] = tuple(str(name) for name in known["features"])
-        return CompiledMetadata(**known), str(value["library_sha256"])
+        weights = [str(digest) for digest in value["weights_sha256"]]
+        return CompiledMetadata(**known), str(value["library_sha256"]), weights
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged: {error}; compile it again") from error
 

@@ -71,7 +71,8 @@ def compile(
     require_here(preset)
     ready = prepare(model, x, preset, budget, database, note)
     note("building", 4, STAGES)
-    planned = tvm_api.plan_memory(ready.module, ready.tvm_target)
+    lifted, weights = tvm_api.lift_weights(ready.module)
+    planned = tvm_api.plan_memory(lifted, ready.tvm_target)
     executable = tvm_api.assemble(planned, ready.tvm_target)
     note("checking", 5, STAGES)
 
@@ -92,9 +93,9 @@ def compile(
         trials=ready.own.tuning.trials + ready.tuned.trials,
         failed_trials=ready.own.tuning.failed + ready.tuned.failed,
         records_reused=ready.own.reused + ready.tuned.reused,
-        memory=tvm_api.memory_use(planned),
+        memory=tvm_api.memory_use(planned, lifted=len(weights)),
     )
-    compiled = CompiledModel(executable, metadata)
+    compiled = CompiledModel(executable, weights, metadata)
     with torch.no_grad():
         error = largest_relative_error(compiled(*ready.inputs), ready.expected)
     if not error <= MAX_RELATIVE_ERROR:
@@ -103,9 +104,8 @@ def compile(
             f"(allowed: {MAX_RELATIVE_ERROR:.0e}); this is a bug in sepify or in TVM"
         )
     seconds = time.monotonic() - started
-    return CompiledModel(
-        executable, replace(metadata, max_relative_error=error, seconds=round(seconds, 3))
-    )
+    final = replace(metadata, max_relative_error=error, seconds=round(seconds, 3))
+    return CompiledModel(executable, weights, final)
 
 
 def require_here(target: Target) -> None:

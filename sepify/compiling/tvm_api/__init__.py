@@ -44,6 +44,7 @@ from sepify.compiling.tvm_api.remote import (
     describe_board,
     set_remote_threads,
 )
+from sepify.compiling.tvm_api.weights import lift_weights
 from sepify.compiling.tvm_api.writing import (
     Builder,
     build_kernel,
@@ -85,6 +86,7 @@ __all__ = [
     "import_exported",
     "is_own",
     "is_variable",
+    "lift_weights",
     "literal",
     "make_target",
     "memory_use",

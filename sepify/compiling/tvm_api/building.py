@@ -68,9 +68,10 @@ def assemble(planned: Module, target: Any) -> Any:
         raise CompileError(f"TVM could not build the network: {first_line(error)}") from error
 
 
-def memory_use(planned: Module) -> dict[str, int]:
-    """Bytes that a module from `plan_memory` keeps: its weights, its inputs, and the buffers for
-    activations and outputs, each of which several values may use in turn."""
+def memory_use(planned: Module, lifted: int = 0) -> dict[str, int]:
+    """Bytes that a module from `plan_memory` keeps: its weights, `lifted` of them the last
+    parameters, its inputs, and the buffers for activations and outputs, each of which several
+    values may use in turn."""
     weights: dict[int, int] = {}
     activations = 0
     for _, value in bindings(planned):
@@ -80,8 +81,13 @@ def memory_use(planned: Module) -> dict[str, int]:
             array = getattr(argument, "value", None)
             if isinstance(array, tvm.runtime.Tensor):
                 weights[hash(array)] = math.prod(array.shape) * _item_bytes(array.dtype)
-    inputs = sum(_bytes(variable) for variable in parameters(planned))
-    return {"weights": sum(weights.values()), "activations": activations, "inputs": inputs}
+    sizes = [_bytes(variable) for variable in parameters(planned)]
+    inputs = len(sizes) - lifted
+    return {
+        "weights": sum(weights.values()) + sum(sizes[inputs:]),
+        "activations": activations,
+        "inputs": sum(sizes[:inputs]),
+    }
 
 
 def _bytes(variable: Any) -> int:

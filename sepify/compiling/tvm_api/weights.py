@@ -1,0 +1,56 @@
+"""Large weights apart from the code: mapped from a file, they cost no time to load and no copy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tvm
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from sepify.compiling.tvm_api.names import Expr, Module
+
+# bytes; a smaller one costs more time in each inference, as one parameter more that TVM checks,
+# than it saves once
+_LARGE = 1 << 20
+
+
+def lift_weights(module: Module) -> tuple[Module, list[Tensor]]:
+    """The module whose `main` takes its large float32 constants as parameters, after the inputs,
+    and these constants in that order, not copied."""
+    lifter = _Lifter(module)
+    main = lifter.visit_expr(module["main"])
+    variables = [variable for variable, _ in lifter.lifted]
+    lifted = relax.Function(
+        [*main.params, *variables], main.body, main.ret_ty, main.is_pure, main.attrs
+    )
+    module = tvm.IRModule(dict(module.functions_items()), attrs=module.attrs)
+    module["main"] = lifted
+    return module, [from_dlpack(array) for _, array in lifter.lifted]
+
+
+@mutator
+class _Lifter(PyExprMutator):  # type: ignore[misc]
+    """Replaces large constants by variables, equal ones by the same: a layer that a network uses
+    several times has been packed for each."""
+
+    def __init__(self, module: Module) -> None:
+        super().__init__(module)
+        self.lifted: list[tuple[Any, Any]] = []
+
+    def visit_generic_const_(self, op: Expr) -> Expr:
+        array = op.value
+        if not isinstance(array, tvm.runtime.Tensor) or str(array.dtype) != "float32":
+            return op
+        if 4 * math.prod(array.shape) < _LARGE:
+            return op
+        for variable, known in self.lifted:
+            if np.array_equal(known.numpy(), array.numpy()):
+                return variable
+        variable = relax.Var(f"weight{len(self.lifted)}", relax.TensorType(array.shape, "float32"))
+        self.lifted.append((variable, array))
+        return variable
