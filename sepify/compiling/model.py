@@ -48,6 +48,7 @@ class CompiledMetadata:
     trials: int  # new measurements
     failed_trials: int
     records_reused: int  # kernels and operators whose tuning records were there already
+    given_up: dict[str, str]  # operators that MetaSchedule found no schedule for: plain loops; why
     memory: dict[str, int]  # bytes while it runs: weights, activations and outputs, inputs
 
     @property
@@ -64,6 +65,7 @@ class CompiledMetadata:
             f"{peak:.1f} MB at its peak, weights {weights:.1f} of them; "
             f"{self.layout_changes} layout changes",
         ]
+        lines += [f"not tuned, plain loops: {name}: {why}" for name, why in self.given_up.items()]
         if self.trials:
             less = 100 * (1 - self.tuned_relative)
             lines.append(

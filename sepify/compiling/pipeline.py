@@ -56,8 +56,8 @@ def compile(
         UsageError: unknown target, or a `tune` that is no budget.
         InputError: `x` does not fit the model.
         CaptureError: the model cannot be turned into a graph.
-        CompileError: an operator has no lowering, this CPU cannot run the target's code, every
-            tuning candidate failed, or the result differs from torch's by more than 1e-4.
+        CompileError: an operator has no lowering, this CPU cannot run the target's code, or the
+            result differs from torch's by more than 1e-4.
         DependencyError: TVM is not installed.
     """
     require_tvm()
@@ -93,6 +93,7 @@ def compile(
         trials=ready.own.tuning.trials + ready.tuned.trials,
         failed_trials=ready.own.tuning.failed + ready.tuned.failed,
         records_reused=ready.own.reused + ready.tuned.reused,
+        given_up=ready.tuned.given_up,
         memory=tvm_api.memory_use(planned, lifted=len(weights)),
     )
     compiled = CompiledModel(executable, weights, metadata)

@@ -87,7 +87,7 @@ def prepare(
         own = lower_with_records(module, target, budget, database_root(database), progress, farm)
         module = own.module
         progress("tuning", 3, STAGES)
-        tuned = Tuned((), 0, 0, 0)
+        tuned = Tuned()
         if budget is not None and farm is None:
             left = budget.rest(own.tuning.trials, time.monotonic() - started)
             tuned = tune_operators(module, description, left, database, progress)

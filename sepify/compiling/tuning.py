@@ -14,12 +14,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sepify.compiling.budget import Budget
-from sepify.errors import CompileError, FileError, SepifyError, first_line
+from sepify.errors import FileError, SepifyError, first_line
 from sepify.storage import require_writable, write_text
 
 Progress = Callable[[str, int, int], None]
@@ -32,12 +32,14 @@ _WORKLOADS = "database_workload.json"
 @dataclass(frozen=True)
 class Tuned:
     """What tuning did: the operators that have a tuned schedule now, new trials, failed trials,
-    and operators whose records were there already."""
+    operators whose records were there already, and those for which MetaSchedule found nothing that
+    runs, with the reason: they keep TVM's plain loops."""
 
-    operators: tuple[str, ...]
-    trials: int
-    failed: int
-    reused: int
+    operators: tuple[str, ...] = ()
+    trials: int = 0
+    failed: int = 0
+    reused: int = 0
+    given_up: dict[str, str] = field(default_factory=dict)
 
 
 def tune_operators(
@@ -47,17 +49,14 @@ def tune_operators(
     database: Path | str | None,
     progress: Progress,
 ) -> Tuned:
-    """Replace, in the fused `module`, every PrimFunc worth tuning by its best schedule.
-
-    Raises CompileError if every candidate of an operator failed, FileError if the database's
-    folder cannot be written.
-    """
+    """Replace, in the fused `module`, every PrimFunc worth tuning by its best schedule, if it has
+    one. Raises FileError if the database's folder cannot be written."""
     from sepify.compiling import tvm_api, tvm_runtime
     from sepify.compiling.metaschedule import Database
 
     names = worth_tuning(module)
     if not names:
-        return Tuned((), 0, 0, 0)
+        return Tuned()
     folder = database_folder(database, description, tvm_runtime.VERSIONS)
     with _exclusive(folder):
         _repair(folder)
@@ -107,13 +106,14 @@ def _tune_all(
     functions = tvm_api.functions(module)
     started = time.monotonic()
     counts = _Counts()
+    given_up: dict[str, str] = {}
     for index, name in enumerate(names):
         progress(f"tuning {name}", index, len(names))
         function = functions[name]
         left = len(names) - index
         wanted = budget.share(left, counts.trials)
         measured, valid = records.measured(function)
-        with _failures_of(name):
+        try:
             if valid and (budget.is_default or measured >= wanted):
                 counts.reused += 1
             else:
@@ -121,11 +121,18 @@ def _tune_all(
                 errors = _measure(records, function, target, wanted, limit, counts)
                 if records.measured(function)[1] == 0:
                     first = errors[0].strip().splitlines()[-1] if errors else "none was found"
-                    raise CompileError(f"tuning {name}: every candidate failed; the first: {first}")
+                    given_up[name] = f"every candidate failed; the first: {first}"
+                    continue
             best = records.best(function, target, name)
+        except SepifyError:
+            raise
+        except Exception as error:  # TVM's own, of several types
+            given_up[name] = f"MetaSchedule failed: {first_line(error)}"
+            continue
         tvm_api.replace_function(module, name, best)
     progress("tuning", len(names), len(names))
-    return Tuned(tuple(names), counts.trials, counts.failed, counts.reused)
+    tuned = tuple(name for name in names if name not in given_up)
+    return Tuned(tuned, counts.trials, counts.failed, counts.reused, given_up)
 
 
 @dataclass
@@ -152,17 +159,6 @@ def _measure(
 
     records.tune(function, target, trials, report)
     return failures
-
-
-@contextmanager
-def _failures_of(name: str) -> Iterator[None]:
-    """What MetaSchedule itself raises, as a CompileError that names the operator."""
-    try:
-        yield
-    except SepifyError:
-        raise
-    except Exception as error:  # TVM's own, of several types
-        raise CompileError(f"tuning {name}: MetaSchedule failed: {first_line(error)}") from error
 
 
 @contextmanager
