@@ -27,6 +27,8 @@ def show(results: dict[str, Any], names: list[str], threads: int) -> None:
     for name in names:
         for line in summary(results, name, threads):
             print(f"  {line}")
+    for line in worth_of_tuning(results, names, threads):
+        print(line)
 
 
 def summary(results: dict[str, Any], name: str, threads: int) -> list[str]:
@@ -54,4 +56,20 @@ def summary(results: dict[str, Any], name: str, threads: int) -> list[str]:
             f"{name:19s} {contender:26s} {by_min:5.2f} ({by_median:5.2f}) {goal:>5s} {share:>11s} "
             f"{gain:>21s}  {fastest}"
         )
+    return lines
+
+
+def worth_of_tuning(results: dict[str, Any], names: list[str], threads: int) -> list[str]:
+    """What the built-in knobs lose against tuned ones, for each network that ran with both."""
+    lines = []
+    for name in names:
+        rows = results[f"{name} {threads}"]["contenders"]
+        for tuned in (row for row in rows if row.startswith("sepify tuned")):
+            untuned = tuned.replace("tuned", "untuned")
+            if untuned in rows:
+                by = {k: rows[untuned][k] / rows[tuned][k] for k in ("min", "median")}
+                ratio = f"{by['min']:5.2f} ({by['median']:5.2f})"
+                lines.append(f"  {name:19s} {untuned:26s} {ratio}  of the time when tuned")
+    if lines:
+        lines.insert(0, f"\nwhat tuning is worth, {threads} threads: ratios of minima (of medians)")
     return lines

@@ -14,7 +14,19 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sepify.cli import compile, convert, demo, device, diff, distill, doctor, inspect, plan, report
+from sepify.cli import (
+    compile,
+    convert,
+    demo,
+    device,
+    diff,
+    distill,
+    doctor,
+    inspect,
+    merge,
+    plan,
+    report,
+)
 from sepify.cli.console import err, list_written, notes, out, show_warning
 from sepify.cli.outcome import Outcome
 from sepify.errors import SepifyError
@@ -78,6 +90,7 @@ _command(plan.plan, plan.EXAMPLES)
 _command(diff.diff, diff.EXAMPLES)
 _command(distill.distill, distill.EXAMPLES)
 _command(compile.compile, compile.EXAMPLES)
+_command(merge.merge_records, merge.EXAMPLES)
 boards = typer.Typer(no_args_is_help=True, help=device.HELP)
 _command(device.count, device.COUNT_EXAMPLES, boards)
 _command(device.serve, device.SERVE_EXAMPLES, boards)

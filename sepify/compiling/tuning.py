@@ -7,26 +7,23 @@ nothing.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sepify.compiling.budget import Budget
-from sepify.errors import FileError, SepifyError, first_line
-from sepify.storage import require_writable, write_text
+from sepify.compiling.metaschedule_files import exclusive
+from sepify.errors import SepifyError, first_line
 
 Progress = Callable[[str, int, int], None]
 
 _WORTH_TUNING = ("conv", "matmul")
-_RECORDS = "database_tuning_record.json"
-_WORKLOADS = "database_workload.json"
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,7 @@ def tune_operators(
     if not names:
         return Tuned()
     folder = database_folder(database, description, tvm_runtime.VERSIONS)
-    with _exclusive(folder):
-        _repair(folder)
+    with exclusive(folder):
         # MetaSchedule sizes parallel loops by it
         tuned_for = tvm_api.make_target({**description, "num-cores": os.cpu_count() or 1})
         with closing(Database(folder)) as records:
@@ -159,47 +155,3 @@ def _measure(
 
     records.tune(function, target, trials, report)
     return failures
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """One tuner at a time: two would mix their records up."""
-    require_writable(folder)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _repair(folder: Path) -> None:
-    """Drop what a killed tuner left half-written: at most the last line of each file."""
-    workloads = _whole_lines(folder / _WORKLOADS)
-    records = _whole_lines(folder / _RECORDS)
-    if workloads is None or records is None:
-        return
-    # a record names its workload by its number
-    _rewrite(folder / _WORKLOADS, workloads)
-    _rewrite(folder / _RECORDS, [r for r in records if json.loads(r)[0] < len(workloads)])
-
-
-def _whole_lines(path: Path) -> list[str] | None:
-    """The lines that are valid JSON, up to the first that is not; None if there is no file."""
-    if not path.exists():
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error}") from error
-    whole = []
-    for line in lines:
-        try:
-            json.loads(line)
-        except json.JSONDecodeError:
-            break
-        whole.append(line)
-    return whole
-
-
-def _rewrite(path: Path, lines: list[str]) -> None:
-    text = "".join(line + "\n" for line in lines)
-    if path.read_text(encoding="utf-8", errors="replace") != text:
-        write_text(path, text)
