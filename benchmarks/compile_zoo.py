@@ -119,6 +119,7 @@ def measure(entry: Entry, kind: str) -> Row:
         "error": error,
         "cpu_seconds": round(seconds, 1),
         "kernels": facts.kernels,
+        "given_up": facts.given_up,
         "layout_changes": facts.layout_changes,
         "peak_bytes": facts.peak_bytes,
     }
@@ -152,6 +153,8 @@ def table(rows: dict[str, Row]) -> None:
         for key, row in mine.items():
             if row["verdict"] != "ok":
                 print(f"  {key}: {row['verdict']}")
+            for operator, why in row.get("given_up", {}).items():
+                print(f"  {key}: plain loops for {operator}: {why}")
 
 
 if __name__ == "__main__":
