@@ -31,6 +31,11 @@ class ValueProxy(fx.Proxy):
         """What is known of the node."""
         return self.tracer.known[self.node]
 
+    @property
+    def __class__(self) -> type:  # type: ignore[misc]
+        """What isinstance goes by in a model's code: the value's. `type` still tells a proxy."""
+        return type(self.known.value)
+
     def __getattr__(self, k: str) -> Any:
         if k.startswith("__") and k.endswith("__"):
             raise AttributeError(k)
