@@ -31,8 +31,8 @@ class ValueProxy(fx.Proxy):
         """What is known of the node."""
         return self.tracer.known[self.node]
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """What isinstance goes by in a model's code: the value's. `type` still tells a proxy."""
         return type(self.known.value)
 
