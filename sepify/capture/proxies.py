@@ -31,11 +31,6 @@ class ValueProxy(fx.Proxy):
         """What is known of the node."""
         return self.tracer.known[self.node]
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """What isinstance goes by in a model's code: the value's. `type` still tells a proxy."""
-        return type(self.known.value)
-
     def __getattr__(self, k: str) -> Any:
         if k.startswith("__") and k.endswith("__"):
             raise AttributeError(k)

@@ -6,7 +6,7 @@ import copy
 import functools
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,26 +62,6 @@ class Python(Conv):
         return {"grown": grown / max(*y.shape[2:]), "parts": tuple(parts)}
 
 
-class Asks(Conv):
-    """Asks of what type its values are, as code that takes one map or several does."""
-
-    def maps(self, value: object) -> list[Tensor]:
-        if isinstance(value, Tensor):
-            return [value]
-        if isinstance(value, Mapping):
-            value = list(value.values())
-        if isinstance(value, (list, tuple)):
-            return [each for item in value for each in self.maps(item)]
-        return []
-
-    def forward(self, x: Tensor) -> Tensor:
-        height = x.shape[2]
-        size = [height, height] if isinstance(height, int) else height
-        x = F.interpolate(self.conv(x), size)
-        halves = x.chunk(2, 1)
-        return sum(self.maps({"whole": x.relu(), "halves": [h.repeat(1, 2, 1, 1) for h in halves]}))
-
-
 class Chooser(nn.Module):
     """Follows the contents of its input, with a convolution inside."""
 
@@ -121,7 +101,7 @@ def test_cases_that_torch_fx_cannot(name: str) -> None:
     assert result.graph_module.state_dict().keys() >= model.state_dict().keys()
 
 
-@pytest.mark.parametrize("kind", [Padded, Python, Asks])
+@pytest.mark.parametrize("kind", [Padded, Python])
 def test_python_on_shapes_resolves(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = kind().eval()
