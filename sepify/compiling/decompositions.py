@@ -41,6 +41,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.rrelu_with_noise_functional.default: _rrelu,
         aten.select.int: _select,
         aten.selu.default: _selu,
+        aten.unfold.default: _unfold,
         aten.upsample_bilinear2d.vec: _bilinear,
         aten.upsample_nearest2d.vec: _nearest,
     }
@@ -176,6 +177,12 @@ def _im2col(x: Tensor, kernel: Pair, dilation: Pair, padding: Pair, stride: Pair
             bottom, right = top + stride[0] * (rows - 1) + 1, left + stride[1] * (columns - 1) + 1
             parts.append(x[..., top : bottom : stride[0], left : right : stride[1]])
     return torch.stack(parts, -3).reshape(*x.shape[:-3], -1, rows * columns)
+
+
+def _unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
+    """Windows along one dimension, each in a last dimension of its own: a slice for each place."""
+    last = step * ((x.shape[dim] - size) // step) + 1
+    return torch.stack([aten.slice.Tensor(x, dim, i, i + last, step) for i in range(size)], -1)
 
 
 def _col2im(

@@ -107,6 +107,8 @@ KINDS: dict[str, dict[str, Operator]] = {
     },
     "windows": {
         "unfold": lambda y: F.unfold(y, 3, dilation=2, padding=1, stride=2),
+        "unfold, one way": lambda y: y.unfold(2, 4, 2).unfold(3, 3, 1),
+        "unfold, from the end": lambda y: y.unfold(-1, 3, 5),
         "unfold, patches": lambda y: F.unfold(y, (4, 2), stride=(4, 2)),
         "fold": lambda y: F.fold(F.unfold(y, 3, padding=1), y.shape[2:], 3, padding=1),
         "fold, a rest": lambda y: F.fold(
