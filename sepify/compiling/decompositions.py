@@ -31,6 +31,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten._cdist_forward.default: _cdist,
         aten._upsample_bilinear2d_aa.default: _bilinear_antialiased,
         aten.adaptive_max_pool2d.default: _adaptive_max_pool,
+        aten.any.default: _any,
         aten.avg_pool2d.default: _avg_pool,
         aten.col2im.default: _col2im,
         aten.div.Tensor_mode: _divide,
@@ -71,6 +72,11 @@ def _of_one_type(operator: Any, *operands: Any, **settings: Any) -> Any:
         return NotImplemented
     alike = (x.to(common) if isinstance(x, Tensor) else x for x in operands)
     return operator(*alike, **settings)
+
+
+def _any(x: Tensor) -> Any:
+    """Of a whole tensor, as TVM has it along a dimension alone."""
+    return aten.any.dim(x.reshape(-1), 0)
 
 
 def _selu(x: Tensor) -> Tensor:

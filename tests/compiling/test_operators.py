@@ -74,6 +74,8 @@ KINDS: dict[str, dict[str, Operator]] = {
     },
     "reductions": {
         "amax": lambda y: torch.amax(y, dim=(2, 3)),
+        "any of all": lambda y: (y > 1.5).any()[None].float(),
+        "any and all": lambda y: (y > 0.5).any(1).float() + (y > -0.5).all(1),
         "amax of all": lambda y: torch.amax(y)[None],
         "amin": lambda y: torch.amin(y, dim=1, keepdim=True),
         "max": lambda y: torch.max(y, 1, keepdim=True)[0],
