@@ -11,11 +11,15 @@ network and kind; a row that is there is not made again.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import multiprocessing
+import operator
 import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +113,7 @@ def measure(entry: Entry, kind: str) -> Row:
         want = model(*others)
     simple = isinstance(want, torch.Tensor)
     started = time.process_time()
-    compiled = sepify.compile(model if simple else Tensors(model), inputs)
+    compiled = sepify.compile(model if simple else Tensors(model, want), inputs)
     seconds = time.process_time() - started
     want = tuple(tensors(want))
     have = compiled(*others)
@@ -128,15 +132,36 @@ def measure(entry: Entry, kind: str) -> Row:
 
 
 class Tensors(torch.nn.Module):
-    """A network that answers with a tuple of tensors, whatever structure it has."""
+    """A network that answers with a tuple of tensors, those in `answer`, which it has once given."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: torch.nn.Module, answer: Any) -> None:
         super().__init__()
         self.network = network
+        self.places = list(places(answer))
 
     def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The images' answers."""
-        return tuple(tensors(self.network(*images)))
+        answer = self.network(*images)
+        return tuple(
+            functools.reduce(lambda part, step: step(part), p, answer) for p in self.places
+        )
+
+
+def places(answer: Any) -> Iterator[tuple[Callable[[Any], Any], ...]]:
+    """The way to each tensor of a nested answer, in the order of `tensors`. Nothing is asked of the
+    answer's type on the way, which a tracer's stand-in for it would not tell."""
+    if isinstance(answer, torch.Tensor):
+        yield ()
+        return
+    steps: list[Callable[[Any], Any]] = []
+    if isinstance(answer, Mapping):
+        steps = [operator.itemgetter(key) for key in answer]
+    elif dataclasses.is_dataclass(answer):
+        steps = [operator.attrgetter(field.name) for field in dataclasses.fields(answer)]
+    elif isinstance(answer, (list, tuple)):
+        steps = [operator.itemgetter(index) for index in range(len(answer))]
+    for step in steps:
+        yield from ((step, *rest) for rest in places(step(answer)))
 
 
 def table(rows: dict[str, Row]) -> None:
