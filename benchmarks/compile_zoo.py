@@ -132,7 +132,7 @@ def measure(entry: Entry, kind: str) -> Row:
 
 
 class Tensors(torch.nn.Module):
-    """A network that answers with a tuple of tensors, those in `answer`, which it has once given."""
+    """A network that answers with a tuple: the tensors in `answer`, which it has once given."""
 
     def __init__(self, network: torch.nn.Module, answer: Any) -> None:
         super().__init__()
@@ -142,9 +142,11 @@ class Tensors(torch.nn.Module):
     def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The images' answers."""
         answer = self.network(*images)
-        return tuple(
-            functools.reduce(lambda part, step: step(part), p, answer) for p in self.places
-        )
+        return tuple(functools.reduce(_take, place, answer) for place in self.places)
+
+
+def _take(part: Any, step: Callable[[Any], Any]) -> Any:
+    return step(part)
 
 
 def places(answer: Any) -> Iterator[tuple[Callable[[Any], Any], ...]]:
@@ -180,8 +182,8 @@ def table(rows: dict[str, Row]) -> None:
         for key, row in mine.items():
             if row["verdict"] != "ok":
                 print(f"  {key}: {row['verdict']}")
-            for operator, why in row.get("given_up", {}).items():
-                print(f"  {key}: plain loops for {operator}: {why}")
+            for name, why in row.get("given_up", {}).items():
+                print(f"  {key}: plain loops for {name}: {why}")
 
 
 if __name__ == "__main__":
