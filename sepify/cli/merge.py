@@ -1,4 +1,4 @@
-"""sepify merge-records."""
+"""sepify merge."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.text import Text
 from sepify.cli.outcome import Outcome
 
 EXAMPLES = (
-    "sepify merge-records laptop-records server-records --into records",
+    "sepify merge laptop-records server-records --into records",
     "sepify compile small.pt -o bundle --database records",
 )
 
 
-def merge_records(
+def merge(
     sources: Annotated[list[Path], typer.Argument(help="Folders that --database named")],
     into: Annotated[Path, typer.Option(help="Folder that gets what it lacks; may be new")],
 ) -> Outcome:

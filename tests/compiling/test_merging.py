@@ -33,7 +33,7 @@ def databases(tmp_path_factory):
 
 def merge(monkeypatch, capsys, *arguments: str | Path) -> dict[str, int]:
     """What the command adds."""
-    command = ["sepify", "merge-records", "--json", *map(str, arguments)]
+    command = ["sepify", "merge", "--json", *map(str, arguments)]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as ended:
         main()
@@ -69,7 +69,7 @@ def test_half_lines_are_left_behind(databases, tmp_path, monkeypatch, capsys):
 
 
 def test_a_folder_without_records(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["sepify", "merge-records", str(tmp_path), "--into", "x"])
+    monkeypatch.setattr("sys.argv", ["sepify", "merge", str(tmp_path), "--into", "x"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
