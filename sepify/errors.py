@@ -88,6 +88,10 @@ class BoardWarning(SepifyWarning):
     """What times are measured on is no board: they say nothing about one."""
 
 
+class TuningWarning(SepifyWarning):
+    """An operator has no tuned schedule, and may be slow."""
+
+
 class DatabaseWarning(SepifyWarning):
     """Tuning records are there that cannot be used."""
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 
 from sepify.compiling.budget import Budget
 from sepify.compiling.metaschedule_files import exclusive
-from sepify.errors import SepifyError, first_line
+from sepify.errors import SepifyError, TuningWarning, first_line
 
 Progress = Callable[[str, int, int], None]
 
@@ -127,6 +128,8 @@ def _tune_all(
             continue
         tvm_api.replace_function(module, name, best)
     progress("tuning", len(names), len(names))
+    for name, why in given_up.items():
+        warnings.warn(f"{name} keeps TVM's plain loops: {why}", TuningWarning, stacklevel=2)
     tuned = tuple(name for name in names if name not in given_up)
     return Tuned(tuned, counts.trials, counts.failed, counts.reused, given_up)
 

@@ -12,7 +12,7 @@ from sepify.compiling import compile, load_compiled
 from sepify.compiling.budget import Budget, parse_budget
 from sepify.compiling.metaschedule import Database
 from sepify.compiling.tuning import database_folder
-from sepify.errors import FileError, UsageError
+from sepify.errors import FileError, TuningWarning, UsageError
 
 _X = torch.randn(1, 8, 8, 8)
 
@@ -44,7 +44,8 @@ def test_all_candidates_failing_is_survived_counted_and_said(tmp_path, monkeypat
         report(trials, ["no such instruction"] * trials)
 
     monkeypatch.setattr(Database, "tune", fail)
-    compiled = compile(network(), _X, database=tmp_path)
+    with pytest.warns(TuningWarning, match="keeps TVM's plain loops"):
+        compiled = compile(network(), _X, database=tmp_path)
     torch.testing.assert_close(compiled(_X), network()(_X))
     metadata = compiled.metadata
     assert metadata.trials == metadata.failed_trials > 0
@@ -60,7 +61,8 @@ def test_what_metaschedule_raises_is_survived_and_said(tmp_path, monkeypatch):
         raise RuntimeError("cannot move the block\nat some line")
 
     monkeypatch.setattr(Database, "tune", fail)
-    compiled = compile(network(), _X, database=tmp_path)
+    with pytest.warns(TuningWarning, match="keeps TVM's plain loops"):
+        compiled = compile(network(), _X, database=tmp_path)
     torch.testing.assert_close(compiled(_X), network()(_X))
     assert list(compiled.metadata.given_up.values()) == [
         "MetaSchedule failed: cannot move the block"
