@@ -8,9 +8,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from image_sets import SHARED, Images, cifar10, cifar10_enlarged, fashion_mnist
+from image_sets import (
+    SHARED,
+    Images,
+    cifar10,
+    cifar10_enlarged,
+    cifar10_training,
+    fashion_mnist,
+    fashion_mnist_training,
+)
 from networks import CifarResNet20, WideVgg
-from torch import nn
+from torch import Tensor, nn
 from train_vgg import VGG_FILE
 
 from sepify.demo.data import MODEL_FILE
@@ -26,7 +34,8 @@ class Subject:
     """A trained network with its images.
 
     `stem` is kept by every method. `unprunable` are convolutions whose output channels cannot be
-    pruned: a zero-padded shortcut, for one, fixes which channel is added to which.
+    pruned: a zero-padded shortcut, for one, fixes which channel is added to which. `training`
+    gives all training images as the network takes them, where they are at hand.
     """
 
     title: str
@@ -34,13 +43,20 @@ class Subject:
     images: Images
     stem: str
     unprunable: tuple[str, ...] = ()
+    training: Callable[[], Tensor] | None = None
 
 
 def demo() -> Subject:
     """The network that ships with the package."""
     network = DemoResNet()
     network.load_state_dict(load_torchscript(MODEL_FILE).module.state_dict())
-    return Subject("demo ResNet, Fashion-MNIST", network.eval(), fashion_mnist(), "stem")
+    return Subject(
+        "demo ResNet, Fashion-MNIST",
+        network.eval(),
+        fashion_mnist(),
+        "stem",
+        training=fashion_mnist_training,
+    )
 
 
 def resnet20() -> Subject:
@@ -54,7 +70,9 @@ def resnet20() -> Subject:
     network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     outputs = tuple(name for name, _ in network.named_modules() if name.endswith(".conv2"))
     title = "ResNet-20, CIFAR-10 (JPEG)"
-    return Subject(title, network.eval(), images, "conv1", ("conv1", *outputs))
+    return Subject(
+        title, network.eval(), images, "conv1", ("conv1", *outputs), training=cifar10_training
+    )
 
 
 def vgg() -> Subject:
