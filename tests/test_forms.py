@@ -361,3 +361,59 @@ def test_the_larger_of_two_sizes_is_scripted(tmp_path):
     assert sepify.save_model(small, path, images()) == "TorchScript, scripted"
     for x in (images(2), images(3, size=20), images(1, size=4)):
         torch.testing.assert_close(run_pt(path)(x), small(x))
+
+
+class Attending(nn.Module):
+    """Attends within images (B, heads, T, C), or within blocks of them, with or without a mask."""
+
+    def __init__(self, blocks, mask):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 24, 3, padding=1)
+        self.blocks = blocks
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        batch = x.shape[0]
+        split = (batch, 4, 16, 3, 8) if self.blocks else (batch, 64, 3, 8)
+        q = self.conv(x).flatten(2).transpose(1, 2).reshape(split).transpose(-3, -2)
+        y = F.scaled_dot_product_attention(q, q + 1, q * 2, self.mask)
+        return y.transpose(-3, -2).contiguous().view(batch, 64, 24)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "mask"),
+    [
+        (False, None),
+        (True, None),
+        (False, torch.randn(3, 64, 64)),
+        (True, torch.ones(16, 16, dtype=torch.bool).tril()),
+    ],
+    ids=["plain", "blocks", "added", "causal blocks"],
+)
+def test_attention_of_every_kind_as_onnx(blocks, mask, tmp_path):
+    small = sepify.convert(Attending(blocks, mask).eval(), rank=1)
+    x = torch.randn(2, 3, 8, 8)
+    sepify.save_model(small, tmp_path / "small.onnx", (x,))
+    other = torch.randn(5, 3, 8, 8)
+    given = run_onnx(tmp_path / "small.onnx")(other)
+    torch.testing.assert_close(given, small(other), rtol=1e-4, atol=1e-4)
+
+
+class Guarded(nn.Module):
+    """Asks whether all of a tensor is true, by the private name that torch.export may leave."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return torch.where(torch.ops.aten._is_all_true(y < 100), y, y * 0)
+
+
+def test_whether_all_is_true_as_onnx(tmp_path):
+    small = sepify.convert(Guarded().eval(), rank=1)
+    x = torch.randn(2, 3, 8, 8)
+    sepify.save_model(small, tmp_path / "small.onnx", (x,))
+    given = run_onnx(tmp_path / "small.onnx")(x)
+    torch.testing.assert_close(given, small(x), rtol=1e-4, atol=1e-4)

@@ -17,6 +17,7 @@ from sepify.capture.exported import OPENNESS, varied
 from sepify.errors import CaptureError, ConversionError, DependencyError
 from sepify.forms.agreement import answers_in_eval, first_line, require_same
 from sepify.forms.exported import export_at, sizes_at
+from sepify.forms.translatable import make_translatable
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST = 2**31 - 1  # bytes: what protobuf can hold in one file
@@ -45,6 +46,8 @@ def _written(
     graph_module: fx.GraphModule, inputs: tuple[Tensor, ...], note: dict[str, str], openness: str
 ) -> bytes:
     program = export_at(graph_module, inputs, openness)
+    make_translatable(program.graph)
+    program.graph_module.recompile()
     with _quiet():
         try:
             exported = torch.onnx.export(program, (), dynamo=True, verbose=False)
