@@ -66,10 +66,7 @@ def _from_module(model: nn.Module, reference: Reference | None) -> Captured:
     """The first of the three front ends that succeeds; the error of the second if none does, as it
     names the layer and the line."""
     try:
-        if reference is None:
-            return from_symbolic_trace(model, None)
-        captured = from_symbolic_trace(model, reference.inputs)
-        return checked(captured, reference.expected, reference.inputs)
+        return from_symbolic_trace(model, reference)
     except CaptureError as error:
         if reference is None:
             raise CaptureError(
@@ -80,8 +77,7 @@ def _from_module(model: nn.Module, reference: Reference | None) -> Captured:
     hooked = any(map(has_hooks, model.modules()))
     for hooks in (False, True) if hooked else (False,):
         try:
-            captured = from_value_tracer(model, told[0], reference, hooks)
-            return checked(captured, reference.expected, reference.inputs)
+            return from_value_tracer(model, told[0], reference, hooks)
         except CaptureError as error:
             told.append(str(error))
     for hooks in (False, True) if hooked else (False,):

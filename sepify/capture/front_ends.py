@@ -19,7 +19,7 @@ from sepify.capture.exported import (
 )
 from sepify.capture.inputs import Inputs, run_restored
 from sepify.capture.leaves import mark_opaque_leaves
-from sepify.capture.plain import is_training, plain_copy, training_note
+from sepify.capture.plain import is_training, made_plain, plain_copy, training_note
 from sepify.capture.raising import raise_modules
 from sepify.capture.reference import Reference
 from sepify.capture.symbolic import drop_unresolved_annotations, symbolic_trace
@@ -48,10 +48,19 @@ def from_graph_module(model: fx.GraphModule) -> Captured:
     return Captured(plain.module, "graph-module", "it was given as a graph already", notes)
 
 
-def from_symbolic_trace(model: nn.Module, inputs: Inputs | None) -> Captured:
-    """By torch.fx, which needs no inputs; they only tell which arguments are given."""
-    plain = plain_copy(model)
-    traced = symbolic_trace(plain.module, None if inputs is None else len(inputs))
+def from_symbolic_trace(model: nn.Module, reference: Reference | None) -> Captured:
+    """By torch.fx, which needs no inputs; they only tell which arguments are given, and what to
+    compare the graph with."""
+    if reference is None:
+        return _symbolically(model, copy_module(model), None)
+    with reference.lent() as copied:
+        captured = _symbolically(model, copied, len(reference.inputs))
+    return checked(captured, reference.expected, reference.inputs)
+
+
+def _symbolically(model: nn.Module, copied: nn.Module, given: int | None) -> Captured:
+    plain = made_plain(copied)
+    traced = symbolic_trace(plain.module, given)
     notes = (*plain.notes, *traced.notes, *training_note(model))
     return Captured(traced.graph_module, "symbolic-trace", "torch.fx traces it as it is", notes)
 
@@ -61,16 +70,19 @@ def from_value_tracer(model: nn.Module, why: str, reference: Reference, hooks: b
     to trace those of the model too."""
     told: tuple[str, ...] = ()
 
-    def plain(of: nn.Module) -> nn.Module:
+    def plain(copied: nn.Module) -> nn.Module:
         nonlocal told
-        copied = plain_copy(of, hooks)
-        told = copied.notes
-        return copied.module
+        told = made_plain(copied, hooks).notes
+        return copied
 
-    traced = trace_widely(lambda: plain(model), lambda: plain(reference.model), reference)
+    traced = trace_widely(plain, reference)
     notes = (*told, *traced.notes, *training_note(model))
     mark_opaque_leaves(traced.graph_module, reference.inputs)
-    return Captured(traced.graph_module, "value-tracer", f"torch.fx alone does not: {why}", notes)
+    reason = f"torch.fx alone does not: {why}"
+    captured = Captured(traced.graph_module, "value-tracer", reason, notes)
+    if traced.compared:
+        return captured
+    return checked(captured, reference.expected, reference.inputs)
 
 
 def from_export(model: nn.Module, why: str, reference: Reference, hooks: bool) -> Captured:

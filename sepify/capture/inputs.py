@@ -86,31 +86,35 @@ def restored_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, before in buffers:
-                buffer.copy_(before)
+                if not torch.equal(buffer, before):  # what was not written to is not written to
+                    buffer.copy_(before)
 
 
-def other_sizes(inputs: Inputs, images_too: bool, alone: bool) -> tuple[Inputs, Inputs]:
-    """Inputs of other batch sizes, the first of one image if the example has more and `alone`;
-    and, if asked, of larger images, still larger in the second."""
-    larger = enlarged(inputs, images_too)
-    largest = enlarged(larger, images_too)
+PIXELS = 32  # that images grow by, to each side at most
+
+
+def other_sizes(inputs: Inputs, pixels: int, alone: bool) -> tuple[Inputs, Inputs]:
+    """Inputs of other batch sizes, the first of one image if the example has more and `alone`; and
+    of images larger by `pixels`, at most by what they have, still larger in the second."""
+    larger = tuple(_grown(x, x, pixels) for x in inputs)
+    largest = tuple(_grown(x, of, pixels) for x, of in zip(larger, inputs, strict=True))
     if not alone or any(x.dim() == 0 or len(x) == 1 for x in inputs):
         return larger, largest
-    return tuple(x[:1] for x in larger), tuple(x[:1] for x in largest) if images_too else larger
+    return tuple(x[:1] for x in larger), tuple(x[:1] for x in largest) if pixels else larger
 
 
 def enlarged(inputs: Inputs, images_too: bool) -> Inputs:
     """`inputs` with one more in the batch and, if asked, with images of 32 more pixels at most to
     each side, all of them repeated from what is there."""
-    return tuple(_grown(x, images_too) for x in inputs)
+    return tuple(_grown(x, x, PIXELS if images_too else 0) for x in inputs)
 
 
-def _grown(tensor: Tensor, images_too: bool) -> Tensor:
+def _grown(tensor: Tensor, of: Tensor, pixels: int) -> Tensor:
     if tensor.dim() == 0:
         return tensor
     grown = torch.cat([tensor, tensor[:1]])
-    for dim in range(2, tensor.dim()) if images_too and tensor.dim() > 3 else ():
-        grown = torch.cat([grown, grown.narrow(dim, 0, min(32, grown.shape[dim]))], dim)
+    for dim in range(2, tensor.dim()) if pixels and tensor.dim() > 3 else ():
+        grown = torch.cat([grown, grown.narrow(dim, 0, min(pixels, of.shape[dim]))], dim)
     return grown
 
 

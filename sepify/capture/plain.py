@@ -26,16 +26,26 @@ HOOKS = (
 
 @dataclass(frozen=True)
 class PlainCopy:
-    """The copy, and one sentence for each thing that was taken off it."""
+    """A copy of a model, and one sentence for each thing that was taken off it."""
 
     module: nn.Module
     notes: tuple[str, ...]
 
 
 def plain_copy(model: nn.Module, hooks_too: bool = False) -> PlainCopy:
-    """A deep copy with parametrisations folded into stored weights, and its hooks removed, or (for
-    a front end that runs them while it traces) those of convolutions and torch's own layers."""
-    copied = copy_module(model)
+    """A deep copy, made plain."""
+    return made_plain(copy_module(model), hooks_too)
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether there is nothing on it that `made_plain` takes off."""
+    return not any("parametrizations" in m._modules or has_hooks(m) for m in model.modules())
+
+
+def made_plain(copied: nn.Module, hooks_too: bool = False) -> PlainCopy:
+    """A copy of a model, changed in place: parametrisations are folded into stored weights, and its
+    hooks removed, or (for a front end that runs them while it traces) those of convolutions and
+    torch's own layers."""
     modules = list(copied.named_modules())
     folded = [name for name, module in modules if _fold_weights(module)]
     modules = list(copied.named_modules()) if folded else modules

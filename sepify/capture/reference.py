@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import operator
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,29 +17,59 @@ from sepify.capture.inputs import (
     describe,
     forward_arguments,
     restored_buffers,
-    run,
     run_in_place,
 )
-from sepify.capture.plain import is_training
+from sepify.capture.memory import Memory
+from sepify.capture.plain import is_plain, is_training
 from sepify.errors import CaptureError, InputError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reference:
-    """What the model answers to the example, and a copy of it that has just given this answer."""
+    """What the model answers to the example, and the copy of it that has given this answer.
 
-    model: nn.Module
+    The same copy is lent to be traced and to be run on other sizes, where all that this changes in
+    it can be undone; where not, everyone gets a copy of its own.
+    """
+
+    given: nn.Module
     inputs: Inputs
     training: bool  # whether any layer is in training mode
     expected: Any
     remembers: bool  # whether a run changes anything in the model but the values of its tensors
+    _copy: nn.Module  # as it was given while that can be undone, otherwise as the run has left it
+    _before: Memory | None  # None where it cannot be undone
+    _after: Memory | None  # None where the run changes nothing
+
+    @property
+    def is_undoable(self) -> bool:
+        """Whether everyone is lent the same copy."""
+        return self._before is not None
+
+    @contextmanager
+    def lent(self, warm: bool = False) -> Iterator[nn.Module]:
+        """The model as it was given or, if `warm`, as it is after a run on the example, to be run
+        or traced. A graph of it may keep its layers."""
+        if self._before is None:
+            yield copy_module(self._copy if warm else self.given)
+            return
+        if warm and self._after is not None:
+            self._after.restore()
+        try:
+            yield self._copy
+        finally:  # a loan inside another may have given up
+            if self._before is not None and not self._before.restore():
+                self._before = None
+                self._copy = copy_module(self.given)
+                run_in_place(self._copy, self.inputs)
 
     def answer(self, inputs: Inputs) -> Any:
         """What the model answers to other inputs; None where it refuses them."""
-        try:
-            return run(self.model, inputs)
-        except Exception:  # a model may refuse with any exception
-            return None
+        with self.lent(warm=True) as model:
+            try:
+                return run_in_place(model, inputs)
+            except Exception:  # a model may refuse with any exception
+                return None
 
 
 def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
@@ -50,7 +80,7 @@ def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
     """
     _require_arity(model, inputs)
     copied = copy_module(model)
-    attributes = _Attributes(copied)
+    before = Memory(copied)
     training = any(map(is_training, copied.modules()))
     try:
         with restored_buffers(copied) if training else nullcontext():  # statistics move
@@ -65,34 +95,13 @@ def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
             f"the model does not accept the example input {describe(inputs)}"
             f"{_expectation(model, inputs)}; it says: {_last_line(error)}"
         ) from error
-    return Reference(copied, inputs, training, expected, attributes.changed())
-
-
-class _Attributes:
-    """What the modules of a model hold, to see whether a run changes it: other objects than before
-    under some name, or containers with more or less in them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-        self.held = self._held()
-        self.containers = [v for v in self.held if type(v) in (dict, list, set)]
-        self.sizes = list(map(len, self.containers))
-
-    def _held(self) -> list[Any]:
-        held: list[Any] = []
-        for module in self.modules:
-            held += vars(module).values()
-            held += module._buffers.values()
-        return held
-
-    def changed(self) -> bool:
-        """Whether anything is otherwise than when this object was made."""
-        now = self._held()
-        return (
-            len(now) != len(self.held)
-            or not all(map(operator.is_, now, self.held))
-            or self.sizes != list(map(len, self.containers))
-        )
+    remembers = before.changed()
+    after = Memory(copied) if remembers else None
+    undoable = is_plain(copied) and (after is None or after.whole) and before.restore()
+    return Reference(
+        *(model, inputs, training, expected, remembers, copied),
+        *((before, after) if undoable else (None, None)),
+    )
 
 
 def _lacks_cuda(error: Exception) -> bool:

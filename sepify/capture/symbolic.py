@@ -31,6 +31,9 @@ class Traced:
     graph_module: fx.GraphModule
     notes: tuple[str, ...]
     leaves: frozenset[str] = frozenset()  # layers left whole because they cannot be traced
+    soft: bool = False  # whether numbers stayed variables
+    answer: Any = None  # what was computed while tracing, if it was
+    compared: bool = False  # whether it was found to answer to the example as the model does
 
 
 @dataclass(frozen=True)

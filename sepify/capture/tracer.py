@@ -37,6 +37,7 @@ class ValueTracer(LayerTracer):
         self._inputs = [x.clone() for x in inputs]
         self.leaves = leaves
         self.untraceable: set[str] = set()  # layers to be leaves next time
+        self.answer: Any = None  # the value of the output, where all that is in it has one
         self._evaluating = False
 
     def proxy(self, node: fx.Node) -> ValueProxy:
@@ -91,6 +92,9 @@ class ValueTracer(LayerTracer):
         graph = super().trace(root, concrete_args)
         if self.untraceable:
             raise fx.proxy.TraceError("layers of it cannot be traced")
+        output = graph.output_node()
+        if all(node in self.known for node in output.all_input_nodes):
+            self.answer = fx.node.map_arg(output.args[0], lambda node: self.known[node].value)
         return graph
 
     def create_proxy(
@@ -158,9 +162,15 @@ class ValueTracer(LayerTracer):
             self._evaluating = before
 
 
-def value_trace(model: nn.Module, inputs: Inputs, leaves: frozenset[str] = frozenset()) -> Traced:
+def value_trace(
+    model: nn.Module,
+    inputs: Inputs,
+    leaves: frozenset[str] = frozenset(),
+    refuses: Callable[[], bool] = lambda: False,
+) -> Traced:
     """Trace `model`, whose modules the graph module then shares, with the values that `inputs`
-    give; modules that follow the contents of their input become leaves, as `leaves` are already.
+    give; modules that follow the contents of their input become leaves, as `leaves` are already,
+    unless the model itself `refuses` these inputs, which is asked when a trace has failed.
 
     Raises CaptureError naming the layer and the source line if it is the model's own forward.
     """
@@ -171,14 +181,14 @@ def value_trace(model: nn.Module, inputs: Inputs, leaves: frozenset[str] = froze
             with recorded_constructors(tracer):
                 traced = trace_with(tracer, model)
         except CaptureError:
-            if not tracer.untraceable:
+            if not tracer.untraceable or refuses():
                 raise
             leaves |= tracer.untraceable
             continue
         finally:
             tracer.known.clear()  # every value in the model, which the tracer's cycles would keep
         notes = (*traced.notes, *dict.fromkeys(tracer.assumptions), *_whole(model, leaves))
-        return Traced(traced.graph_module, notes, leaves)
+        return Traced(traced.graph_module, notes, leaves, answer=tracer.answer)
 
 
 def _whole(model: nn.Module, leaves: frozenset[str]) -> tuple[str, ...]:

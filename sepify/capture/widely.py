@@ -1,123 +1,192 @@
-"""A graph that takes more sizes than the one it was traced at, where the first does not.
+"""A graph that takes more sizes than the example's, where the model does.
 
-Traced at the example, a graph has a check for each question about sizes that decided its course,
-and refuses inputs for which the answer is another. Two things set it free:
+A traced graph has a check for each question about sizes that decided its course, and refuses inputs
+for which the answer is another. Three things set it free:
 
 - Numbers stay variables where the model rounds them: `int(x.shape[2])` fixes nothing.
+- It is traced at another, larger size first. What the model does there is more often right at the
+  example than the other way round: resizing to the size that it has already, or computing the
+  anchors that a detector remembers of its last image.
 - Where a check fails at another size and the graph answers there as the model does, bit for bit,
   both ways are alike, and the check is dropped: cutting off a padding that is not there, say.
 
-Or the model remembers: a detector keeps the anchors of the last image size, and asks first. Once
-run, it is traced along the short way, which is right for one size alone. So it is traced at another
-size, along the way that computes everything; what it asked is a check that fails at the size that
-it remembers, where the long way is right as well.
+Every graph has answered to the example as the model does, and if it has checks, to another size.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from sepify.capture.comparing import difference
-from sepify.capture.inputs import Inputs, for_a_run, other_sizes, run_in_place, run_restored
+from sepify.capture.inputs import (
+    PIXELS,
+    Inputs,
+    for_a_run,
+    other_sizes,
+    run_in_place,
+    run_restored,
+)
 from sepify.capture.reference import Reference
 from sepify.capture.soft_numbers import soft_numbers
 from sepify.capture.symbolic import Traced
 from sepify.capture.tracer import CHECKED, value_trace
 from sepify.errors import CaptureError
 
-Fresh = Callable[[], nn.Module]  # a plain copy, which may be left changed
+Plain = Callable[[nn.Module], nn.Module]  # makes a copy of the model plain, in place
 Checks = frozenset[fx.Node]
 
 
-def trace_widely(fresh: Fresh, warm: Fresh, reference: Reference) -> Traced:
-    """`value_trace` of a `fresh` copy of the model or of a `warm` one, which has run on the
-    example, in the first way that takes other sizes too, where the model itself does; of the plain
-    way if there is none. Raises CaptureError as `value_trace` does."""
-    traced, soft = _first_trace(fresh, reference.inputs)
-    if not any(map(_is_check, traced.graph_module.graph.nodes)):
-        return traced
-    for images_too in (True, False):
-        other, third = other_sizes(reference.inputs, images_too, alone=not reference.training)
-        expected = reference.answer(other)
-        if expected is None:
+def trace_widely(plain: Plain, reference: Reference) -> Traced:
+    """`value_trace` of the model in the first way that takes other sizes too, where the model
+    itself does; of the plain way if there is none. Raises CaptureError as `value_trace` does."""
+    tracing = _Tracing(plain, reference)
+    refused = False
+    for pixels in (PIXELS, sys.maxsize, 0):
+        if pixels > PIXELS and not refused:  # twice the size is for models that want multiples
             continue
-        as_it_is = partial(_as_it_is, traced, other, expected)
-        anew = partial(_anew, warm, soft, traced.leaves, reference, other)
-        for way in (anew, as_it_is) if reference.remembers else (as_it_is, anew):
-            found = way()
-            if found is None:
-                continue
-            wider, needless = found
-            if not needless or _agrees_without(wider, needless, third, reference.answer(third)):
-                return _without(wider, needless)
-    return traced
+        sizes = other_sizes(reference.inputs, pixels, alone=not reference.training)
+        ways = (_from_elsewhere, _as_it_is) if pixels else (_as_it_is, _from_elsewhere)
+        for way in ways:
+            found = way(tracing, *sizes)
+            if found is not None:
+                return found
+        refused = tracing.answer(sizes[0]) is None
+    return tracing.at_the_example
 
 
-def _first_trace(fresh: Fresh, inputs: Inputs) -> tuple[Traced, bool]:
-    """Traced with numbers that stay variables, or where that fails or leaves more layers whole,
-    with Python's own; and whether the former."""
-    softly = None
+class _Tracing:
+    """Traces a model at any size; which layers are left whole is found out once."""
+
+    def __init__(self, plain: Plain, reference: Reference) -> None:
+        self.plain = plain
+        self.reference = reference
+        self.answer = cache(reference.answer)  # of the model itself, by the inputs' identities
+        self._settings: tuple[bool, frozenset[str]] | None = None
+
+    @cached_property
+    def at_the_example(self) -> Traced:
+        """The graph of the example."""
+        return self.at(self.reference.inputs)
+
+    @cached_property
+    def is_right(self) -> bool:
+        """Whether it answers to the example as the model does: by what was computed while it was
+        traced, or where noise made that something else, by a run."""
+        expected, traced = self.reference.expected, self.at_the_example
+        if self.reference.is_undoable and difference(expected, traced.answer, exact=True) is None:
+            return True
+        return bool(_answers(traced, self.reference.inputs, expected))
+
+    def at(self, inputs: Inputs, warm: bool = False) -> Traced:
+        """Traced with numbers that stay variables, or where that fails or leaves more layers whole,
+        with Python's own; `warm` as `Reference.lent` says."""
+        if self._settings is not None:
+            with suppress(CaptureError):  # what served one size may not serve another
+                return self._trace(inputs, warm, *self._settings)
+        traced = self._trace_first(inputs, warm)
+        self._settings = traced.soft, traced.leaves
+        return traced
+
+    def _trace_first(self, inputs: Inputs, warm: bool) -> Traced:
+        softly = None
+        try:
+            softly = self._trace(inputs, warm, soft=True)
+            if not softly.leaves:
+                return softly
+            plainly = self._trace(inputs, warm, soft=False)
+        except CaptureError:
+            if softly is not None:
+                return softly
+            if self._refuses(inputs):
+                raise
+            return self._trace(inputs, warm, soft=False)
+        return plainly if len(plainly.leaves) < len(softly.leaves) else softly
+
+    def _trace(
+        self, inputs: Inputs, warm: bool, soft: bool, leaves: frozenset[str] = frozenset()
+    ) -> Traced:
+        with self.reference.lent(warm) as copied:
+            model = self.plain(copied)
+            with soft_numbers(model) if soft else nullcontext():
+                traced = value_trace(model, inputs, leaves, partial(self._refuses, inputs))
+        return replace(traced, soft=soft)
+
+    def _refuses(self, inputs: Inputs) -> bool:
+        return inputs is not self.reference.inputs and self.answer(inputs) is None
+
+
+def _from_elsewhere(tracing: _Tracing, other: Inputs, third: Inputs) -> Traced | None:
+    """The graph of another size, if it answers to the example as the model does; without the checks
+    that fail for the example, as they do where the model remembers it."""
+    reference = tracing.reference
     try:
-        softly = _trace(fresh(), inputs, True)
-        if not softly.leaves:
-            return softly, True
-        plainly = _trace(fresh(), inputs, False)
-    except CaptureError:
-        if softly is None:
-            return _trace(fresh(), inputs, False), False
-        return softly, True
-    return (plainly, False) if len(plainly.leaves) < len(softly.leaves) else (softly, True)
-
-
-def _trace(
-    model: nn.Module, inputs: Inputs, soft: bool, leaves: frozenset[str] = frozenset()
-) -> Traced:
-    with soft_numbers(model) if soft else nullcontext():
-        return value_trace(model, inputs, leaves)
-
-
-def _as_it_is(traced: Traced, other: Inputs, expected: Any) -> tuple[Traced, Checks] | None:
-    """The graph of the example, if it answers at another size, and the checks that fail there."""
-    try:
-        answer = run_restored(traced.graph_module, other)
-        return None if difference(expected, answer, exact=True) else (traced, frozenset())
-    except Exception as error:  # operators refuse sizes with any exception
-        if not str(error).startswith(CHECKED):
-            return None
-    failing = _failing(traced, other, expected)
-    return None if failing is None else (traced, failing)
-
-
-def _anew(
-    warm: Fresh,
-    soft: bool,
-    leaves: frozenset[str],
-    reference: Reference,
-    other: Inputs,
-) -> tuple[Traced, Checks] | None:
-    """The graph of another size, if it answers at the example too, and the checks failing there."""
-    try:
-        traced = _trace(warm(), other, soft, leaves)
-    except CaptureError:
+        traced = tracing.at(other, warm=True)
+    except CaptureError:  # the model may refuse that size
         return None
-    failing = _failing(traced, reference.inputs, reference.expected)
-    return None if failing is None else (traced, failing)
+    right = _answers(traced, reference.inputs, reference.expected)
+    if right is None:
+        example = (reference.inputs, reference.expected)
+        return _without_failing(traced, tracing, third, *example)
+    if not right:
+        return None
+    if _has_checks(traced):
+        wanted = tracing.answer(other)
+        computed = difference(wanted, traced.answer, exact=True) is None
+        if not computed and not _answers(traced, other, wanted):  # noise is not computed again
+            return None
+    return replace(traced, compared=True)
 
 
-def _agrees_without(traced: Traced, checks: Checks, inputs: Inputs, expected: Any) -> bool:
-    """Whether the graph answers right where it was not yet asked, and no other check fails; where
-    the model refuses, nothing is asked of it."""
-    if expected is None:
-        return True
+def _as_it_is(tracing: _Tracing, other: Inputs, third: Inputs) -> Traced | None:
+    """The graph of the example, if nothing in it is checked or it answers to another size as the
+    model does; without the checks that fail there. As it is, too, if it is wrong at the example."""
+    traced = tracing.at_the_example
+    if not _has_checks(traced) or not tracing.is_right:
+        return traced
+    wanted = tracing.answer(other)
+    if wanted is None:
+        return None
+    right = _answers(traced, other, wanted)
+    if right is None:
+        return _without_failing(traced, tracing, third, other, wanted)
+    return replace(traced, compared=True) if right else None
+
+
+def _has_checks(traced: Traced) -> bool:
+    return any(map(_is_check, traced.graph_module.graph.nodes))
+
+
+def _answers(traced: Traced, inputs: Inputs, expected: Any) -> bool | None:
+    """Whether the graph answers as `expected`, bit for bit; None where a check of its own fails."""
+    try:
+        answer = run_restored(traced.graph_module, inputs)
+    except Exception as error:  # operators refuse sizes with any exception
+        return None if str(error).startswith(CHECKED) else False
+    return difference(expected, answer, exact=True) is None
+
+
+def _without_failing(
+    traced: Traced, tracing: _Tracing, third: Inputs, inputs: Inputs, expected: Any
+) -> Traced | None:
+    """The graph without the checks that fail for `inputs`, if past them it answers as `expected`,
+    and as the model does at a third size; where the model refuses that, nothing is asked of it."""
     failing = _failing(traced, inputs, expected)
-    return failing is not None and failing <= checks
+    if failing is None:
+        return None
+    wanted = tracing.answer(third)
+    if wanted is not None:
+        still = _failing(traced, third, wanted)
+        if still is None or not still <= failing:
+            return None
+    return _without(traced, failing)
 
 
 def _failing(traced: Traced, inputs: Inputs, expected: Any) -> Checks | None:

@@ -114,6 +114,25 @@ def test_a_model_that_remembers_the_last_size(
         same_at(model, torch.jit.script(result.graph_module), shape)
 
 
+class Coarse(Detector):
+    """Takes multiples of 64 pixels alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[3] % 64:
+            raise ValueError("not a multiple of 64")
+        return super().forward(x)
+
+
+def test_a_model_that_remembers_and_wants_multiples() -> None:
+    """Twice the size is tried before the graph is said to take any."""
+    model = Coarse().eval()
+    x = torch.randn(2, 3, 64, 64)
+    model(x)
+    graph_module = capture(model, (x,)).graph_module
+    for size in (64, 128, 192):
+        same_at(model, graph_module, (3, 3, size, size))
+
+
 def test_what_was_found_not_to_matter_is_said() -> None:
     model = Detector().eval()
     model(X)
