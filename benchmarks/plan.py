@@ -65,8 +65,9 @@ Key = tuple[str, str, float, bool, bool]
 
 @dataclass(frozen=True)
 class Row:
-    """One plan: share of the convolutions' MACs, top-1 in points, before and after, and the
-    Kullback-Leibler divergence of the outputs from the original's on the test images, in nats."""
+    """One plan: share of the convolutions' MACs, top-1 in points, before and after, the
+    Kullback-Leibler divergence of the outputs from the original's on the test images, in nats, and
+    how many of these images are given another class than by the original."""
 
     subject: str
     method: str
@@ -78,6 +79,7 @@ class Row:
     seconds: float  # CPU seconds that planning took, measuring the candidates not counted
     mirrored: bool = False  # converted on the mirror images as well
     divergence: float | None = None  # in rows of before it was measured
+    changed: int | None = None  # as well
 
     @property
     def key(self) -> Key:
@@ -188,7 +190,7 @@ def _run(key: str, subject: Subject, options: argparse.Namespace, results: Resul
             print(
                 f"{share:5.2f} {method:8} MACs {row.macs:.3f}  top-1 {row.top1:.2f} "
                 f"({row.top1 - before:+.2f})  KL {row.divergence or 0:.4f}  "
-                f"planned in {row.seconds:.1f} s",
+                f"changed {'?' if row.changed is None else row.changed}  planned in {row.seconds:.1f} s",
                 flush=True,
             )
 
@@ -272,18 +274,20 @@ def _measure(
     )
     macs = sum(d.after.macs or 0 for d in plan) / sum(d.before.macs or 0 for d in plan)
     before, score = (100 * top1(network, images, labels) for network in (subject.network, small))
-    apart = _divergence(subject.network, small, images)
-    return Row(key, method, share, macs, before, score, refine, seconds, mirror, apart)
+    apart, changed = _difference(subject.network, small, images)
+    return Row(key, method, share, macs, before, score, refine, seconds, mirror, apart, changed)
 
 
 @torch.no_grad()
-def _divergence(original: nn.Module, small: nn.Module, images: Tensor) -> float:
-    """Where top-1 cannot tell two plans apart: every image counts, not only those that change."""
-    total = 0.0
+def _difference(original: nn.Module, small: nn.Module, images: Tensor) -> tuple[float, int]:
+    """Divergence and changed classes, where top-1 cannot tell two plans apart: an image that was
+    wrong and becomes right makes up there for one that was right."""
+    total, changed = 0.0, 0
     for batch in images.split(BATCH):
         wanted, given = (F.log_softmax(network(batch), 1) for network in (original, small))
         total += float(F.kl_div(given, wanted, reduction="sum", log_target=True))
-    return total / len(images)
+        changed += int((wanted.argmax(1) != given.argmax(1)).sum())
+    return total / len(images), changed
 
 
 def _measurements(
