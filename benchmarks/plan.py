@@ -190,7 +190,8 @@ def _run(key: str, subject: Subject, options: argparse.Namespace, results: Resul
             print(
                 f"{share:5.2f} {method:8} MACs {row.macs:.3f}  top-1 {row.top1:.2f} "
                 f"({row.top1 - before:+.2f})  KL {row.divergence or 0:.4f}  "
-                f"changed {'?' if row.changed is None else row.changed}  planned in {row.seconds:.1f} s",
+                f"changed {'?' if row.changed is None else row.changed}  "
+                f"planned in {row.seconds:.1f} s",
                 flush=True,
             )
 
