@@ -48,7 +48,6 @@ from sepify.storage import read_json, write_json
 OUT = Path(__file__).parent / "out"
 ROWS = OUT / "zoo"
 RANKS = (1, 2, 3, 4)
-ROUNDS = 3  # of construction, forward and capture, one after the other; the least of each counts
 SCRIPTS = ("traced_and_imported", "scripted_and_imported")
 FORMS = tuple(name for name in CHECKS if name.startswith("saved_"))
 CAPTURE = ("captured_exactly",)
@@ -211,22 +210,14 @@ def _measure(entry: Entry, stage: str) -> None:
 
 def _facts_of_capture(specimen: Specimen) -> Row:
     captured = specimen.captured
-    rounds = [specimen.seconds, *(_costs(specimen) for _ in range(ROUNDS - 1))]
     return {
         "front_end": captured.front_end,
         "reason": captured.reason,
         "notes": list(captured.notes),
         "size": specimen.entry.size,
         "parameters": sum(p.numel() for p in specimen.model.parameters()),
-        "seconds": {what: round(min(r[what] for r in rounds), 3) for what in rounds[0]},
+        "seconds": {what: round(t, 3) for what, t in specimen.seconds.items()},
     }
-
-
-def _costs(specimen: Specimen) -> dict[str, float]:
-    """The CPU seconds of `specimen.seconds` once more, its capture among them."""
-    again = Specimen(specimen.entry)
-    _ = again.captured
-    return again.seconds
 
 
 def _facts_of_conversion(specimen: Specimen) -> Row:
