@@ -36,7 +36,6 @@ class Reference:
     inputs: Inputs
     training: bool  # whether any layer is in training mode
     expected: Any
-    remembers: bool  # whether a run changes anything in the model but the values of its tensors
     _copy: nn.Module  # as it was given while that can be undone, otherwise as the run has left it
     _before: Memory | None  # None where it cannot be undone
     _after: Memory | None  # None where the run changes nothing
@@ -95,11 +94,10 @@ def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
             f"the model does not accept the example input {describe(inputs)}"
             f"{_expectation(model, inputs)}; it says: {_last_line(error)}"
         ) from error
-    remembers = before.changed()
-    after = Memory(copied) if remembers else None
+    after = Memory(copied) if before.changed() else None
     undoable = is_plain(copied) and (after is None or after.whole) and before.restore()
     return Reference(
-        *(model, inputs, training, expected, remembers, copied),
+        *(model, inputs, training, expected, copied),
         *((before, after) if undoable else (None, None)),
     )
 
