@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sepify.printable import printable
+
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 
-class SepifyError(Exception):
+class _Printable(Exception):
+    """Says what it says without control characters: names from files stand in its message."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+class SepifyError(_Printable):
     """The work failed; the message says what, where and what to do next. Exit code 1."""
 
     exit_code = 1
@@ -64,7 +73,7 @@ class DependencyError(SepifyError):
     """An optional package is missing; the message says which extra installs it."""
 
 
-class SepifyWarning(UserWarning):
+class SepifyWarning(_Printable, UserWarning):
     """Something the user should know before trusting the result; the work goes on."""
 
 
