@@ -9,6 +9,8 @@ from sepify.printable import printable
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
+_LONGEST = 400  # characters of another library's message that are worth reading
+
 
 class _Printable(Exception):
     """Says what it says without control characters: names from files stand in its message."""
@@ -106,5 +108,11 @@ class DatabaseWarning(SepifyWarning):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library's error says, or its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what another library's error says, cut where it is very long; its type
+    where it says nothing, or fails to say it."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a user's own __str__
+        lines = []
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

@@ -7,6 +7,7 @@ TorchScript operators, never Python.)
 """
 
 from sepify.storage.exported import load_exported, noted_inputs, save_exported
+from sepify.storage.faults import open_file, reading, told, users_code, users_items
 from sepify.storage.reading import (
     file_digest,
     parse_json,
@@ -46,6 +47,7 @@ __all__ = [
     "load_torchscript",
     "noted_inputs",
     "on_disk",
+    "open_file",
     "pack",
     "parse_json",
     "read_array",
@@ -56,11 +58,15 @@ __all__ = [
     "read_state",
     "read_text",
     "read_weights",
+    "reading",
     "require_writable",
     "save_exported",
     "save_state",
     "save_torchscript",
     "save_weights",
+    "told",
+    "users_code",
+    "users_items",
     "write_bytes",
     "write_json",
     "write_text",
