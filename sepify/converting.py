@@ -23,7 +23,7 @@ from sepify.planning.plan import Method, Plan, Style
 from sepify.planning.plan_file import load_plan, save_plan
 from sepify.processes import is_main_process
 from sepify.progress import Progress
-from sepify.storage import require_writable
+from sepify.storage import require_writable, written_together
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
@@ -93,7 +93,7 @@ class ConversionResult:
 
 def convert_file(request: ConversionRequest, progress: Progress) -> ConversionResult:
     """Convert a model file; write OUTPUT in the form that its suffix names, OUTPUT's .plan.json
-    and, if asked, its reports.
+    and, if asked, its reports: all of them, or none.
 
     A model with nothing to separate is written as it was captured, and the summary says so.
     Everything that can be refused is refused before the first file is written.
@@ -134,37 +134,40 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
         small = lesson.teach(small, model.module, progress)
     if not is_main_process():
         return ConversionResult("", done, ())
-    how = save_model(small, request.output, inputs_for(done, model.inputs))
     plan_file = request.output.with_suffix(".plan.json")
-    save_plan(done, plan_file)
     written = [request.output, plan_file]
+    with written_together() as stage:
+        how = save_model(small, stage(request.output), inputs_for(done, model.inputs))
+        save_plan(done, stage(plan_file))
+        if lesson is not None and done.changes:
+            how = f"{describe(small)}; {how}"
+            written.append(request.output.with_suffix(".distillation.json"))
+            save_history(small, stage(written[-1]))
+        if request.report and done.changes:
+            roles = {"the original": request.model, "the plan": str(plan_file)}
+            report = compare(
+                model.module,
+                small,
+                model.inputs,
+                data=given.labelled,
+                names=given.names,
+                metric=given.metric,
+                unlabelled=given.calibration,
+                target=None,
+                threads=(),
+                sizes=_sizes(model, Path(request.model), stage(request.output)),
+                progress=progress,
+                origin=origin_of(
+                    roles, request.given, done, progress, {plan_file: stage(plan_file)}
+                ),
+                farm=request.farm,
+                device_target=request.board_target,
+            )
+            for suffix in REPORTS:
+                written.append(request.output.with_suffix(f".report{suffix}"))
+                report.save(stage(written[-1]))
     if lesson is not None and done.changes:
-        how = f"{describe(small)}; {how}"
-        written.append(request.output.with_suffix(".distillation.json"))
-        save_history(small, written[-1])
         lesson.forget()
-    if request.report and done.changes:
-        roles = {"the original": request.model, "the plan": str(plan_file)}
-        report = compare(
-            model.module,
-            small,
-            model.inputs,
-            data=given.labelled,
-            names=given.names,
-            metric=given.metric,
-            unlabelled=given.calibration,
-            target=None,
-            threads=(),
-            sizes=_sizes(model, Path(request.model), request.output),
-            progress=progress,
-            origin=origin_of(roles, request.given, done, progress),
-            farm=request.farm,
-            device_target=request.board_target,
-        )
-        for suffix in REPORTS:
-            path = request.output.with_suffix(f".report{suffix}")
-            report.save(path)
-            written.append(path)
     notes = [note for note in small.meta["sepify"].notes if note.startswith(NOT_THINNED)]
     summary = "\n".join([_summary(done, how), *notes])
     return ConversionResult(summary, done, tuple(written))

@@ -16,7 +16,7 @@ from sepify.multipliers import inputs_for
 from sepify.planning.plan_file import load_plan, save_plan
 from sepify.processes import is_main_process
 from sepify.progress import Progress
-from sepify.storage import require_writable
+from sepify.storage import require_writable, written_together
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DistillationResult:
 
 def distill_file(request: DistillationRequest, progress: Progress) -> DistillationResult:
     """Teach a converted model file; write OUTPUT in the form that its suffix names, OUTPUT's
-    .distillation.json, and the plan beside it where the student has one beside it.
+    .distillation.json, and the plan beside it where the student has one beside it: all or none.
 
     In several processes (`accelerate launch`) the first writes; the others' result is empty.
     """
@@ -62,11 +62,12 @@ def distill_file(request: DistillationRequest, progress: Progress) -> Distillati
     taught = prepared.teach(student, original.module, progress)
     if not is_main_process():
         return DistillationResult("", ())
-    how = save_model(taught, request.output, inputs_for(plan, converted.inputs))
     written = [request.output, request.output.with_suffix(".distillation.json")]
-    save_history(taught, written[-1])
-    if plan is not None:
-        written.append(request.output.with_suffix(".plan.json"))
-        save_plan(plan, written[-1])
+    with written_together() as stage:
+        how = save_model(taught, stage(request.output), inputs_for(plan, converted.inputs))
+        save_history(taught, stage(written[-1]))
+        if plan is not None:
+            written.append(request.output.with_suffix(".plan.json"))
+            save_plan(plan, stage(written[-1]))
     prepared.forget()
     return DistillationResult(f"{describe(taught)}; {how}", tuple(written))

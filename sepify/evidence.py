@@ -95,13 +95,16 @@ def origin_of(
     request: DataRequest,
     plan: Plan | None,
     progress: Progress | None = None,
+    staged: Mapping[Path, Path] | None = None,
 ) -> Origin:
     """The reproduction block of a report: the command, the plan, and the hash of every file that
-    was read; what is module:function has none."""
+    was read; what is module:function has none. `staged` says where a file lies that is not in its
+    place yet."""
     named = {**roles, "labelled data": request.data, "calibration": request.calibration}
     files = []
     for role, name in named.items():
         path = Path(str(name).partition("#")[0]) if name is not None else None
+        path = (staged or {}).get(path, path) if path is not None else None
         if path is not None and path.exists():
             what = f"hash of {role}, megabytes"
             tell = None if progress is None else partial(progress, what)

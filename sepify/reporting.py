@@ -15,6 +15,7 @@ from sepify.evidence import DataRequest, LabelledData, gather_data, origin_of
 from sepify.input_note import note_inputs
 from sepify.measuring import Report, compare
 from sepify.measuring.board import require_board
+from sepify.measuring.report.comparison import Comparison
 from sepify.measuring.report.model import require_report_name
 from sepify.models import InputRequest, LoadedModel, load_model
 from sepify.multipliers import inputs_for
@@ -22,7 +23,7 @@ from sepify.planning.measurements import load_measurements
 from sepify.planning.plan import Plan
 from sepify.planning.plan_file import load_plan
 from sepify.progress import Progress
-from sepify.storage import require_writable
+from sepify.storage import require_writable, written_together
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
@@ -46,7 +47,7 @@ class ReportRequest:
 
 
 def report_files(request: ReportRequest, progress: Progress | None = None) -> Report:
-    """The report on two models, saved as each of the outputs (checked beforehand); the plan beside
+    """The report on two models, saved as all of the outputs (checked beforehand); the plan beside
     `after` is used where none is named. Raises UsageError for uniform ranks without calibration
     images."""
     for path in request.outputs:
@@ -84,9 +85,15 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
         farm=request.farm,
         device_target=request.device_target,
     )
-    for path in request.outputs:
-        report.save(path)
+    save_all(report, request.outputs)
     return report
+
+
+def save_all(report: Report | Comparison, outputs: Sequence[Path]) -> None:
+    """Save it as each of the outputs, or as none."""
+    with written_together() as stage:
+        for path in outputs:
+            report.save(stage(path))
 
 
 def _uniform(

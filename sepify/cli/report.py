@@ -78,15 +78,14 @@ def report(
     from sepify.errors import UsageError
     from sepify.measuring.report.comparison import compare_reports
     from sepify.measuring.report.model import report_schema
-    from sepify.reporting import ReportRequest, parse_ranks, report_files
+    from sepify.reporting import ReportRequest, parse_ranks, report_files, save_all
 
     given, outputs = models or [], tuple(output or ())
     if schema:
         return Outcome(None, report_schema())
     if given and all(name == "-" or name.endswith(".json") for name in given):
         comparison = compare_reports([Path(name) for name in given])
-        for path in outputs:
-            comparison.save(path)
+        save_all(comparison, outputs)
         return Outcome(comparison, comparison.to_dict(), outputs)
     if len(given) != 2:
         raise UsageError("report needs BEFORE and AFTER, or two or more reports saved as .json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sepify.measuring.report.model import Origin
 from sepify.planning.plan import Plan
 from sepify.planning.plan_file import save_plan
 from sepify.progress import Progress
-from sepify.storage import load_torchscript, require_writable, save_torchscript
+from sepify.storage import load_torchscript, require_writable, save_torchscript, written_together
 
 CALIBRATION_IMAGES = 1_024
 COMPARED_RANKS = (1, 2, 3)
@@ -36,7 +37,7 @@ class DemoResult:
 
 def run_demo(folder: Path, rank: int, progress: Progress) -> DemoResult:
     """Convert the shipped Fashion-MNIST ResNet at `rank`, compile both networks for this CPU,
-    measure them on the whole test set, and write everything to `folder`.
+    measure them on the whole test set, and write everything to `folder`, or nothing.
 
     The stem is kept: with one input channel, rank 1 would leave it a single filter. Calibration
     uses 1,024 training images without their labels; the test set is only ever measured on.
@@ -57,28 +58,30 @@ def run_demo(folder: Path, rank: int, progress: Progress) -> DemoResult:
         progress=progress,
     )
     small_file, plan_file, bundle = folder / "small.pt", folder / "plan.json", folder / "bundle"
-    save_torchscript(to_torchscript(small, (example,))[0], small_file, [INPUT_SHAPE])
-    save_plan(small.meta["sepify"].plan, plan_file)
-
-    before = compile_model(original, example, progress=progress)
-    after = compile_model(small, example, progress=progress)
-    after.save(bundle)
-
-    report = compare(
-        original,
-        small,
-        example,
-        data=(data.images, data.labels),
-        names=CLASSES,
-        beside=_uniform(original, example, calibration, progress, but=rank),
-        compiled=(before, after),
-        sizes=(file.size, small_file.stat().st_size),
-        progress=progress,
-        origin=_origin(folder, rank, plan_file, small.meta["sepify"].plan),
-    )
     reports = (folder / "report.json", folder / "report.html", folder / "report.md")
-    for path in reports:
-        report.save(path)
+
+    with written_together() as stage:
+        save_torchscript(to_torchscript(small, (example,))[0], stage(small_file), [INPUT_SHAPE])
+        save_plan(small.meta["sepify"].plan, stage(plan_file))
+
+        before = compile_model(original, example, progress=progress)
+        after = compile_model(small, example, progress=progress)
+        after.save(stage(bundle))
+
+        report = compare(
+            original,
+            small,
+            example,
+            data=(data.images, data.labels),
+            names=CLASSES,
+            beside=_uniform(original, example, calibration, progress, but=rank),
+            compiled=(before, after),
+            sizes=(file.size, stage(small_file).stat().st_size),
+            progress=progress,
+            origin=_origin(folder, rank, small.meta["sepify"].plan, {plan_file: stage(plan_file)}),
+        )
+        for path in reports:
+            report.save(stage(path))
     return DemoResult(report, (small_file, plan_file, bundle, *reports))
 
 
@@ -101,7 +104,8 @@ def _uniform(
     }
 
 
-def _origin(folder: Path, rank: int, plan_file: Path, plan: Plan) -> Origin:
+def _origin(folder: Path, rank: int, plan: Plan, staged: Mapping[Path, Path]) -> Origin:
+    (plan_file,) = staged
     command = shlex.join(["sepify", "demo", "--rank", str(rank), "-o", str(folder)])
     roles = {"the original": MODEL_FILE, "images and labels": DATA_FILE, "the plan": plan_file}
-    return origin_of(roles, DataRequest(command=command), plan)
+    return origin_of(roles, DataRequest(command=command), plan, staged=staged)

@@ -26,6 +26,7 @@ from sepify.storage.tensors import (
     save_state,
     save_weights,
 )
+from sepify.storage.together import written_together
 from sepify.storage.torchscript import ModelFile, load_torchscript, save_torchscript
 from sepify.storage.writing import (
     append_line,
@@ -70,4 +71,5 @@ __all__ = [
     "write_bytes",
     "write_json",
     "write_text",
+    "written_together",
 ]
