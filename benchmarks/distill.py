@@ -252,7 +252,7 @@ def _svd(subject: Subject, rank: int) -> fx.GraphModule:
 
 def _random(subject: Subject, rank: int) -> fx.GraphModule:
     """The same layers with torch's own initial weights; the rest as it was."""
-    student = sepify.convert(subject.network, rank=rank, keep=(subject.stem,))
+    student = sepify.convert(subject.network, rank=rank, keep=(subject.stem,), method="svd")
     for name in separable_names(student):
         for module in student.get_submodule(name).modules():
             if isinstance(module, nn.Conv2d):

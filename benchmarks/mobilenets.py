@@ -86,6 +86,7 @@ def convert_mobilenet(width: float = 1.0, resolution: int | None = None) -> fx.G
             resolution=resolution,
             keep=["stem.*"],
             example_inputs=torch.zeros(1, 3, 224, 224),
+            method="svd",
         )
 
 

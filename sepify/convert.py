@@ -16,7 +16,7 @@ from sepify.calibration.refine import Refinement
 from sepify.calibration.solve import solve_by_svd, solve_on_data
 from sepify.capture import Model, capture
 from sepify.errors import UntrainedWarning, UsageError
-from sepify.factorize.factors import Factors, Order
+from sepify.factorize.factors import Factors, Order, full_rank
 from sepify.multipliers import reduce_network
 from sepify.passes.complete_blocks import ADDED_NORMS, complete_blocks
 from sepify.passes.pipeline import Step, run_passes
@@ -27,7 +27,7 @@ from sepify.planning.budget import Budget
 from sepify.planning.check import check_plan, without_kernels
 from sepify.planning.make import Wish, inputs_and_batches, plan_reduced
 from sepify.planning.plan import METHODS, Method, Plan, Style
-from sepify.planning.survey import survey
+from sepify.planning.survey import Convolution, survey
 from sepify.planning.uniform import Filter
 from sepify.progress import Progress
 from sepify.verify import require_finite_weights, verify_conversion
@@ -83,9 +83,11 @@ def convert(
     keep            names or shell patterns of convolutions to leave alone, e.g. "layer1.*"
     filter_fn       filter_fn(module, name) -> False leaves a convolution alone
     example_inputs  one example batch; TorchScript needs it, multiply-adds in the plan come from it
-    calibration     unlabelled inputs, a few hundred: a tensor (n, C, H, W) or a loader
+    calibration     unlabelled inputs, a few hundred: a tensor (n, C, H, W) or a loader; it can be
+                    left out only with method="svd", or where every layer stays at full rank
     labelled        images and labels for Budget(accuracy_drop=...); calibration data without them
-    method          "least-squares" on the outputs (default with calibration data), or "svd"
+    method          "least-squares" on the outputs (the default), or "svd" of the weights, which
+                    as a rule leaves a network that has to be trained again
     refine          with least squares: improve each block further by gradient steps on its factors
                     against the original block's output; False leaves it out, it is the longer part
     memory          bytes for least squares: beyond it, values kept between layers go to a temporary
@@ -107,6 +109,7 @@ def convert(
     if plan is not None and budget is not None:
         raise UsageError("a plan and a budget contradict each other: give one of them")
     inputs, batches = inputs_and_batches(model, example_inputs, calibration)
+    asked = method or (plan.method if plan else None)
     method = _method(method, plan, calibrated=batches is not None)
 
     captured = capture(model, inputs)
@@ -121,6 +124,8 @@ def convert(
     check_plan(plan, survey(original))
     if network is not original:
         check_plan(without_kernels(plan), survey(network))
+    if batches is None and asked is None:
+        _require_exact(plan, survey(network))
     batchnorm = method == "svd" and batches is not None
     plan = replace(plan, method=method, batchnorm=batchnorm, resolution=reduced.resolution)
 
@@ -175,6 +180,23 @@ def _shape(
                 "it out, or change the plan"
             )
     return plan.style, plan.width, plan.resolution
+
+
+def _require_exact(plan: Plan, convolutions: Sequence[Convolution]) -> None:
+    """Raise UsageError where `plan`, carried out from the weights alone, would lose anything."""
+    kernels = {convolution.name: convolution.kernel for convolution in convolutions}
+    lossy = [
+        decision.name
+        for decision in plan.separated
+        if decision.order
+        and (decision.rank or 0) < full_rank(kernels[decision.name], decision.order)
+    ]
+    if lossy:
+        raise UsageError(
+            f"'{lossy[0]}' and whatever else is below full rank would be made from the weights "
+            "alone, which as a rule ruins a network: give calibration images (a few hundred, no "
+            "labels), or ask for it with method 'svd', or for full rank (rank=None)"
+        )
 
 
 def _counted(plan: Plan, converted: fx.GraphModule) -> Plan:

@@ -125,7 +125,7 @@ def test_convert_from_a_factory_needs_a_shape(shell):
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_the_suffix_says_what_is_written(shell, suffix):
-    done = shell("convert", "model.pt", "-o", f"small{suffix}")
+    done = shell("convert", "--method", "svd", "model.pt", "-o", f"small{suffix}")
     assert done.code == 0, done.err
     assert "2 of 2 convolutions separated by svd" in done.out
     assert "any batch and image size" in re.sub(r"\s+", " ", done.out)
@@ -134,10 +134,10 @@ def test_the_suffix_says_what_is_written(shell, suffix):
 
 
 def test_what_was_written_goes_in_again(shell):
-    assert shell("convert", "model.pt", "-o", "one.pt2", "--no-report").code == 0
+    assert shell("convert", "--method", "svd", "model.pt", "-o", "one.pt2", "--no-report").code == 0
     assert "2 convolutions" not in shell("inspect", "one.pt2").out
     assert "already depthwise" in shell.out
-    done = shell("convert", "one.pt2", "-o", "two.pt2", "--no-report")
+    done = shell("convert", "--method", "svd", "one.pt2", "-o", "two.pt2", "--no-report")
     assert done.code == 0, done.err
     report = shell("report", "model.pt", "one.pt2", "--target", "none", "-o", "report.json")
     assert report.code == 0, report.err
@@ -145,9 +145,11 @@ def test_what_was_written_goes_in_again(shell):
 
 
 def test_weights_alone_and_the_way_back(shell):
-    done = shell("convert", "model.pt", "-o", "small.safetensors", "--no-report")
+    done = shell("convert", "--method", "svd", "model.pt", "-o", "small.safetensors", "--no-report")
     assert done.code == 0, done.err
-    assert shell("convert", "model.pt", "-o", "small.pt", "--no-report").code == 0
+    assert (
+        shell("convert", "--method", "svd", "model.pt", "-o", "small.pt", "--no-report").code == 0
+    )
     fresh = seeded(Plain(16), seed=7)
     back = sepify.load_weights(fresh, "small.plan.json", "small.safetensors")
     wanted = load_torchscript("small.pt").module(images())
@@ -160,12 +162,12 @@ def test_half_precision_and_several_inputs(shell):
         save_torchscript(script, "half.pt")
         name = str(dtype).removeprefix("torch.")
         options = ("--input-shape", "2,3,12,12", "--dtype", name, "--no-report")
-        done = shell("convert", "half.pt", "-o", "small.pt2", *options)
+        done = shell("convert", "--method", "svd", "half.pt", "-o", "small.pt2", *options)
         assert done.code == 0, done.err
         assert load_model("small.pt2").inputs[0].dtype == dtype
     save_torchscript(torch.jit.script(seeded(Two())), "two.pt")
     shapes = ("--input-shape", "1,3,12,12", "--input-shape", "1,4")
-    done = shell("convert", "two.pt", "-o", "small.pt2", *shapes, "--no-report")
+    done = shell("convert", "--method", "svd", "two.pt", "-o", "small.pt2", *shapes, "--no-report")
     assert done.code == 0, done.err
     assert [tuple(x.shape) for x in load_model("small.pt2").inputs] == [(1, 3, 12, 12), (1, 4)]
 
@@ -194,6 +196,8 @@ def broken(shell_args, code, message):
         broken(["model.pt", "--rank", "two"], 2, "unable to parse string as an integer"),
         broken(["model.pt", "--order", "up"], 2, "order 'up' is not known"),
         broken(["model.pt", "--method", "magic"], 2, "method 'magic' is not known"),
+        broken(["model.pt"], 2, "give calibration images"),
+        broken(["model.pt", "--rank", "2", "--style", "mobilenet"], 2, "or ask for it with method"),
         broken(["model.pt", "--keep", "layer9"], 1, "'layer9' matches no convolution"),
         broken(["model.pt", "--input-shape", "1,4,12,12"], 1, "4"),
         broken(["model.pt", "--input-shape", "big"], 2, "'big' is not like 1,3,224,224"),
@@ -273,7 +277,9 @@ def test_targets_are_listed_and_near_names_offered(shell):
 
 
 def test_report_on_files(shell):
-    assert shell("convert", "model.pt", "-o", "small.pt", "--no-report").code == 0
+    assert (
+        shell("convert", "--method", "svd", "model.pt", "-o", "small.pt", "--no-report").code == 0
+    )
     labels = torch.arange(40) % 5
     np.savez("test.npz", images=images(40).numpy(), labels=labels.numpy())
     done = shell(
@@ -304,7 +310,7 @@ def test_ctrl_c_leaves_nothing_behind(shell, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sepify.converting.convert", interrupted)
-    assert shell("convert", "model.pt", "-o", "small.pt").code == 130
+    assert shell("convert", "--method", "svd", "model.pt", "-o", "small.pt").code == 130
     assert files() == {"model.pt"}
     assert "interrupted" in shell.err
 

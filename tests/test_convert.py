@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,13 +73,36 @@ def test_the_model_is_never_changed_and_the_rest_keeps_its_keys():
 
 
 def test_weights_alone_need_neither_data_nor_shapes():
-    small = sepify.convert(seeded(Plain()))
+    small = sepify.convert(seeded(Plain()), method="svd")
     plan = small.meta["sepify"].plan
     assert plan.method == "svd"
     assert not plan.batchnorm
     assert [d.rank for d in plan] == [1, 1]
     assert plan["conv1"].before.macs is None
     assert small(images()).shape == (4, 5)
+
+
+@pytest.mark.parametrize("options", [{}, {"rank": 2}, {"order": "pw-dw"}, {"style": "mobilenet"}])
+def test_without_images_a_loss_has_to_be_asked_for(options):
+    model = seeded(Plain(16))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UsageError, match="give calibration images .*or ask for it with method"):
+        sepify.convert(model, example_inputs=images(), **options)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    plan = sepify.plan(model, images(), **options)  # may be made, to be looked at
+    with pytest.raises(UsageError, match="give calibration images"):
+        sepify.convert(model, plan=plan, example_inputs=images())
+    asked = replace(plan, method="svd")
+    assert sepify.convert(model, plan=asked).meta["sepify"].plan.method == "svd"
+
+
+@torch.no_grad()
+def test_without_images_nothing_lost_need_not_be_asked_for():
+    model = seeded(Plain())
+    exact = sepify.convert(model, rank=None)
+    assert relative_error(exact(images()), model(images())) < 1e-5
+    kept = sepify.convert(model, keep=["conv*"])
+    assert torch.equal(kept(images()), model(images()))
 
 
 @torch.no_grad()
@@ -118,13 +142,13 @@ def test_a_plan_makes_the_same_conversion_again(method, tmp_path):
 
 def test_the_result_is_an_ordinary_graph_module():
     model = seeded(Residual()).train()
-    small = sepify.convert(model, keep=["stem"])
+    small = sepify.convert(model, keep=["stem"], method="svd")
     assert isinstance(small, fx.GraphModule)
     assert small.training
     small(images()).sum().backward()
     loaded = pickle.loads(pickle.dumps(small.eval()))
     assert torch.equal(loaded(images()), small(images()))
-    given_as_graph = sepify.convert(fx.symbolic_trace(seeded(Residual())))
+    given_as_graph = sepify.convert(fx.symbolic_trace(seeded(Residual())), method="svd")
     assert torch.equal(
         pickle.loads(pickle.dumps(given_as_graph))(images()), given_as_graph(images())
     )
@@ -195,7 +219,7 @@ class Points(nn.Module):
 
 def test_outputs_whose_shape_follows_the_contents_may_have_another():
     network = seeded(Points())
-    small = sepify.convert(network, example_inputs=images())
+    small = sepify.convert(network, example_inputs=images(), method="svd")
     (_, before), (_, after) = network(images()), small(images())
     assert before.shape != after.shape
 

@@ -52,7 +52,7 @@ def test_the_start_is_about_as_near_as_without_the_relu():
     options = dict(keep=["stem"], refine=False)
     linear = converted(model, style="linear", **options)
     relu = converted(model, **options)
-    blind = converted(model, calibration=None, refine=True, keep=["stem"])
+    blind = converted(model, calibration=None, method="svd", refine=True, keep=["stem"])
     wanted = model(unseen)
 
     def error(network):
@@ -77,10 +77,10 @@ def test_the_new_batchnorm_holds_true_statistics():
 
 def test_without_training_it_warns_and_linear_does_not():
     with pytest.warns(UntrainedWarning, match=r"style 'mobilenet-relu6'.*sepify\.distill"):
-        sepify.convert(seeded(Plain()), style="mobilenet-relu6")
+        sepify.convert(seeded(Plain()), style="mobilenet-relu6", method="svd")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sepify.convert(seeded(Plain()))
+        sepify.convert(seeded(Plain()), method="svd")
 
 
 class Bare(nn.Module):
@@ -160,14 +160,14 @@ def test_a_plan_file_carries_the_style(tmp_path):
 def test_contradictions():
     model = seeded(Plain())
     with pytest.raises(UsageError, match="style 'tiny' is not known"):
-        sepify.convert(model, style="tiny")
+        sepify.convert(model, style="tiny", method="svd")
     with pytest.raises(UsageError, match="depthwise first"):
-        sepify.convert(model, style="mobilenet", order="pw-dw")
+        sepify.convert(model, style="mobilenet", order="pw-dw", method="svd")
     linear = sepify.plan(model, order="pw-dw")
     with pytest.raises(UsageError, match="contradicts the plan, which says 'linear'"):
-        sepify.convert(model, plan=linear, style="mobilenet")
+        sepify.convert(model, plan=linear, style="mobilenet", method="svd")
     with pytest.raises(PlanError, match="'conv1': style 'mobilenet' is depthwise first"):
-        sepify.convert(model, plan=replace(linear, style="mobilenet"))
+        sepify.convert(model, plan=replace(linear, style="mobilenet"), method="svd")
 
 
 def test_a_budget_chooses_among_what_the_style_allows():
@@ -192,7 +192,8 @@ def test_layers_are_matched_where_both_networks_mean_the_same():
     assert layers["first"] == [("first.pointwise_bn", "first")]
     assert layers["last"] == [("last.pointwise", "last")]
     pair = sepify.DistillationPair(small, model, data).eval()
-    worse = sepify.DistillationPair(converted(model, calibration=None), model, data).eval()
+    blind = converted(model, calibration=None, method="svd")
+    worse = sepify.DistillationPair(blind, model, data).eval()
     assert pair.parts(data)["layers"] < worse.parts(data)["layers"]
 
 

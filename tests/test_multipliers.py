@@ -138,7 +138,7 @@ def test_convert_with_both_and_again_from_its_plan(tmp_path):
 @needs_pruning
 def test_a_width_alone_warns_and_needs_no_more_than_an_example():
     with pytest.warns(UntrainedWarning, match="width 0.5"):
-        small = sepify.convert(seeded(Plain(16)), width=0.5, example_inputs=images())
+        small = sepify.convert(seeded(Plain(16)), width=0.5, example_inputs=images(), method="svd")
     assert small(images()).shape == (4, 5)
 
 
@@ -210,13 +210,13 @@ def test_multipliers_need_an_example():
             sepify.convert(seeded(Plain()), **options)
     flat = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(UsageError, match="a resolution is for images"):
-        sepify.convert(flat, resolution=0.5, example_inputs=torch.zeros(1, 4))
+        sepify.convert(flat, resolution=0.5, example_inputs=torch.zeros(1, 4), method="svd")
 
 
 def test_without_torch_pruning_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r"sepify\[width\]"):
-        sepify.convert(seeded(Plain()), width=0.5, example_inputs=images())
+        sepify.convert(seeded(Plain()), width=0.5, example_inputs=images(), method="svd")
 
 
 @needs_pruning
@@ -225,19 +225,26 @@ def test_a_rank_that_the_thin_network_has_not(tmp_path):
     plan = sepify.plan(model, images(), rank=4, allow_costlier=True, width=1.0)
     thin = sepify.plan(seeded(Plain(16)), images(), rank=9, allow_costlier=True, width=0.5)
     assert [decision.rank for decision in thin] == [8, 9]  # of 8 outputs
-    sepify.convert(model, plan=plan)
+    sepify.convert(model, plan=plan, method="svd")
     path = tmp_path / "plan.json"
     sepify.save_plan(thin, path)
     path.write_text(path.read_text().replace('"rank": 8', '"rank": 9'))
     with pytest.raises(PlanError, match=r"'conv1' \(line \d+ of the plan\): rank 9 is too high"):
-        sepify.convert(seeded(Plain(16)), plan=sepify.load_plan(path), example_inputs=images())
+        sepify.convert(
+            seeded(Plain(16)), plan=sepify.load_plan(path), example_inputs=images(), method="svd"
+        )
 
 
 @needs_pruning
 def test_the_report_is_of_each_network_at_its_own_size():
     model, data = seeded(Plain(16)), images(32, size=20)
     small = sepify.convert(
-        model, width=0.5, resolution=0.5, style="mobilenet", example_inputs=images(1, size=20)
+        model,
+        width=0.5,
+        resolution=0.5,
+        style="mobilenet",
+        example_inputs=images(1, size=20),
+        method="svd",
     )
     report = sepify.compare(model, small, images(1, size=20), unlabelled=data, threads=())
     plan = small.meta["sepify"].plan
@@ -286,7 +293,7 @@ def test_at_the_shell(tmp_path, monkeypatch, capsys):
 def test_nothing_changes_without_them():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plan = sepify.convert(seeded(Plain()), width=1.0).meta["sepify"].plan
+        plan = sepify.convert(seeded(Plain()), width=1.0, method="svd").meta["sepify"].plan
     assert (plan.width, plan.resolution) == (1.0, None)
 
 
@@ -295,7 +302,9 @@ def test_a_width_alone_is_worth_writing(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 1, groups=2)).eval()
     saved = capture(model, (images(1),)).graph_module
     sepify.save_model(saved, tmp_path / "model.pt", images(1))
-    request = ConversionRequest(str(tmp_path / "model.pt"), tmp_path / "thin.pt", width=0.5)
+    request = ConversionRequest(
+        str(tmp_path / "model.pt"), tmp_path / "thin.pt", width=0.5, method="svd"
+    )
     result = convert_file(request, lambda *_: None)
     assert "0 of 2 convolutions separated" in result.summary
     assert "not thinned as asked: 0: 32 of 32 channels" in result.summary

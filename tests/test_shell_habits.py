@@ -66,7 +66,7 @@ def test_json_is_all_there_is_on_stdout(shell):
     assert doctor["versions"]["torch"] == torch.__version__
     needs = {need["name"]: need for need in doctor["commands"]}
     assert needs["cc"]["ready"] == (needs["cc"]["missing"] == "")
-    done = shell("convert", "model.pt", "-o", "small.pt", "--json")
+    done = shell("convert", "--method", "svd", "model.pt", "-o", "small.pt", "--json")
     facts = json.loads(done.out)
     assert (facts["separated"], facts["convolutions"]) == (2, 2)
     assert facts["written"] == [
@@ -105,10 +105,10 @@ def test_counts_go_to_a_file_to_stdout_or_to_a_machine(shell, monkeypatch):
 
 
 def test_quiet_leaves_the_result_and_nothing_on_stderr(shell):
-    done = shell("convert", "model.pt", "-o", "small.pt", "--quiet")
+    done = shell("convert", "--method", "svd", "model.pt", "-o", "small.pt", "--quiet")
     assert "2 of 2 convolutions separated" in done.out
     assert done.err == ""
-    assert "wrote" in shell("convert", "model.pt", "-o", "small.pt").err
+    assert "wrote" in shell("convert", "--method", "svd", "model.pt", "-o", "small.pt").err
     assert "no such file" in shell("inspect", "none.pt", "--quiet").err
 
 
@@ -137,7 +137,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(shell, monkeypatch):
 def test_streams(shell, monkeypatch):
     import io
 
-    shell("convert", "model.pt", "-o", "small.pt", "--no-report")
+    shell("convert", "--method", "svd", "model.pt", "-o", "small.pt", "--no-report")
     plan = Path("small.plan.json").read_text()
     monkeypatch.setattr(sys, "stdin", io.StringIO(plan))
     assert shell("diff", "small.plan.json", "-").code == 0
@@ -165,7 +165,7 @@ def test_reports_side_by_side(shell):
 
 def test_a_report_says_how_to_make_it_again(shell):
     np.savez("test.npz", images=images(40).numpy(), labels=np.arange(40) % 4)
-    shell("convert", "model.pt", "-o", "small.pt", "--no-report")
+    shell("convert", "--method", "svd", "model.pt", "-o", "small.pt", "--no-report")
     done = shell(
         *("report", "model.pt", "small.pt", "--data", "test.npz", "--target", "none"),
         *("--calibration", "x.npy", "--uniform", "1,2", "-o", "r.json", "-o", "r.md"),
@@ -220,7 +220,7 @@ def test_a_metric_of_the_users(shell):
         "def one(output, target): return 1.0\n"
     )
     np.savez("targets.npz", images=images(40).numpy(), labels=np.zeros((40, 5), np.float32))
-    shell("convert", "model.pt", "-o", "small.pt", "--no-report")
+    shell("convert", "--method", "svd", "model.pt", "-o", "small.pt", "--no-report")
     ask = ("report", "model.pt", "small.pt", "--data", "targets.npz", "--target", "none")
     done = shell(*ask, "--metric", "mine_metric:distance", "-o", "r.json")
     assert done.code == 0, done.err

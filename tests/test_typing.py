@@ -16,7 +16,7 @@ from torch import fx, nn
 
 model: nn.Module = nn.Conv2d(3, 8, 3)
 x = torch.zeros(1, 3, 8, 8)
-small: fx.GraphModule = sepify.convert(model, rank=2, keep=["stem"], budget=None)
+small: fx.GraphModule = sepify.convert(model, rank=2, keep=["stem"], budget=None, method="svd")
 plan: sepify.Plan = sepify.plan(model, x, rank=1)
 report: sepify.Report = sepify.compare(model, small, x, target=None)
 macs: int = report.before.macs

@@ -40,7 +40,7 @@ EXAMPLES = (
     "sepify convert model.pt -o small.pt --rank 2 --calibration images.npy",
     "sepify convert model.pt -o small.pt --plan edited.json --calibration images.npy",
     "sepify convert model.pt -o small.pt --calibration images.npy --distill train.npy --epochs 10",
-    "sepify convert model.pt2 -o small.onnx --rank 2",
+    "sepify convert model.pt2 -o small.onnx --rank 2 --calibration images.npy",
     "sepify convert model.pt -o small.pt --style mobilenet --width 0.75 --calibration images.npy",
 )
 
@@ -67,7 +67,7 @@ def convert(
     calibration: Calibration = None,
     mirror: Mirror = False,
     method: Annotated[
-        str | None, typer.Option(help="least-squares (default with calibration data) or svd")
+        str | None, typer.Option(help="least-squares (default) or svd, of the weights alone")
     ] = None,
     memory: Annotated[
         float, typer.Option(help="GiB for calibration; what is beyond goes to a temporary file")

@@ -53,7 +53,7 @@ def compared(move: Move, convert: Callable[..., nn.Module]) -> dict[str, object]
     weights = []
     for where in (lambda network: network, move):
         torch.manual_seed(0)
-        weights.append(convert(where(Halves().eval())).state_dict())
+        weights.append(convert(where(Halves().eval()), method="svd").state_dict())
     here, other = weights
     apart = [float((here[k].double() - other[k].cpu().double()).abs().max()) for k in here]
     return {"apart": max(apart), "devices": sorted({str(x.device) for x in other.values()})}

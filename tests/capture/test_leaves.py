@@ -87,7 +87,7 @@ def test_their_costs_are_those_of_every_call() -> None:
 @pytest.mark.parametrize("order", ["dw-pw", "pw-dw"])
 def test_they_are_rewritten_where_they_are(order: sepify.factorize.factors.Order) -> None:
     model = net()
-    small = sepify.convert(model, example_inputs=X, order=order, rank=1)
+    small = sepify.convert(model, example_inputs=X, order=order, rank=1, method="svd")
     assert {"chooser.conv.depthwise.weight", "chooser.conv.pointwise.weight"} <= set(
         small.state_dict()
     )
@@ -107,7 +107,7 @@ def test_at_full_rank_nothing_changes() -> None:
     model = net()
     plan = sepify.plan(model, X, rank=None, allow_costlier=True)
     assert plan["chooser.conv"].action == "separate"
-    small = sepify.convert(model, example_inputs=X, plan=plan)
+    small = sepify.convert(model, example_inputs=X, plan=plan, method="svd")
     expected = run(model, (X,))
     assert (run(small, (X,)) - expected).abs().max() < 1e-5 * expected.abs().max()
 
@@ -131,6 +131,6 @@ def test_a_layer_that_reads_its_convolution_keeps_it() -> None:
     obstacle = str(found["chooser.conv"].obstacle)
     assert "inside 'chooser', which was left whole and does more with it than call it" in obstacle
     assert "has no attribute 'weight'" in obstacle
-    small = sepify.convert(model, example_inputs=X)
+    small = sepify.convert(model, example_inputs=X, method="svd")
     assert small.meta["sepify"].plan["chooser.conv"].reason == obstacle
     assert small.meta["sepify"].plan["stem"].action == "separate"

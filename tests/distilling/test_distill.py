@@ -257,7 +257,7 @@ class Two(nn.Module):
 def test_several_inputs():
     network = seeded(Two())
     x, scale, labels = images(64), torch.linspace(0.5, 2, 64), torch.arange(64) % 3
-    small = sepify.convert(network, example_inputs=(x[:2], scale[:2]))
+    small = sepify.convert(network, example_inputs=(x[:2], scale[:2]), method="svd")
     again = sepify.distill(
         small, teacher=network, data=(x, scale, labels), epochs=2, training=QUICK
     )
@@ -266,7 +266,7 @@ def test_several_inputs():
 
 def test_another_task_with_a_loss_of_its_own():
     network = seeded(Residual())
-    small = sepify.convert(network)
+    small = sepify.convert(network, method="svd")
     again = sepify.distill(
         small,
         teacher=network,

@@ -112,7 +112,7 @@ def test_a_convolution_called_twice_is_matched_call_by_call():
             return self.head(self.conv(F.relu(self.conv(x))).mean((2, 3)))
 
     network = seeded(Twice())
-    pair = DistillationPair(sepify.convert(network), network, images(8, channels=4))
+    pair = DistillationPair(sepify.convert(network, method="svd"), network, images(8, channels=4))
     assert pair.matched == ("conv",)
     assert pair.scales.shape == (2,)
 
@@ -131,7 +131,7 @@ def test_it_can_be_copied_pickled_and_loaded_again(network):
 
 def test_a_loss_of_ones_own_for_other_tasks():
     network = seeded(Residual())
-    small = sepify.convert(network)
+    small = sepify.convert(network, method="svd")
     with pytest.raises(UsageError, match=r"one row of class scores.*\(4, 8, 12, 12\).*loss="):
         DistillationPair(small, network, images())
     seen = []

@@ -38,7 +38,7 @@ def farm(board, secret):
 @pytest.fixture
 def pair():
     model = seeded(Plain(32))
-    return model, sepify.convert(model, example_inputs=images(1, size=32))
+    return model, sepify.convert(model, example_inputs=images(1, size=32), method="svd")
 
 
 def test_both_networks_in_turns_on_the_board(pair, farm):
@@ -71,7 +71,9 @@ def test_convert_and_report_at_a_shell(board, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     save_torchscript(torch.jit.trace(seeded(Plain(8)), images(1)), "model.pt", [(1, 3, 12, 12)])
     where = (*board[1], "--device-target", TARGET)
-    assert shell(monkeypatch, "convert", "model.pt", "-o", "small.pt", *where) == 0
+    assert (
+        shell(monkeypatch, "convert", "--method", "svd", "model.pt", "-o", "small.pt", *where) == 0
+    )
     made = json.loads(Path("small.report.json").read_text())
     assert made["latency"] is None
     assert made["board"]["rows"][0]["after"]["median"] > 0

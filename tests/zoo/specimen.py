@@ -42,7 +42,9 @@ class Specimen:
     @cached_property
     def small(self) -> fx.GraphModule:
         """The network converted at rank 1, as a user would from weights alone."""
-        return self._once("convert", lambda: sepify.convert(self.model, example_inputs=self.inputs))
+        return self._once(
+            "convert", lambda: sepify.convert(self.model, example_inputs=self.inputs, method="svd")
+        )
 
     @staticmethod
     @torch.no_grad()
