@@ -29,6 +29,7 @@ from sepify.planning.make import Wish, inputs_and_batches, plan_reduced
 from sepify.planning.plan import METHODS, Method, Plan, Style
 from sepify.planning.survey import Convolution, survey
 from sepify.planning.uniform import Filter
+from sepify.process_state import keeps_process_state
 from sepify.progress import Progress
 from sepify.verify import require_finite_weights, verify_conversion
 
@@ -45,6 +46,7 @@ class Conversion:
     notes: tuple[str, ...]  # what the user should know: assumptions, modes, hooks dropped
 
 
+@keeps_process_state
 def convert(
     model: Model,
     *,
@@ -219,7 +221,7 @@ def _warn_if_untrained(plan: Plan) -> None:
             f"to be trained because of {' and '.join(asked)}: what convert returns is a start for "
             "sepify.distill(converted, teacher=model, data=...), not a finished network",
             UntrainedWarning,
-            stacklevel=3,
+            stacklevel=4,  # past the decorator
         )
 
 

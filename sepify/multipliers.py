@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from sepify.capture.inputs import in_evaluation, run_in_place
 from sepify.errors import UsageError, first_line
 from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
 from sepify.passes.thin_channels import thin_channels
@@ -169,21 +169,16 @@ def _is_image(tensor: Tensor) -> bool:
 
 def _require_size(original: fx.GraphModule, inputs: Tensors, size: Size) -> None:
     """Raise UsageError, naming the layer, unless `original` runs on `inputs` of this size."""
-    runner = _Runner(original)
-    modes = {module: module.training for module in original.modules()}
-    original.eval()
-    try:
-        with torch.no_grad():
-            runner.run(*inputs)
-    except Exception as error:  # the code of any layer raises what it likes
-        told = first_line(error)
-        raise UsageError(
-            f"resolution {size[0]}x{size[1]} does not fit this network: {runner.where()} ({told}); "
-            "choose one that it takes, or pool to a fixed size before that layer"
-        ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with in_evaluation(original) as model:
+        runner = _Runner(model)
+        try:
+            run_in_place(runner.run, inputs)
+        except Exception as error:  # the code of any layer raises what it likes
+            told = first_line(error)
+            raise UsageError(
+                f"resolution {size[0]}x{size[1]} does not fit this network: {runner.where()} "
+                f"({told}); choose one that it takes, or pool to a fixed size before that layer"
+            ) from error
 
 
 class _Runner(fx.Interpreter):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sepify.capture.comparing import flat
+from sepify.capture.inputs import in_evaluation, run_in_place
 from sepify.errors import ConversionError, InputError, first_line
 
 OTHER_CONTENTS = 3  # that are tried
@@ -22,26 +23,25 @@ def require_finite_weights(model: nn.Module) -> None:
             )
 
 
-@torch.no_grad()
-def run_in_eval(model: nn.Module, inputs: Sequence[Tensor]) -> object:
-    """The output of `model` in inference mode; every module's mode is as before afterwards.
+def run_in_eval(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> object:
+    """The output of `graph_module` in inference mode; its modes and its state are as before
+    afterwards, and so are the inputs.
 
     Raises InputError if the model does not take inputs of these shapes and types.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        return model(*inputs)
-    except Exception as error:  # the code of a layer that was left whole raises what it likes
-        given = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
-        why = first_line(error)
-        raise InputError(f"the model does not take an input of {given}: {why}") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with in_evaluation(graph_module) as model:
+        try:
+            return run_in_place(model, tuple(inputs))
+        except Exception as error:  # the code of a layer that was left whole raises what it likes
+            kinds = [(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in inputs]
+            given = ", ".join(f"{shape} {dtype}" for shape, dtype in kinds)
+            why = first_line(error)
+            raise InputError(f"the model does not take an input of {given}: {why}") from error
 
 
-def verify_conversion(before: nn.Module, after: nn.Module, inputs: Sequence[Tensor]) -> None:
+def verify_conversion(
+    before: fx.GraphModule, after: fx.GraphModule, inputs: Sequence[Tensor]
+) -> None:
     """Raise ConversionError unless both give finite outputs of the same structure and shapes, but
     for outputs whose shape follows the contents of the inputs."""
     expected, given = flat(run_in_eval(before, inputs)), flat(run_in_eval(after, inputs))
@@ -61,7 +61,7 @@ def verify_conversion(before: nn.Module, after: nn.Module, inputs: Sequence[Tens
             raise ConversionError(f"output {number} of the converted network is not finite")
 
 
-def _follows_contents(model: nn.Module, inputs: Sequence[Tensor], number: int) -> bool:
+def _follows_contents(model: fx.GraphModule, inputs: Sequence[Tensor], number: int) -> bool:
     """Whether other contents give an output of another shape: as many rows as are found, say."""
     generator = torch.Generator().manual_seed(0)
     shapes = {_output_shape(model, inputs, number)}
@@ -71,7 +71,9 @@ def _follows_contents(model: nn.Module, inputs: Sequence[Tensor], number: int) -
     return len(shapes) > 1
 
 
-def _output_shape(model: nn.Module, inputs: Sequence[Tensor], number: int) -> torch.Size | None:
+def _output_shape(
+    model: fx.GraphModule, inputs: Sequence[Tensor], number: int
+) -> torch.Size | None:
     outputs = flat(run_in_eval(model, inputs))
     output = outputs[number] if number < len(outputs) else None
     return output.shape if isinstance(output, Tensor) else None

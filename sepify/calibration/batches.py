@@ -79,7 +79,7 @@ def _split(batch: Batch) -> list[Batch]:
 def _checked(batch: Tensor | Sequence[Tensor], inputs: int, number: int) -> Batch:
     if number == 1 and isinstance(batch, (tuple, list)) and len(batch) > inputs:
         dropped = f"{len(batch) - inputs} more value(s) in each batch (labels?) are not used"
-        warnings.warn(f"calibration: {dropped}", CalibrationWarning, stacklevel=4)
+        warnings.warn(f"calibration: {dropped}", CalibrationWarning, stacklevel=5)
     tensors = (batch,) if isinstance(batch, Tensor) else tuple(islice(batch, inputs))
     if len(tensors) < inputs or not all(isinstance(tensor, Tensor) for tensor in tensors):
         kinds = ", ".join(type(tensor).__name__ for tensor in tensors)

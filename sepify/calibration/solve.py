@@ -68,7 +68,7 @@ def solve_on_data(
             f"few positions for the elements of a patch in {', '.join(work.starved)}: solved with "
             "more damping; more calibration images would bring these layers closer",
             CalibrationWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return factors, replace(plan, decisions=tuple(work.noted(decision) for decision in plan))
 

@@ -22,10 +22,12 @@ from sepify.capture.plain import has_hooks, plain_copy
 from sepify.capture.reference import Reference, reference_run
 from sepify.capture.supported import require_supported
 from sepify.errors import CaptureError, InputError
+from sepify.process_state import keeps_process_state
 
 Model = nn.Module | fx.GraphModule | torch.jit.ScriptModule | ExportedProgram
 
 
+@keeps_process_state
 def capture(
     model: Model,
     example_inputs: tuple[Tensor, ...] | None = None,

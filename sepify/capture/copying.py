@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, fx, nn
 
+from sepify.capture.closures import Closures
 from sepify.errors import CaptureError, first_line
 
 M = TypeVar("M", bound=nn.Module)
@@ -18,6 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 # copied by reference, as copy.deepcopy does with them
 _IMMUTABLE = frozenset({bool, int, float, str, type(None), type, torch.dtype, torch.device})
 _REGISTRIES = frozenset({dict, OrderedDict, set, list})
+_OF_TENSORS_AND_MODULES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def copy_module(model: M) -> M:
@@ -40,13 +42,21 @@ def _copied_or_refused(
     memo: dict[int, Any],
 ) -> nn.Module:
     # weight_norm and spectral_norm leave a computed, non-leaf `weight` behind, which deepcopy
-    # refuses: hand it the copy of that tensor beforehand.
+    # refuses: hand it the copy of that tensor beforehand. Likewise of functions.
+    closures = Closures(memo)
     for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+        for name, value in vars(module).items():
+            if type(value) in _IMMUTABLE or name in _OF_TENSORS_AND_MODULES:
+                continue
+            if isinstance(value, Tensor):
+                if not value.is_leaf:
+                    memo[id(value)] = value.detach().clone()
+            else:
+                closures.find(value)
     try:
-        return copied(model, memo)
+        copied_model = copied(model, memo)
+        closures.fill()
+        return copied_model
     except Exception as error:  # deepcopy runs whatever __deepcopy__ or __reduce__ a model has
         raise CaptureError(
             f"the model ({type(model).__name__}) cannot be deep-copied, and sepify never works on "

@@ -78,6 +78,19 @@ def for_a_run(graph_module: fx.GraphModule) -> Iterator[fx.GraphModule]:
 
 
 @contextmanager
+def in_evaluation(graph_module: fx.GraphModule) -> Iterator[fx.GraphModule]:
+    """As `for_a_run`, in inference mode; every module's own mode is restored after."""
+    with for_a_run(graph_module) as model:
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            yield model
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+
+@contextmanager
 def restored_buffers(model: nn.Module) -> Iterator[None]:
     """Give the buffers back the values that they had before."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

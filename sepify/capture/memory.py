@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepify.capture.closures import holds_something
+
 _MOST = 100_000  # objects; what holds more than a model's settings is not followed
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, set, deque})
 _LEAVES = (
     *(bool, int, float, complex, str, bytes, type(None), type(...), type, slice),
     *(torch.dtype, torch.device, torch.Size, torch.memory_format, torch.layout),
-    *(types.FunctionType, types.BuiltinFunctionType, types.ModuleType),
+    *(types.BuiltinFunctionType, types.ModuleType),
 )  # never changed, or not a model's own
 _IS_LEAF = frozenset(_LEAVES)
 
@@ -30,7 +32,7 @@ class Memory:
     """What the modules of a model, and the objects and containers that they reach, hold now.
 
     Of tensors only registered buffers can be put back; that others were written to is seen. What a
-    closure holds, and the contents of an object that is not Python's, are not.
+    closure holds, and the contents of an object that is not Python's, cannot be.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -72,6 +74,9 @@ class Memory:
             if kind in _IS_LEAF or id(value) in self._seen:
                 continue
             self._seen.add(id(value))
+            if kind is types.FunctionType:
+                self.whole &= not holds_something(value)
+                continue
             if isinstance(value, Tensor):
                 self._tensors[id(value)] = value
             elif kind in _CONTAINERS:

@@ -39,7 +39,7 @@ def plain_copy(model: nn.Module, hooks_too: bool = False) -> PlainCopy:
 
 def is_plain(model: nn.Module) -> bool:
     """Whether there is nothing on it that `made_plain` takes off."""
-    return not any("parametrizations" in m._modules or has_hooks(m) for m in model.modules())
+    return not any(_is_parametrized(m) or has_hooks(m) for m in model.modules())
 
 
 def made_plain(copied: nn.Module, hooks_too: bool = False) -> PlainCopy:
@@ -81,12 +81,9 @@ def training_note(model: nn.Module) -> tuple[str, ...]:
 
 def _fold_weights(module: nn.Module) -> bool:
     folded = False
-    if "parametrizations" in module._modules:
-        parametrizations = module.parametrizations
-        assert isinstance(parametrizations, nn.ModuleDict)
-        for name in list(parametrizations):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-            folded = True
+    if _is_parametrized(module):
+        _fold_parametrizations(module)
+        folded = True
     for hook in list(module._forward_pre_hooks.values()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the old API, and files still use it
@@ -97,6 +94,31 @@ def _fold_weights(module: nn.Module) -> bool:
                 remove_spectral_norm(module, hook.name)
                 folded = True
     return folded
+
+
+def _is_parametrized(module: nn.Module) -> bool:
+    return "parametrizations" in module._modules and parametrize.is_parametrized(module)
+
+
+def _fold_parametrizations(module: nn.Module) -> None:
+    """Store the tensors that are computed, and make the module one of its class before.
+
+    torch's own way takes the property off the class, which is shared with the original and every
+    other copy, and writes into the tensor below, which other layers may use as it is.
+    """
+    parametrizations = module.parametrizations
+    assert isinstance(parametrizations, nn.ModuleDict)
+    with torch.no_grad():
+        computed = {name: getattr(module, name).detach().clone() for name in parametrizations}
+    below = {name: list(held._parameters.values()) for name, held in parametrizations.items()}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, tensor in computed.items():
+        if below[name] and tensor.is_floating_point():
+            learns = any(given is not None and given.requires_grad for given in below[name])
+            module.register_parameter(name, nn.Parameter(tensor, requires_grad=learns))
+        else:
+            module.register_buffer(name, tensor)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -22,10 +22,12 @@ from sepify.compiling.model import (
 from sepify.compiling.prepare import STAGES, prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import CompileError
+from sepify.process_state import keeps_process_state
 
 MAX_RELATIVE_ERROR = 1e-4
 
 
+@keeps_process_state
 def compile(
     model: fx.GraphModule | nn.Module,
     x: Tensor | tuple[Tensor, ...],

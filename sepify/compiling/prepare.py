@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.capture import capture
+from sepify.capture.copying import copy_module, copy_to_run
 from sepify.compiling.blame import layers_that_call
 from sepify.compiling.budget import Budget
 from sepify.compiling.decompositions import decompositions
@@ -76,8 +76,8 @@ def prepare(
 
     with torch.no_grad():
         progress("capturing", 0, STAGES)
-        frozen = copy.deepcopy(model).eval()
-        expected = _run(frozen, inputs)
+        frozen = copy_module(model).eval()
+        expected = _run(copy_to_run(frozen), inputs)
         folded = fold_batchnorm(capture(frozen, inputs).graph_module.eval())
         _drop_checks(folded)
         progress("exporting", 1, STAGES)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from sepify.distilling.training import Training
@@ -55,15 +53,3 @@ def accelerator_for(training: Training) -> Iterator[Accelerator]:
         accelerator.free_memory()
         if not found:
             AcceleratorState._reset_state()
-
-
-@contextmanager
-def own_randomness() -> Iterator[None]:
-    """Whatever is seeded within the block, the caller's random numbers go on as if it had not."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

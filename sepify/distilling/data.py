@@ -92,7 +92,7 @@ def gather(data: Source, heldout: Source | None, inputs: int, batch: int, seed: 
             "the student is judged on images that it also learns from (the loader's first); give "
             "heldout=... to judge it on others",
             DistillationWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         heldout = loader
     material = Material(loader, sampler, (), inputs)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from sepify.capture import Model
-from sepify.distilling.accelerating import accelerator_for, own_randomness
+from sepify.distilling.accelerating import accelerator_for
 from sepify.distilling.augment import Augment
 from sepify.distilling.checkpoint import Epoch, digest, layout, load_checkpoint
 from sepify.distilling.data import Source, gather
@@ -22,6 +22,7 @@ from sepify.distilling.pair import DistillationPair
 from sepify.distilling.run import Keeping, Run
 from sepify.distilling.training import Training
 from sepify.errors import DistillationWarning, InputError, UsageError
+from sepify.process_state import keeps_process_state
 from sepify.progress import Progress
 from sepify.storage import require_writable
 
@@ -48,6 +49,7 @@ class Distillation:
         return self.epochs[self.best - 1].judgement if self.best else self.start
 
 
+@keeps_process_state
 def distill(
     student: fx.GraphModule,
     *,
@@ -109,7 +111,7 @@ def distill(
         result.load_state_dict(weights, strict=False)  # modules that no node calls stay as they are
         return result
 
-    with own_randomness(), accelerator_for(training) as accelerator:
+    with accelerator_for(training) as accelerator:
         material = gather(data, heldout, _inputs(student), training.batch, training.seed)
         pair = DistillationPair(
             copy.deepcopy(student), teacher, material.heldout[0], losses=losses, loss=loss
@@ -119,7 +121,7 @@ def distill(
                 "no layer of the student can be matched with one of the teacher: it learns from "
                 "the outputs alone",
                 DistillationWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         identity = {
             "student": layout(pair.learner),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten
 
 from sepify.capture import Model, capture
+from sepify.capture.copying import copy_module
 from sepify.distilling.losses import Losses, TaskLoss, are_class_scores, soft_targets
 from sepify.distilling.precision import spare_strided_depthwise
 from sepify.distilling.taps import Pair, comparable_layers, tapped
@@ -218,18 +219,18 @@ class DistillationPair(nn.Module):
 
 def _captured(teacher: Model, inputs: tuple[Tensor, ...], *, needed: bool) -> nn.Module:
     """A copy of the teacher, as it is in evaluation mode."""
-    modules = (teacher,) if isinstance(teacher, nn.Module) else ()
-    with evaluating(*modules):
+    if not isinstance(teacher, nn.Module):
+        return capture(teacher, inputs).graph_module
+    copied = copy_module(teacher)
+    with evaluating(copied):
         try:
-            return capture(teacher, inputs).graph_module
+            return capture(copied, inputs).graph_module
         except CaptureError as error:
-            if needed or not isinstance(teacher, nn.Module):
+            if needed:
                 raise CaptureError(
                     f"{error}; to teach by the outputs alone, give losses=Losses(layers=0)"
                 ) from error
-    import copy
-
-    return copy.deepcopy(teacher)
+    return copied
 
 
 def _structure(output: object) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
+from sepify.capture.copying import copy_module
 from sepify.errors import CaptureError, InputError, UsageError
 from sepify.machine import installed_versions, this_machine, usable_cpus
 from sepify.measuring.board import require_board, time_on_board
@@ -38,6 +39,7 @@ from sepify.multipliers import inputs_for, reduced_first
 from sepify.planning.frontier import trace_frontier
 from sepify.planning.measurements import Measurements
 from sepify.planning.plan import Plan
+from sepify.process_state import keeps_process_state
 from sepify.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ Given = dict[Which, Inputs]
 NO_TVM = "left out on request (target None)"
 
 
+@keeps_process_state
 def compare(
     before: nn.Module,
     after: nn.Module,
@@ -101,6 +104,9 @@ def compare(
     where the board is lost.
     """
     inputs = as_inputs(x)
+    name = _name(before)
+    before, after = copy_module(before), copy_module(after)  # which every run may change
+    beside = {label: copy_module(network) for label, network in (beside or {}).items()}
     require_board(farm, device_target)
     counts = _threads(threads)
     machine = this_machine()
@@ -128,7 +134,7 @@ def compare(
         moved = layer_errors(models["before"], models["after"], evidence.readable_twice, separated)
         _tell(progress, "decomposing the kernels")
         curves = rank_curves(models["before"], inputs, measurements)
-        variants = judge_variants(before, beside or {}, evidence, progress)
+        variants = judge_variants(before, beside, evidence, progress)
 
         latency = None
         if counts:
@@ -147,7 +153,7 @@ def compare(
         for cost, size, kind in zip(costs.values(), sizes, kinds, strict=True)
     ]
     return Report(
-        network=_name(before),
+        network=name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=machine,
         versions=installed_versions(),

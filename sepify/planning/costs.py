@@ -11,9 +11,9 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
+from sepify.capture.inputs import in_evaluation, run_in_place
 from sepify.factorize.factors import Order
 from sepify.passes.graph import convolutions_inside
 from sepify.planning.plan import Cost, Style
@@ -32,26 +32,22 @@ def measure_maps(
     graph_module: fx.GraphModule, example_inputs: tuple[Tensor, ...]
 ) -> dict[str, Maps]:
     """Run `example_inputs` through once and note the map sizes of every called convolution."""
-    recorder = _MapRecorder(graph_module, images=len(example_inputs[0]))
-    modes = {module: module.training for module in graph_module.modules()}
-    graph_module.eval()
-    inside = {
-        name: conv
-        for node in graph_module.graph.nodes
-        for name, conv in convolutions_inside(graph_module, node)
-    }
-    hooks = [
-        conv.register_forward_hook(partial(recorder.note_call, name), with_kwargs=True)
-        for name, conv in inside.items()
-    ]
-    try:
-        with torch.no_grad():
-            recorder.run(*example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
+    with in_evaluation(graph_module) as model:
+        recorder = _MapRecorder(model, images=len(example_inputs[0]))
+        inside = {
+            name: conv
+            for node in model.graph.nodes
+            for name, conv in convolutions_inside(model, node)
+        }
+        hooks = [
+            conv.register_forward_hook(partial(recorder.note_call, name), with_kwargs=True)
+            for name, conv in inside.items()
+        ]
+        try:
+            run_in_place(recorder.run, example_inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
     return recorder.maps
 
 

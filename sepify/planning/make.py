@@ -16,6 +16,7 @@ from sepify.multipliers import Reduced, budget_for, reduce_network, related_to_o
 from sepify.planning.budget import Budget
 from sepify.planning.plan import STYLES, Plan, Style
 from sepify.planning.uniform import Filter, plan_uniform
+from sepify.process_state import keeps_process_state
 from sepify.progress import Progress
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Wish:
     farm: Farm | None = None
 
 
+@keeps_process_state
 def make_plan(
     model: nn.Module,
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,

@@ -190,10 +190,17 @@ class Recorder:
         if shared:
             return self.copy_into(base, result)
         result = self._cast(result, base.concrete.dtype)
+        self._forget(base)
+        self._forget(result)  # which nobody has but `base`: a later write is to `base` alone
         base.concrete, base.node = result.concrete, result.node
         base.content = max(base.content, result.content)
         self._sharers(base).append(base)
         return base
+
+    def _forget(self, traced: Traced) -> None:
+        """It is no longer where it was; other tensors may come to lie there."""
+        sharers = self._sharers(traced)
+        sharers[:] = [other for other in sharers if other is not traced]
 
     def copy_into(self, base: Traced, source: Traced) -> Traced:
         """Overwrite `base`, and with it every tensor that shares its memory."""

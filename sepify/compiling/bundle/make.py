@@ -22,6 +22,7 @@ from sepify.compiling.model import as_tuple, dtype_name
 from sepify.compiling.prepare import STAGES, Prepared, prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import UsageError
+from sepify.process_state import keeps_process_state
 from sepify.storage import atomic_path, file_digest, pack, write_json
 
 FORMAT = 1
@@ -65,6 +66,7 @@ class Bundle:
         return "\n".join(lines)
 
 
+@keeps_process_state
 def make_bundle(
     model: fx.GraphModule | nn.Module,
     x: Tensor | tuple[Tensor, ...],

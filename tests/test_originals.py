@@ -1,0 +1,200 @@
+"""What sepify is given is never changed: not a bit of the model, of its classes, of the process."""
+
+from __future__ import annotations
+
+import random
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from specimens import SPECIMENS, X, build
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+import sepify
+from sepify.capture import capture
+
+IMAGES = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+LEAVES = (int, float, str, bytes, bool, complex, type(None), torch.dtype, torch.device, torch.Size)
+
+
+def snapshot(thing: Any, seen: dict[int, int] | None = None) -> Any:
+    """Everything that `thing` holds and reaches, as plain values that can be compared."""
+    seen = {} if seen is None else seen
+    if isinstance(thing, LEAVES):
+        return thing
+    if id(thing) in seen:
+        return ("seen", seen[id(thing)])
+    seen[id(thing)] = len(seen)
+    if isinstance(thing, Tensor):
+        return _tensor(thing, seen)
+    if isinstance(thing, ExportedProgram):
+        return (str(thing.graph), snapshot(dict(thing.state_dict), seen), snapshot(thing.constants))
+    if isinstance(thing, torch.jit.ScriptModule):
+        modes = [getattr(module, "training", None) for module in thing.modules()]
+        state = {n: (t.tolist(), t.data_ptr()) for n, t in thing.state_dict().items()}
+        return (state, thing.code, str(thing.graph), modes)  # whose Python objects come and go
+    if isinstance(thing, dict):
+        return [(snapshot(k, seen), snapshot(v, seen)) for k, v in thing.items()]
+    if isinstance(thing, (list, tuple, set, frozenset)):
+        return [snapshot(item, seen) for item in thing]
+    if isinstance(thing, types.FunctionType):
+        cells = [snapshot(cell.cell_contents, seen) for cell in thing.__closure__ or ()]
+        return (id(thing), cells, snapshot(thing.__defaults__, seen))
+    if isinstance(thing, types.MethodType):
+        return (snapshot(thing.__func__, seen), snapshot(thing.__self__, seen))
+    if isinstance(thing, torch.fx.Graph):
+        return str(thing)
+    if isinstance(thing, (type, types.BuiltinFunctionType)):
+        return id(thing)
+    held = snapshot(vars(thing), seen) if hasattr(thing, "__dict__") else id(thing)
+    classes = [_class(kind) for kind in type(thing).mro()] if isinstance(thing, nn.Module) else ()
+    return (id(thing), classes, held)
+
+
+def _tensor(tensor: Tensor, seen: dict[int, int]) -> Any:
+    memory = tensor.untyped_storage()
+    return (
+        *(id(tensor), id(type(tensor)), tensor.dtype, tensor.shape, tensor.stride()),
+        *(tensor.storage_offset(), memory.data_ptr(), bytes(memory.tolist()), tensor.is_leaf),
+        *(tensor.requires_grad, tensor._version),
+        snapshot(tensor.grad if tensor.is_leaf else None, seen),
+        snapshot(tensor._backward_hooks, seen),
+    )
+
+
+def _class(kind: type) -> Any:
+    data = {name: value for name, value in vars(kind).items() if not name.startswith("__")}
+    plain = {n: v for n, v in data.items() if isinstance(v, (*LEAVES, list, dict, set))}
+    return (id(kind), [(name, id(value)) for name, value in data.items()], snapshot(plain))
+
+
+def process() -> Any:
+    """What belongs to the process."""
+    return (
+        *(random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()),
+        *(torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()),
+        *(torch.are_deterministic_algorithms_enabled(), list(warnings.filters)),
+        *(torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()),
+    )
+
+
+def plan(model: Any) -> object:
+    return sepify.plan(model, X)
+
+
+def convert_exactly(model: Any) -> object:
+    return sepify.convert(model, rank=None, example_inputs=X)
+
+
+def convert_by_svd(model: Any) -> object:
+    return sepify.convert(model, method="svd", example_inputs=X, calibration=IMAGES)
+
+
+def convert_on_data(model: Any) -> object:
+    refinement = sepify.Refinement(steps=2)
+    return sepify.convert(model, example_inputs=X, calibration=IMAGES, refine=refinement)
+
+
+def plan_to_budget(model: Any) -> object:
+    return sepify.plan(model, X, calibration=IMAGES, budget=sepify.Budget(macs=0.6))
+
+
+def distill(model: Any) -> object:
+    small = sepify.convert(model, method="svd", example_inputs=X)
+    losses = sepify.Losses()
+    return sepify.distill(
+        small,
+        teacher=model,
+        data=IMAGES,
+        epochs=1,
+        losses=losses,
+        loss=lambda given, wanted, _: (given - wanted).square().mean(),
+        training=sepify.Training(batch=16),
+    )
+
+
+def compile(model: Any) -> object:
+    pytest.importorskip("tvm")
+    return sepify.compile(model, X)
+
+
+def compare(model: Any) -> object:
+    small = sepify.convert(model, method="svd", example_inputs=X)
+    return sepify.compare(model, small, X, unlabelled=IMAGES, target=None, threads=())
+
+
+SMALL_WORK = (lambda model: capture(model, (X,)), plan, convert_exactly)
+ALL_WORK = (*SMALL_WORK, convert_by_svd, convert_on_data)
+
+
+def require_untouched(name: str, works: tuple[Callable[[Any], object], ...]) -> None:
+    """Run each of `works` on a specimen, which has to answer afterwards as its twin does."""
+    model, twin = build(name), build(name)
+    given = X.clone()
+    before, around = snapshot(model), process()
+    for work in works:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            work(model)
+        assert snapshot(model) == before
+        assert process() == around
+        assert torch.equal(given, X)
+    for _ in range(2):
+        torch.manual_seed(1)
+        found = answer(model)
+        torch.manual_seed(1)
+        assert all(map(torch.equal, found, answer(twin)))
+
+
+def answer(model: Any) -> tuple[Tensor, ...]:
+    run = model.module() if isinstance(model, ExportedProgram) else model
+    output = run(X.clone())
+    return output if isinstance(output, tuple) else (output,)
+
+
+class TestAnOriginalIsNeverChanged:
+    @pytest.mark.parametrize("name", SPECIMENS)
+    def test_by_capturing_planning_and_converting(self, name: str) -> None:
+        require_untouched(name, ALL_WORK)
+
+    @pytest.mark.parametrize("name", ["weight norm", "hooked", "half trained", "graph"])
+    def test_by_a_budget(self, name: str) -> None:
+        require_untouched(name, (plan_to_budget,))
+
+    @pytest.mark.parametrize("name", ["weight norm", "spectral norm, old", "half trained"])
+    def test_by_distilling(self, name: str) -> None:
+        pytest.importorskip("accelerate")
+        require_untouched(name, (distill,))
+
+    @pytest.mark.parametrize("name", ["stacked", "hooked", "pruned", "remembers", "traced"])
+    def test_by_comparing(self, name: str) -> None:
+        require_untouched(name, (compare,))
+
+    @pytest.mark.parametrize("name", ["weight norm", "weight norm, old", "half trained"])
+    def test_by_compiling(self, name: str) -> None:
+        require_untouched(name, (compile,))
+
+    @pytest.mark.parametrize(
+        "around",
+        [
+            torch.no_grad,
+            torch.inference_mode,
+            lambda: torch.autocast("cpu", torch.bfloat16),
+            lambda: torch.random.fork_rng(),
+        ],
+    )
+    def test_whatever_the_caller_has_switched_on(self, around: Callable[[], Any]) -> None:
+        model = build("weight norm")
+        before = snapshot(model)
+        with around(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = process()
+            plan(model)
+            convert_by_svd(model)
+            assert process() == state
+        assert snapshot(model) == before
