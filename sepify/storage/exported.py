@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import warnings
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,8 @@ import torch
 
 from sepify.errors import FileError, first_line
 from sepify.input_note import METADATA_NAME, InputNote, read_note
-from sepify.storage.faults import cause, require_file
+from sepify.storage.archives.contents import Contents, open_contents
+from sepify.storage.faults import read_bytes
 from sepify.storage.writing import atomic_path
 
 if TYPE_CHECKING:
@@ -32,30 +31,25 @@ def save_exported(program: ExportedProgram, path: Path | str, note: InputNote) -
 
 
 def load_exported(path: Path | str) -> ExportedProgram:
-    """Load a `.pt2` file of `torch.export.save` onto the CPU.
-
-    torch's own loader unpickles and evaluates parts of such a file. What it would do that to is
-    looked at first (`sepify.pt2_archive`), and a file that could run code is refused.
+    """Load a `.pt2` file of `torch.export.save` onto the CPU. The file may come from a stranger:
+    torch's own loader, which unpickles, imports and evaluates what it finds, is given an archive
+    written anew from what `sepify.storage.archives` has read and allowed.
 
     Raises FileError, in words for each: no such file, truncated, TorchScript or a pickle instead,
-    written by a torch whose schema this one does not read, pickled or native parts.
+    written by a torch whose schema this one does not read, pickled or native parts, operators,
+    names or sizes that are refused.
     """
-    from sepify.pt2_archive import require_exported  # torch.export takes a while to import
+    # torch.export takes a while to import; its public load() tries older layouts after this one
+    from torch.export.pt2_archive._package import load_pt2
+
+    from sepify.storage.archives.program import clean_program
 
     path = Path(path)
-    require_file(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            require_exported(path, archive)
-    except zipfile.BadZipFile as error:
-        raise FileError(f"{path} is truncated, or no .pt2 file (torch.export.save)") from error
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {cause(error)}") from error
+    clean = clean_program(_open(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # from memory: torch warns of a path that does not end in .pt2
-            return torch.export.load(io.BytesIO(path.read_bytes()))
+            return load_pt2(clean).exported_programs["model"]
     except Exception as error:  # whatever the deserialiser meets: keys, attributes, operators
         raise FileError(
             f"torch {torch.__version__} cannot load {path}: {first_line(error)}; "
@@ -65,13 +59,10 @@ def load_exported(path: Path | str) -> ExportedProgram:
 
 def noted_inputs(path: Path | str) -> InputNote | None:
     """What sepify noted of the inputs in a `.pt2` file; None in a file from elsewhere."""
-    path = Path(path)
-    require_file(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(f"/extra/{METADATA_NAME}"):
-                    return read_note(archive.read(name))
-    except zipfile.BadZipFile as error:
-        raise FileError(f"{path} is truncated, or no .pt2 file (torch.export.save)") from error
-    return None
+    contents = _open(Path(path))
+    name = f"extra/{METADATA_NAME}"
+    return read_note(contents.read(name)) if name in contents else None
+
+
+def _open(path: Path) -> Contents:
+    return open_contents(path, read_bytes(path), ".pt2 file (torch.export.save)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,14 @@ import torch
 
 from sepify.errors import FileError, first_line
 from sepify.input_note import METADATA_NAME, InputNote, Shape, read_note
-from sepify.storage.faults import cause, require_file
+from sepify.storage.archives.contents import Contents, open_contents
+from sepify.storage.archives.pickles import StoredTensor
+from sepify.storage.archives.saved import saved_value
+from sepify.storage.archives.script import clean_script, what_instead
+from sepify.storage.faults import read_bytes
 from sepify.storage.writing import atomic_path
+
+_NOTE = f"extra/{METADATA_NAME}"
 
 
 @dataclass(frozen=True)
@@ -53,55 +58,53 @@ def save_torchscript(
 
 
 def load_torchscript(path: Path | str) -> ModelFile:
-    """Load a TorchScript file onto the CPU.
+    """Load a TorchScript file onto the CPU. The file may come from a stranger: torch is given an
+    archive written anew from what `sepify.storage.archives` has read and allowed.
 
     Raises FileError, in words for each: no such file, a folder, truncated, a state_dict or another
-    torch.save file, an ExportedProgram, not a torch file at all.
+    torch.save file, an ExportedProgram, not a torch file at all; an operator, a class or a size
+    that is refused.
     """
     path = Path(path)
-    require_file(path)
-    _require_torchscript(path)
-    extra = {METADATA_NAME: ""}
+    contents = _script_contents(path)
+    note = contents.read(_NOTE) if _NOTE in contents else b""
+    clean = clean_script(contents)
+    size = contents.size_on_disk
+    del contents  # its memory
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
-    except (RuntimeError, ValueError) as error:
+            module = torch.jit.load(clean, map_location="cpu")
+    except Exception as error:  # whatever torch's reader meets
         raise FileError(f"{path} is damaged or truncated: {first_line(error)}") from error
-    return ModelFile(module, path, read_note(extra[METADATA_NAME]), path.stat().st_size)
+    return ModelFile(module, path, read_note(note), size)
 
 
-def _require_torchscript(path: Path) -> None:
-    """Tell apart, by the archive's table of contents alone, the files people mistake for it."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {cause(error)}") from error
-    if magic != b"PK\x03\x04":
-        if not magic:
-            raise FileError(f"{path} is empty")
+def _script_contents(path: Path) -> Contents:
+    """The table of contents of a TorchScript file, told apart from what people mistake for one."""
+    content = read_bytes(path)
+    if not content:
+        raise FileError(f"{path} is empty")
+    if content[:4] != b"PK\x03\x04":
         hint = "save one with torch.jit.save(torch.jit.trace(model, example), path)"
         raise FileError(f"{path} is not a TorchScript file; {hint}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [name.partition("/")[2] for name in archive.namelist()]
-    except zipfile.BadZipFile as error:
-        raise FileError(f"{path} is truncated: the end of the archive is missing") from error
-    if "constants.pkl" in entries:
-        return
-    if "data.pkl" in entries:
-        raise FileError(f"{path} {_describe_pickle(path)}")
-    raise FileError(f"{path} is a zip archive but not a TorchScript file")
+    contents = open_contents(path, content, "TorchScript file")
+    told = what_instead(contents)
+    if told and "data.pkl" in contents:
+        told = _describe_pickle(contents)
+    if told:
+        raise FileError(f"{path} {told}")
+    return contents
 
 
-def _describe_pickle(path: Path) -> str:
-    """What a torch.save file holds, read with weights_only so that nothing in it can run."""
+def _describe_pickle(contents: Contents) -> str:
+    """What a torch.save file holds; nothing in it runs."""
     advice = "TorchScript is needed: torch.jit.save(torch.jit.trace(model, example), path)"
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever the restricted unpickler refuses or cannot read
+        value = saved_value(contents)
+    except FileError:  # of a class that is not ours, or damaged
         return f"is a pickled Python object, which sepify does not open; {advice}"
     if isinstance(value, dict):
         return f"holds a state_dict or checkpoint ({len(value)} entries), not a model; {advice}"
-    return f"holds a {type(value).__name__}, not a model; {advice}"
+    kind = "Tensor" if isinstance(value, StoredTensor) else type(value).__name__
+    return f"holds a {kind}, not a model; {advice}"
