@@ -39,6 +39,7 @@ _LAYOUT = {"archive_format": b"pt2", "archive_version": b"0"}
 # kind of stored tensor -> how the records of it are called
 _PAYLOADS = {"weights": re.compile(r"weight_\d{1,9}"), "constants": re.compile(r"tensor_\d{1,9}")}
 _PATH = re.compile(r"[\w.\-]+")
+_DUNDER = re.compile(r"__i?(and|or|xor|lshift|rshift)__")
 _SIZE_OPERATORS = frozenset(
     {
         *("eq", "ne", "le", "ge", "lt", "gt", "neg", "pos", "mul", "add", "sub", "floordiv", "mod"),
@@ -233,7 +234,9 @@ def _is_operator(text: str) -> bool:
     if place == ["torch", "ops", "higher_order"]:
         return name in _REGIONS
     match = re.fullmatch(r"torch\.ops\.(\w+)\.(\w+)\.(\w+)", text)
-    if match is None or any(part.startswith("__") for part in match.groups()[1:]):
+    if match is None or match[3].startswith("__"):
+        return False
+    if match[2].startswith("__") and not _DUNDER.fullmatch(match[2]):  # of Python, not of torch
         return False
     return why_refused(match[1], match[2]) is None
 

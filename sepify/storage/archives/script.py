@@ -21,7 +21,8 @@ _DEBUG = re.compile(r"code/(\w+/)*\w+\.py\.debug_pkl")
 _RECORD = re.compile(r"(data|constants)/\w+")
 # what torch reads besides; everything else (traced inputs, the code of mobile interpreters, other
 # people's notes) is left out
-_WRITTEN = ("version", "byteorder", "data.pkl", "constants.pkl")
+_VERSIONS = ("version", ".data/version")  # in format 6 and newer
+_WRITTEN = (*_VERSIONS, "byteorder", "data.pkl", "constants.pkl")
 _CLASS = re.compile(r"__torch__(\.\w+)*")
 _LISTS = frozenset({"build_intlist", "build_tensorlist", "build_doublelist", "build_boollist"})
 
@@ -35,7 +36,8 @@ def clean_script(contents: Contents) -> io.BytesIO:
     path = contents.path
     if "byteorder" in contents and contents.read("byteorder") != b"little":
         raise FileError(f"{path} was saved on a big-endian machine, and is not read here")
-    if not re.fullmatch(rb"\d{1,4}\n?", contents.read("version") if "version" in contents else b""):
+    versions = [contents.read(name) for name in _VERSIONS if name in contents]
+    if len(versions) != 1 or not re.fullmatch(rb"\d{1,4}\n?", versions[0]):
         raise FileError(f"{path} is damaged: it does not say which version of TorchScript it is")
     if "data.pkl" not in contents:
         raise FileError(f"{path} is damaged: data.pkl is missing")
