@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sepify.errors import InputError, first_line
 from sepify.measuring.outputs import Inputs, as_inputs, evaluating, shapes_of
-from sepify.storage import save_torchscript
+from sepify.storage import save_state, save_torchscript
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def stored_size(model: nn.Module, x: Tensor | Inputs) -> tuple[int, str]:
                     else trace(model, inputs, check_trace=False)
                 )
             except Exception:  # tracing runs the user's code
-                torch.save(model.state_dict(), path)
+                save_state(model.state_dict(), path)
                 return path.stat().st_size, "state_dict file"
         save_torchscript(script, path)
         return path.stat().st_size, "TorchScript file"

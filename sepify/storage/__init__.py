@@ -6,6 +6,7 @@ them can run code of their own while being read. (A TorchScript *model*, once ca
 TorchScript operators, never Python.)
 """
 
+from sepify.storage.atomic import atomic_path
 from sepify.storage.exported import load_exported, noted_inputs, save_exported
 from sepify.storage.faults import open_file, reading, told, users_code, users_items
 from sepify.storage.reading import (
@@ -30,7 +31,6 @@ from sepify.storage.together import written_together
 from sepify.storage.torchscript import ModelFile, load_torchscript, save_torchscript
 from sepify.storage.writing import (
     append_line,
-    atomic_path,
     pack,
     require_writable,
     write_bytes,

@@ -12,7 +12,7 @@ from sepify.errors import FileError, first_line
 from sepify.input_note import METADATA_NAME, InputNote, read_note
 from sepify.storage.archives.contents import Contents, open_contents
 from sepify.storage.faults import read_bytes
-from sepify.storage.writing import atomic_path
+from sepify.storage.writing import torch_file
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -21,13 +21,9 @@ if TYPE_CHECKING:
 def save_exported(program: ExportedProgram, path: Path | str, note: InputNote) -> None:
     """Save a `.pt2` file with what its inputs are noted inside."""
     extra = {METADATA_NAME: note.to_json()}
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    with torch_file(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            with temporary.open("wb") as file:
-                torch.export.save(program, file, extra_files=extra)
-        except RuntimeError as error:  # torch's own writer reports a full disk as RuntimeError
-            raise FileError(f"cannot write {path}: {first_line(error)}") from error
+        torch.export.save(program, file, extra_files=extra)
 
 
 def load_exported(path: Path | str) -> ExportedProgram:

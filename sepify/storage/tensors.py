@@ -13,7 +13,7 @@ import torch
 from sepify.errors import FileError, first_line
 from sepify.input_note import METADATA_NAME, InputNote
 from sepify.storage.faults import cause, read_bytes, require_file
-from sepify.storage.writing import atomic_path, write_bytes
+from sepify.storage.writing import torch_file, write_bytes
 
 
 def save_weights(tensors: Mapping[str, torch.Tensor], path: Path | str, note: InputNote) -> None:
@@ -41,14 +41,8 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
 def save_state(state: Mapping[str, Any], path: Path | str) -> None:
     """Save tensors, numbers, strings, and lists and dicts of them with torch.save, whole or not at
     all. Raises FileError."""
-    with atomic_path(path) as temporary:
-        try:
-            with temporary.open("wb") as file:
-                torch.save(dict(state), file)
-        except RuntimeError as error:  # torch's own writer reports a full disk as RuntimeError
-            raise FileError(
-                f"cannot write {path}: {first_line(error)}; nothing was changed"
-            ) from error
+    with torch_file(path) as file:
+        torch.save(dict(state), file)
 
 
 def read_state(path: Path | str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sepify.storage.archives.pickles import StoredTensor
 from sepify.storage.archives.saved import saved_value
 from sepify.storage.archives.script import clean_script, what_instead
 from sepify.storage.faults import read_bytes
-from sepify.storage.writing import atomic_path
+from sepify.storage.writing import torch_file
 
 _NOTE = f"extra/{METADATA_NAME}"
 
@@ -49,12 +49,9 @@ def save_torchscript(
         dtypes = tuple(input_dtypes or ["float32"] * len(input_shapes))
         note = InputNote(tuple(tuple(shape) for shape in input_shapes), dtypes)
         extra[METADATA_NAME] = note.to_json()
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    with torch_file(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            torch.jit.save(module, str(temporary), _extra_files=extra)
-        except RuntimeError as error:  # torch's own writer reports a full disk as RuntimeError
-            raise FileError(f"cannot write {path}: {first_line(error)}") from error
+        torch.jit.save(module, file, _extra_files=extra)
 
 
 def load_torchscript(path: Path | str) -> ModelFile:

@@ -1,53 +1,78 @@
-"""Writes that are whole or absent."""
+"""Text, bytes, JSON and what torch writes, each whole or absent; lines that are appended."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from sepify.errors import FileError
+from sepify.errors import FileError, first_line
+from sepify.storage.atomic import atomic_path, scratch_folder
 from sepify.storage.faults import cause
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class _TorchFile(io.BufferedIOBase):
+    """A file for torch's writers in C++, which end the process where a write raises: the first
+    fault is kept for later, and what comes after it is dropped."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.fault: OSError | None = None
+
+    def write(self, content: Buffer) -> int:
+        self._try(lambda: self._file.write(content))
+        return memoryview(content).nbytes
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._try(lambda: self._file.seek(offset, whence))
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def _try(self, step: Callable[[], int]) -> int:
+        if self.fault is None:
+            try:
+                return step()
+            except OSError as error:
+                self.fault = error
+        return 0
 
 
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path`, a file or a folder; moved over `path` if the block succeeds,
-    removed if it fails. An old file is replaced in one step; an old folder is swapped out.
-
-    Raises FileError if the place cannot be written or the disk is full.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {cause(error)}; choose another place") from error
-    temporary = scratch / path.name
-    try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            path.rename(scratch / "old")
-        temporary.replace(path)
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {cause(error)}; nothing was changed") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def torch_file(path: Path | str) -> Iterator[BinaryIO]:
+    """A file to hand to torch.save and the like, whole or absent. Raises FileError, where torch
+    itself would abort the process on a full disk."""
+    with atomic_path(path) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                wrapped = _TorchFile(file)
+                yield cast("BinaryIO", wrapped)
+                if wrapped.fault is not None:
+                    raise wrapped.fault
+        except RuntimeError as error:  # what torch finds wrong with what it should write
+            raise FileError(
+                f"cannot write {path}: {first_line(error)}; nothing was changed"
+            ) from error
 
 
 def require_writable(folder: Path | str) -> None:
-    """Raise FileError now if `folder` could not be written to at the end of long work. The probe
-    has a name of its own: several processes may ask about one folder at once."""
+    """Raise FileError now if `folder` could not be written to at the end of long work. Several
+    processes may ask about one folder at once."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".sepify-write-test-", dir=folder):
+        with scratch_folder(folder):
             pass
     except OSError as error:
         raise FileError(

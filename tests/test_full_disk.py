@@ -1,0 +1,85 @@
+"""A disk that fills up while something is written: a sentence, the old file, and nothing else.
+
+The limit on a file's size plays the disk. A process of its own, as a writer in C++ might abort it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+LIMITED = """
+import resource, sys, warnings
+from pathlib import Path
+
+import torch
+
+from sepify.errors import FileError
+
+warnings.simplefilter("ignore")
+place = Path(sys.argv[1])
+
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def attempt(name, write):
+    path = place / name
+    write(path)
+    whole = path.read_bytes()
+    for size in (0, 1, 500, 5_000, len(whole) // 2, len(whole) - 1):
+        limit(size)
+        try:
+            write(path)
+        except FileError as error:
+            assert f"cannot write {path}: file too large" in str(error), error
+            assert "\\n" not in str(error)
+        else:
+            raise AssertionError(f"{name}: {size} bytes were enough")
+        finally:
+            limit(resource.RLIM_INFINITY)
+        assert sorted(place.iterdir()) == [path], sorted(place.iterdir())
+        assert path.read_bytes() == whole
+    print("ok", name)
+    path.unlink()
+"""
+
+WRITERS = """
+from sepify.input_note import note_inputs
+from sepify.storage import (
+    save_exported, save_state, save_torchscript, save_weights, write_bytes, write_json
+)
+
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 16, 3)).eval()
+x = torch.zeros(2, 3, 9, 9)
+script, program = torch.jit.script(model), torch.export.export(model, (x,))
+state = model.state_dict()
+for name, write in {
+    "model.pt": lambda path: save_torchscript(script, path, [(1, 3, 9, 9)]),
+    "model.pt2": lambda path: save_exported(program, path, note_inputs((x,))),
+    "model.safetensors": lambda path: save_weights(state, path, note_inputs((x,))),
+    "checkpoint": lambda path: save_state(state, path),
+    "model.onnx": lambda path: write_bytes(path, bytes(20_000)),
+    "plan.json": lambda path: write_json(path, ["x"] * 9_000),
+}.items():
+    attempt(name, write)
+"""
+
+
+def run(program: str, place: Path) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED + program, str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.split()[1::2]
+
+
+def test_every_kind_of_file(tmp_path: Path) -> None:
+    written = run(WRITERS, tmp_path)
+    assert len(written) == 6
+    assert {"model.pt", "model.pt2"} <= set(written)
