@@ -17,7 +17,7 @@ from sepify.storage import save_torchscript, write_json, write_text, written_tog
 def state(folder: Path) -> dict[str, bytes | None]:
     """Everything below a folder: contents of files, None for folders."""
     return {
-        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
     }
 
@@ -51,6 +51,20 @@ def test_a_folder_may_be_among_them(old):
         write_text(stage(old / "a.json"), "new")
     expected = {"a.json": b"new", "b.json": b"old", "bundle": None, "bundle/net.so": b"code"}
     assert state(old) == expected
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_is_put_back(old):
+    (old / "link").symlink_to("a.json")
+    (old / "nowhere").symlink_to("new.json")
+    (old / "c.json").mkdir()
+    (old / "c.json" / "full").touch()
+    before = state(old)
+    with pytest.raises(FileError, match=r"c\.json"), written_together() as stage:
+        for name in ("link", "nowhere", "c.json"):
+            write_text(stage(old / name), "new")
+    assert (old / "link").is_symlink()
+    assert (old / "nowhere").is_symlink()
+    assert state(old) == before
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("no"), KeyboardInterrupt(), SystemExit(3)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from sepify.errors import FileError
+from sepify.storage.atomic import atomic_path, scratch_folder
 from sepify.storage.faults import cause
-from sepify.storage.writing import atomic_path
 
 Stage = Callable[[Path | str], Path]
 
@@ -33,6 +32,8 @@ def written_together() -> Iterator[Stage]:
 
         def stage(path: Path | str) -> Path:
             path = Path(path)
+            if path.is_symlink():
+                path = Path(os.path.realpath(path))  # the link stays, as with `atomic_path`
             if path not in staged:
                 mover = discarded.enter_context(ExitStack())
                 staged[path] = (mover.enter_context(atomic_path(path)), mover)
@@ -78,23 +79,16 @@ def _second_name(path: Path) -> Iterator[Path | None]:
     if path.is_dir() or not os.path.lexists(path):
         yield None
         return
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:32]}.", dir=path.parent))
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {cause(error)}; nothing was changed") from error
-    try:
-        backup = folder / "old"
+    with ExitStack() as removed:
         try:
-            os.link(path, backup, follow_symlinks=False)
-        except OSError:
+            backup = removed.enter_context(scratch_folder(path.parent)) / "old"
             try:
+                os.link(path, backup, follow_symlinks=False)
+            except OSError:
                 shutil.copy2(path, backup, follow_symlinks=False)
-            except OSError as error:
-                why = cause(error)
-                raise FileError(f"cannot write {path}: {why}; nothing was changed") from error
+        except OSError as error:
+            raise FileError(f"cannot write {path}: {cause(error)}; nothing was changed") from error
         yield backup
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
