@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import Block
 from sepify.calibration.gathering import SplitMomentSums
-from sepify.calibration.lockstep import Feed, Values, solve_in_step
+from sepify.calibration.lockstep import Edges, Feed, solve_in_step
 from sepify.calibration.refine import Refinement, refine_block
 from sepify.factorize.factors import Factors, Order
 from sepify.factorize.least_squares import solve_least_squares
@@ -89,16 +89,11 @@ def refine_solved(
     def known(name: str, _conv: nn.Conv2d, _for_each_batch: Callable[[Feed], None]) -> Factors:
         return solved[name]
 
-    def refine(
-        block: Block,
-        entered: Sequence[Values],
-        wanted: Sequence[Values],
-        inside: dict[str, Factors],
-    ) -> dict[str, Factors]:
+    def refine(block: Block, edges: Edges, inside: dict[str, Factors]) -> dict[str, Factors]:
         def tell(step: int, steps: int) -> None:
             progress(f"refining from {block.names[0]}, step {step} of {steps}", 0, len(solved))
 
-        return refine_block(network, block, entered, wanted, inside, refinement, tell).factors
+        return refine_block(network, block, edges, inside, refinement, tell).factors
 
     return solve_in_step(network, list(solved), batches, known, refine)
 

@@ -62,8 +62,11 @@ def computing_nodes(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op not in ("placeholder", "output")]
 
 
-def find_blocks(graph_module: fx.GraphModule, names: Collection[str]) -> tuple[Block, ...]:
+def find_blocks(
+    graph_module: fx.GraphModule, names: Collection[str], plain: Collection[fx.Node] = ()
+) -> tuple[Block, ...]:
     """Blocks in execution order, from the inputs to the last that holds a convolution in `names`.
+    The values of the nodes in `plain` are no tensors, such as sizes: they may live across any cut.
 
     A part begins at the last cut before a separated convolution, a cut being a place where a single
     value is live: a residual block, or a convolution with its BatchNorm and activation. Where no
@@ -73,7 +76,7 @@ def find_blocks(graph_module: fx.GraphModule, names: Collection[str]) -> tuple[B
     to compare, and refinement would learn those few numbers by heart.
     """
     nodes = computing_nodes(graph_module.graph)
-    live = _live_counts(graph_module, nodes)
+    live = _live_counts(graph_module, nodes, plain)
     first_calls = _first_calls(nodes, names)
     packed = _packed(_starts(nodes, live, sorted(first_calls)), sorted(first_calls))
     last = _own_end(graph_module, nodes, live, max(first_calls, default=0))
@@ -161,12 +164,15 @@ def _block(
     return Block(tuple(entries), (*stored, *nodes), tuple(exits), names, start, stop, parts)
 
 
-def _live_counts(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> list[int]:
-    """After each of `nodes`: how many values are live. Stored tensors (get_attr) do not count."""
+def _live_counts(
+    graph_module: fx.GraphModule, nodes: Sequence[fx.Node], plain: Collection[fx.Node]
+) -> list[int]:
+    """After each of `nodes`: how many values are live. Stored tensors (get_attr) do not count, nor
+    do values that are no tensors."""
     position = {node: index for index, node in enumerate(graph_module.graph.nodes)}
     changes = [0] * (len(position) + 1)
     for node in position:
-        if node.op in ("get_attr", "output"):
+        if node.op in ("get_attr", "output") or node in plain:
             continue
         last = max((position[user] for user in node.users), default=position[node])
         changes[position[node]] += 1

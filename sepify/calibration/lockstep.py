@@ -9,6 +9,7 @@ converted one's twice where blocks are refined), and a value is dropped once its
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,21 +17,28 @@ from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch
 from sepify.calibration.blocks import Block, computing_nodes, find_blocks
+from sepify.calibration.following import Following, Values, follow
 from sepify.factorize.factors import Factors, run_factors_fast
 from sepify.passes.graph import called_module
 from sepify.storage import is_on_disk, on_disk
-
-Values = dict[fx.Node, Any]
 
 UNUSED = 10**9  # last use of a value that nobody reads: a solver may yet ask for it
 # feed(inputs in the converted network, outputs of the original), both (B, ...)
 Feed = Callable[[Tensor, Tensor], None]
 # solver(name, conv, for_each_batch): calls for_each_batch(feed), and answers with factors
 Solver = Callable[[str, nn.Conv2d, Callable[[Feed], None]], Factors]
-# refiner(block, entries in the converted network, exits of the original, factors in the block)
-Refiner = Callable[
-    [Block, Sequence[Values], Sequence[Values], dict[str, Factors]], dict[str, Factors]
-]
+# refiner(block, what it is refined on, factors in the block)
+Refiner = Callable[[Block, "Edges", dict[str, Factors]], dict[str, Factors]]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The values at a block's entries in the converted network and at its exits in the original, a
+    batch each, and how they follow the images."""
+
+    entered: Sequence[Values]
+    wanted: Sequence[Values]
+    following: Following
 
 
 @torch.no_grad()
@@ -53,7 +61,11 @@ def solve_in_step(
     wanted = _Paused(walk, [_given(original, batch) for batch in batches])  # in the original
     actual = wanted  # in the converted network; one and the same until something is separated
     solved: dict[str, Factors] = {}
-    for block in find_blocks(original, names):
+    following = None
+    blocks = find_blocks(original, names)
+    if refiner is not None:
+        blocks, following = follow(original, batches, names)
+    for block in blocks:
         inside: dict[str, Factors] = {}
         entered: _Paused | None = None
         for name in block.names:
@@ -70,11 +82,11 @@ def solve_in_step(
             assert isinstance(conv, nn.Conv2d)
             inside[name] = solver(name, conv, _feeding(walk.nodes[at], wanted, actual))
             solved[name] = inside[name]
-        if refiner is not None and entered is not None:
+        if refiner is not None and following is not None and entered is not None:
             wanted.advance(block.stop, {})
             exits = [_only(block.exits, values) for values in wanted.values]
             entries = [_only(block.entries, values) for values in entered.values]
-            solved.update(refiner(block, entries, exits, inside))
+            solved.update(refiner(block, Edges(entries, exits, following), inside))
             actual = entered
     return solved
 

@@ -10,19 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from sepify.calibration.blocks import Block
-from sepify.calibration.lockstep import Values, run_block
+from sepify.calibration.following import Images
+from sepify.calibration.lockstep import Edges, run_block
+from sepify.errors import first_line
 from sepify.factorize.coordinates import Coordinates, whiten
 from sepify.factorize.factors import Factors
 from sepify.passes.graph import called_module
 
 Tell = Callable[[int, int], None]  # steps done, steps in all
-LossOf = Callable[[Tensor, dict[str, Factors]], Tensor]
 
 TELL_EVERY = 10  # steps
 SEEN = 64  # images whose values in the block tell the directions apart
@@ -45,102 +46,94 @@ class Refinement:
 @dataclass(frozen=True)
 class Refined:
     """Refined factors, and the relative squared error of the block's output on held-out images:
-    E|given - wanted|^2 over the variance of the wanted output."""
+    E|given - wanted|^2 over the variance of the wanted output. Where the block was left as it is,
+    `told` says why, and there is no error."""
 
     factors: dict[str, Factors]
-    heldout_error: float
+    heldout_error: float | None
+    told: str | None = None
 
 
 def refine_block(
     original: fx.GraphModule,
     block: Block,
-    entered: Sequence[Values],
-    wanted: Sequence[Values],
+    edges: Edges,
     factors: dict[str, Factors],
     options: Refinement,
     tell: Tell,
 ) -> Refined:
-    """Factors that bring the exits of `block` nearer to `wanted`, or those given if the held-out
-    images say that it did not. `entered` holds the values at the block's entries in the converted
-    network, `wanted` those at its exits in the original, a batch each.
+    """Factors that bring the exits of `block` nearer to those of the original, or those given if
+    the held-out images say that it did not.
 
-    Blocks whose boundary values are not all tensors of one row an image are left as they are
-    (sizes that a graph computes from its batch would not fit a mini-batch); error NaN then.
+    A block is left as it is where a value that enters it cannot be told for a few of the images, or
+    where no gradient leads from its outputs to its factors.
     """
-    interpreter = fx.Interpreter(original)
-    inputs = _Images.gather(entered, block.entries)
-    exits = [node for node in block.exits if node in wanted[0]]
-    outputs = _Images.gather(wanted, exits)
-    if inputs is None or outputs is None or inputs.count != outputs.count:
-        return Refined(factors, float("nan"))
-    judged = torch.arange(inputs.count) % HELDOUT == HELDOUT - 1
-    power = outputs.power()
 
-    def loss_of(chosen: Tensor, trial: dict[str, Factors]) -> Tensor:
-        given = run_block(interpreter, block, inputs.pick(chosen), trial)
-        right = outputs.pick(chosen)
-        errors = [(given[n] - right[n]).square().sum() / (len(chosen) * power[n]) for n in exits]
-        return torch.stack(errors).mean()
+    def left(why: str) -> Refined:
+        return Refined(factors, None, f"not refined, {why}")
+
+    if edges.following.failed is not None:
+        return left(edges.following.failed)
+    inputs = Images(edges.following, edges.entered, block.entries)
+    if inputs.unfollowed:
+        return left(next(iter(inputs.unfollowed.values())))
+    outputs = Images(edges.following, edges.wanted, block.exits)
+    variances = outputs.maps()
+    if not variances:
+        mixed = next(iter(outputs.unfollowed.values()), None)
+        return left(mixed or "its block puts out whole numbers alone")
+    judge = _Judge(fx.Interpreter(original), block, inputs, outputs, variances)
+    try:
+        return _refined(judge, factors, options, tell)
+    except RuntimeError as error:  # an operation of the block has no derivative, say
+        return left(
+            f"its block cannot be run backwards on a few of the images: {first_line(error)}"
+        )
+
+
+def _refined(
+    judge: _Judge, factors: dict[str, Factors], options: Refinement, tell: Tell
+) -> Refined:
+    block, inputs = judge.block, judge.inputs
+    judged = torch.arange(len(inputs)) % HELDOUT == HELDOUT - 1
 
     def heldout_error(trial: dict[str, Factors]) -> float:
-        parts = judged.nonzero().flatten().split(JUDGED_AT_ONCE)
-        total = sum(float(loss_of(part, trial)) * len(part) for part in parts)
+        parts = inputs.parts(judged.nonzero().flatten(), JUDGED_AT_ONCE)
+        total = sum(float(judge.loss(part, trial)) * len(part) for part in parts)
         return total / int(judged.sum())
 
     taught = (~judged).nonzero().flatten()
-    seen = taught[:: -(-len(taught) // SEEN)].split(options.batch)
-    coordinates = _whitened(interpreter, block, [inputs.pick(part) for part in seen], factors)
+    seen = inputs.alike(taught[:: -(-len(taught) // SEEN)], SEEN)
+    met = [inputs.pick(part) for part in seen.split(options.batch)]
+    coordinates = _whitened(judge.interpreter, block, met, factors)
     with torch.enable_grad():
         steps = options.steps * max(block.parts, math.ceil(len(coordinates) / 2))
-        refined = _descend(coordinates, taught, loss_of, steps, options, tell)
+        refined = _descend(coordinates, taught, judge, steps, options, tell)
     before, after = heldout_error(factors), heldout_error(refined)
+    if not math.isfinite(before):
+        return Refined(factors, None, "not refined, its block's outputs overflow")
     return Refined(refined, after) if after < before else Refined(factors, before)
 
 
 @dataclass(frozen=True)
-class _Images:
-    """Values a batch each, to be picked from by the number of the image."""
+class _Judge:
+    """Runs a block on picked images and compares."""
 
-    batches: Sequence[Mapping[fx.Node, Tensor]]
-    where: tuple[tuple[int, int], ...]  # of each image: its batch, its row
+    interpreter: fx.Interpreter
+    block: Block
+    inputs: Images
+    outputs: Images
+    variances: dict[tuple[fx.Node, int], float]  # of the maps that are compared
 
-    @property
-    def count(self) -> int:
-        return len(self.where)
-
-    @staticmethod
-    def gather(batches: Sequence[Values], nodes: Sequence[fx.Node]) -> _Images | None:
-        """None unless every value is a floating-point tensor with a row for each image."""
-        where: list[tuple[int, int]] = []
-        for number, values in enumerate(batches):
-            rows = {_rows(values[node]) for node in nodes}
-            if len(rows) != 1 or None in rows:
-                return None
-            where += [(number, row) for row in range(rows.pop() or 0)]
-        return _Images([{n: values[n] for n in nodes} for values in batches], tuple(where))
-
-    def pick(self, chosen: Tensor) -> dict[fx.Node, Tensor]:
-        places = [self.where[i] for i in chosen.tolist()]
-        return {
-            node: torch.stack([self.batches[number][node][row] for number, row in places])
-            for node in self.batches[0]
-        }
-
-    def power(self) -> dict[fx.Node, float]:
-        """The variance of each value around its mean over the images, summed over its elements."""
-        result = {}
-        for node in self.batches[0]:
-            parts = [values[node] for values in self.batches]
-            mean = sum(part.sum(0) for part in parts) / self.count
-            total = sum(float((part - mean).square().sum()) for part in parts)
-            result[node] = max(total / self.count, 1e-12)
-        return result
-
-
-def _rows(value: Any) -> int | None:
-    if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0:
-        return len(value)
-    return None
+    def loss(self, chosen: Tensor, trial: dict[str, Factors]) -> Tensor:
+        """The mean over the maps of their squared error, relative to their variance."""
+        given = run_block(self.interpreter, self.block, self.inputs.pick(chosen), trial)
+        right = self.outputs.pick(chosen)
+        errors = []
+        for (node, at), variance in self.variances.items():
+            wrong = tree_leaves(given[node])[at] - tree_leaves(right[node])[at]
+            errors.append((wrong / math.sqrt(variance)).square().mean())
+        return torch.stack(errors).mean()
 
 
 def _whitened(
@@ -170,7 +163,7 @@ def _whitened(
 def _descend(
     coordinates: dict[str, Coordinates],
     taught: Tensor,
-    loss_of: LossOf,
+    judge: _Judge,
     steps: int,
     options: Refinement,
     tell: Tell,
@@ -188,7 +181,8 @@ def _descend(
         if step % TELL_EVERY == 0:
             tell(step, steps)
         order = torch.randperm(len(taught), generator=generator)
-        loss = loss_of(taught[order[: options.batch]], factors())
+        chosen = judge.inputs.alike(taught[order], options.batch)
+        loss = judge.loss(chosen, factors())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

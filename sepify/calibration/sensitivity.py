@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import computing_nodes
-from sepify.calibration.lockstep import Values, run_node
+from sepify.calibration.following import Values
+from sepify.calibration.lockstep import run_node
 from sepify.errors import ConversionError, first_line
 from sepify.factorize.factors import Factors
 from sepify.factorize.statistics import extract_patches

@@ -12,7 +12,7 @@ from sepify.calibration.activate import activate, activate_blindly, fit_pointwis
 from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import Block
 from sepify.calibration.gathering import HELDOUT, MEMORY, gather
-from sepify.calibration.lockstep import Feed, Values, solve_in_step
+from sepify.calibration.lockstep import Edges, Feed, solve_in_step
 from sepify.calibration.refine import Refinement, refine_block
 from sepify.errors import CalibrationWarning, InputError
 from sepify.factorize.factors import Factors
@@ -41,7 +41,7 @@ def solve_on_data(
     `original` is not changed. `memory` bounds, in bytes, what is kept between layers (beyond it,
     values go to a temporary file) and the statistics of one layer (beyond it, the layer is solved
     on its maps). Raises InputError if there are fewer than 16 images; warns (CalibrationWarning)
-    of layers with far fewer positions than unknowns.
+    of layers with far fewer positions than unknowns, and of those that could not be refined.
     """
     images = image_count(batches)
     if images < 2 * HELDOUT:
@@ -61,8 +61,11 @@ def solve_on_data(
             conv = original.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)
             factors[name] = _from_weights(conv, plan[name], plan.ceiling)
-            work.remarks[name] = f"inside '{leaf}', so solved from its weights alone"
+            work.remark(name, f"inside '{leaf}', so solved from its weights alone")
     work.tell("solved", len(reached))
+    for why in dict.fromkeys(work.unrefined.values()):
+        names = ", ".join(name for name, told in work.unrefined.items() if told == why)
+        warnings.warn(f"{names}: {why}", CalibrationWarning, stacklevel=3)
     if work.starved:
         warnings.warn(
             f"few positions for the elements of a patch in {', '.join(work.starved)}: solved with "
@@ -86,6 +89,7 @@ class _Work:
     solutions: dict[str, Solution] = field(default_factory=dict)
     block_errors: dict[str, float] = field(default_factory=dict)
     remarks: dict[str, str] = field(default_factory=dict)  # for the plan's reasons
+    unrefined: dict[str, str] = field(default_factory=dict)  # and why
     starved: list[str] = field(default_factory=list)  # layers with few positions, in words
     tied: dict[int, Factors] = field(default_factory=dict)  # by weight: sharers go on sharing
 
@@ -108,28 +112,31 @@ class _Work:
         self.tied[id(conv.weight)] = solution.factors
         self.solutions[name] = solution
         if seen.told:
-            self.remarks[name] = seen.told
+            self.remark(name, seen.told)
         unknowns = conv.weight[0].numel()
         if seen.positions < FEW * unknowns:
             self.starved.append(f"{name} ({seen.positions:,} for {unknowns:,})")
         return solution.factors
 
-    def refine(
-        self,
-        block: Block,
-        entered: Sequence[Values],
-        wanted: Sequence[Values],
-        inside: dict[str, Factors],
-    ) -> dict[str, Factors]:
+    def refine(self, block: Block, edges: Edges, inside: dict[str, Factors]) -> dict[str, Factors]:
         """The factors of one block, improved together."""
         first = block.names[0]
 
         def tell(step: int, steps: int) -> None:
             self.tell(f"refining from {first}, step {step} of {steps}", len(self.solutions))
 
-        refined = refine_block(self.network, block, entered, wanted, inside, self.refinement, tell)
-        self.block_errors.update(dict.fromkeys(block.names, refined.heldout_error))
+        refined = refine_block(self.network, block, edges, inside, self.refinement, tell)
+        for name in block.names:
+            if refined.heldout_error is not None:
+                self.block_errors[name] = refined.heldout_error
+            if refined.told is not None:
+                self.unrefined[name] = refined.told
+                self.remark(name, refined.told)
         return refined.factors
+
+    def remark(self, name: str, what: str) -> None:
+        """Note something for the reason of a layer in the plan."""
+        self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), what)))
 
     def tell(self, what: str, done: int) -> None:
         """Report progress, if anybody listens."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from sepify.measuring.cost import LayerCost, ModelCost
 from sepify.measuring.report.model import LayerRow, RankPoint
@@ -81,15 +80,7 @@ def pair_layers(
 
 def plan_document(plan: Plan | None) -> dict[str, Any] | None:
     """The plan as plan.json holds it, for a report."""
-    return None if plan is None else cast("dict[str, Any]", _without_nan(plan_to_dict(plan)))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return _finite(value) if isinstance(value, float) else value
+    return None if plan is None else plan_to_dict(plan)
 
 
 def _claim(name: str, unclaimed: dict[str, LayerCost]) -> list[LayerCost]:
@@ -112,13 +103,8 @@ def _row(before: LayerCost, after: Iterable[LayerCost], decision: Decision | Non
         macs_after=sum(layer.macs for layer in after),
         params_before=before.params,
         params_after=sum(layer.params for layer in after),
-        error=_finite(decision.error) if decision else None,
-        heldout_error=_finite(decision.heldout_error) if decision else None,
-        seconds_before=_finite(decision.before.seconds) if decision else None,
-        seconds_after=_finite(decision.after.seconds) if decision else None,
+        error=decision.error if decision else None,
+        heldout_error=decision.heldout_error if decision else None,
+        seconds_before=decision.before.seconds if decision else None,
+        seconds_after=decision.after.seconds if decision else None,
     )
-
-
-def _finite(value: float | None) -> float | None:
-    """A plan edited by hand may hold anything; a report never holds NaN."""
-    return float(value) if value is not None and math.isfinite(value) else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,6 +33,9 @@ class Cost:
     moved: int | None = None
     seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        _require_numbers("a cost", vars(self))
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -43,6 +47,8 @@ class Decision:
     refined, that of the output of the block around it, refined. All None for a layer that is kept.
     `damage` is what planning expects the decision to add to the loss of the network's outputs.
     `line` is where the decision stands in the file that it was read from.
+
+    Raises PlanError where an error or the damage is not a finite number.
     """
 
     name: str
@@ -71,6 +77,8 @@ class Decision:
                 f"plan entry '{self.name}': order and rank belong to action 'separate' and to "
                 f"no other (action {self.action!r}, order {self.order!r}, rank {self.rank!r})"
             )
+        notes = ("error", "heldout_error", "block_error", "damage")
+        _require_numbers(f"plan entry '{self.name}'", {name: vars(self)[name] for name in notes})
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,11 @@ class Outlook:
     gap: float
     rounds: int
     verified: str | None = None
+
+    def __post_init__(self) -> None:
+        words = ("budget", "loss", "verified")
+        numbers = {name: value for name, value in vars(self).items() if name not in words}
+        _require_numbers("a plan's outlook", numbers)
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,14 @@ class Plan:
     def kept(self) -> tuple[Decision, ...]:
         """The decisions that leave a convolution as it is."""
         return tuple(d for d in self.decisions if d.action == "keep")
+
+
+def _require_numbers(where: str, values: Mapping[str, object]) -> None:
+    """Raise PlanError for a value that is neither None nor a finite number."""
+    for name, value in values.items():
+        finite = math.isfinite(value) if isinstance(value, float) else type(value) is int
+        if value is not None and not finite:
+            raise PlanError(f"{where}: {name} is {value!r}, not a finite number")
 
 
 def shape_words(style: Style, width: float, resolution: tuple[int, int] | None) -> str:

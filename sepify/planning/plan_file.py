@@ -26,7 +26,8 @@ KEYS = ("name", "action", "order", "rank", "reason", "kernel", *NOTES)
 
 
 def save_plan(plan: Plan, path: Path | str) -> None:
-    """Write `plan` as JSON, whole or not at all."""
+    """Write `plan` as JSON, whole or not at all. A plan holds no NaN and no infinity: it refuses
+    them when it is made. Raises FileError."""
     write_json(path, plan_to_dict(plan))
 
 
@@ -143,7 +144,7 @@ class _Reader:
         self.known(value, tuple(field.name for field in fields(Outlook)), ("outlook",))
         try:
             return Outlook(**value)
-        except TypeError as error:
+        except (TypeError, PlanError) as error:
             self.fail(("outlook",), f'"outlook" cannot be read ({error}); leave it out')
 
     def decision(self, entry: Any, place: Place) -> Decision:

@@ -1,6 +1,7 @@
 """What a person may do to a plan file, and on which line the error says it went wrong."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from nets import Plain, images, seeded
 from torch import fx
 
 import sepify
-from sepify.errors import PlanError
+from sepify.errors import PlanError, SepifyError
 from sepify.planning import load_plan, plan_uniform, save_plan
 from sepify.planning.json_lines import read_with_lines
 from sepify.planning.plan import Cost, Outlook
@@ -142,3 +143,31 @@ def test_a_difference_in_style_and_size_is_told(path):
     diff = diff_plans(plan, other)
     assert diff.shapes == ("style linear", "style mobilenet, width 0.75, images of 160x160")
     assert "style linear -> style mobilenet, width 0.75" in str(diff.render().renderables[0])
+
+
+NOT_NUMBERS = [float("nan"), float("inf"), -float("inf"), "0.1", True, [0.1]]
+
+
+@pytest.mark.parametrize("value", NOT_NUMBERS)
+def test_no_plan_holds_what_is_no_finite_number(path, value):
+    plan = load_plan(path)
+    for name in ("error", "heldout_error", "block_error", "damage"):
+        with pytest.raises(PlanError, match=f"plan entry 'conv1': {name} is .*, not a finite"):
+            replace(plan["conv1"], **{name: value})
+    with pytest.raises(PlanError, match="a cost: seconds is"):
+        Cost(1, 1, 1, value)
+    with pytest.raises(PlanError, match="outlook: measured is"):
+        replace(OUTLOOK, measured=value)
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", '"0.1"'])
+def test_a_plan_file_with_what_is_no_finite_number_is_refused_with_the_line(path, text):
+    for key in ("block_error", "damage"):
+        document = json.loads(path.read_text())
+        document["convolutions"][1][key] = 0.125
+        path.write_text(json.dumps(document, indent=2))
+        line = change(path, "0.125", text)
+        with pytest.raises(SepifyError, match=r"plan\.json") as caught:
+            load_plan(path)
+        assert re.search(rf"line \d+: .*'conv2': {key} is|line {line}, ", str(caught.value))
+        path.write_text(json.dumps(document, indent=2))
