@@ -12,10 +12,11 @@ from sepify.errors import UntrainedWarning, UsageError
 from sepify.evidence import DataRequest, gather_data, origin_of
 from sepify.factorize.factors import Order
 from sepify.forms import require_form, save_model
+from sepify.input_note import InputRequest
 from sepify.lessons import Lesson, describe, prepare, save_history
 from sepify.measuring import compare
 from sepify.measuring.board import require_board
-from sepify.models import InputRequest, LoadedModel, load_model
+from sepify.models import LoadedModel, load_model
 from sepify.multipliers import inputs_for
 from sepify.passes.thin_channels import NOT_THINNED
 from sepify.planning.budget import read_budget

@@ -9,9 +9,9 @@ from sepify.capture import capture
 from sepify.convert import Conversion
 from sepify.forms import require_form, save_model
 from sepify.images import read_preparation
-from sepify.input_note import note_inputs
+from sepify.input_note import InputRequest, note_inputs
 from sepify.lessons import Lesson, describe, prepare, save_history
-from sepify.models import InputRequest, load_model
+from sepify.models import load_model
 from sepify.multipliers import inputs_for
 from sepify.planning.plan_file import load_plan, save_plan
 from sepify.processes import is_main_process

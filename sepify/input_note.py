@@ -39,6 +39,15 @@ class InputNote:
         )
 
 
+@dataclass(frozen=True)
+class InputRequest:
+    """What a person says of the inputs: shapes, batch first, and names of types, one for all or one
+    for each; empty where the file is to say."""
+
+    shapes: tuple[Shape, ...] = ()
+    dtypes: tuple[str, ...] = ()
+
+
 def note_inputs(inputs: Sequence[Tensor]) -> InputNote:
     """The note of these example inputs."""
     return InputNote(

@@ -6,14 +6,19 @@ import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sepify.errors import CaptureError, UsageError
-from sepify.input_note import DTYPES, InputNote, Shape, note_inputs
+from sepify.errors import CaptureError, FileError, UsageError
+from sepify.input_note import DTYPES, InputNote, InputRequest, Shape, note_inputs
 from sepify.storage import load_exported, load_torchscript, noted_inputs
+from sepify.storage.faults import require_file
+from sepify.trial import try_file
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 WRITTEN_ONLY = {
     ".onnx": "an ONNX file, which sepify writes but does not read",
@@ -31,50 +36,73 @@ class LoadedModel:
     size: int | None  # None where there is no file
 
 
-@dataclass(frozen=True)
-class InputRequest:
-    """What a person says of the inputs: shapes, batch first, and names of types, one for all or one
-    for each; empty where the file is to say."""
-
-    shapes: tuple[Shape, ...] = ()
-    dtypes: tuple[str, ...] = ()
-
-
 def load_model(spec: str, asked: InputRequest | None = None) -> LoadedModel:
     """Load `spec`: a `.pt` file (TorchScript), a `.pt2` file (torch.export), or module:factory.
 
     What is `asked` of the inputs overrides what the file notes; types are float32 where neither
     says. "package.module:factory" imports the module and calls factory(): this runs its code, so
-    name only modules that you trust. Raises FileError, UsageError or CaptureError.
+    name only modules that you trust. A file is loaded and run on the inputs in a child process
+    first, under limits (`sepify.trial`). Raises FileError, UsageError, InputError or CaptureError.
     """
     asked = asked or InputRequest()
     suffix = Path(spec).suffix
     if names_a_function(spec):
-        module, noted, size = _call_factory(spec), None, None
-    elif suffix in WRITTEN_ONLY:
+        module = _call_factory(spec).eval()
+        return LoadedModel(module, random_inputs(_require_note(spec, None, asked)), None)
+    if suffix in WRITTEN_ONLY:
         raise UsageError(
             f"{spec} is {WRITTEN_ONLY[suffix]}; give a .pt or .pt2 file, or module:factory"
         )
-    elif suffix == ".pt2":
-        return _load_exported(spec, asked)
+    require_file(Path(spec))
+    if suffix == ".pt2":
+        from sepify.capture.exported import run_program  # noqa: F401  so that no child need do it
+    try_file(Path(spec), asked, _glimpse(spec))
+    if suffix == ".pt2":
+        from sepify.capture import capture
+
+        program, inputs, size = _read_exported(spec, asked)
+        return LoadedModel(capture(program, inputs).graph_module.eval(), inputs, size)
+    return _read_torchscript(spec, asked)
+
+
+def read_and_run(spec: str, asked: InputRequest) -> None:
+    """Load a file and run the model once: what is done first in a child process."""
+    from sepify.capture.reference import reference_run
+
+    if Path(spec).suffix == ".pt2":
+        from sepify.capture.exported import run_program
+
+        program, inputs, _ = _read_exported(spec, asked)
+        run_program(program, inputs)
     else:
-        file = load_torchscript(spec)
-        module, noted, size = file.module, file.note, file.size
-    return LoadedModel(module.eval(), random_inputs(_require_note(spec, noted, asked)), size)
+        loaded = _read_torchscript(spec, asked)
+        reference_run(loaded.module, loaded.inputs)
 
 
-def _load_exported(spec: str, asked: InputRequest) -> LoadedModel:
-    """The program as a graph module, which everything that takes a model takes."""
-    from sepify.capture import capture  # torch.export takes a while to import
+def _glimpse(spec: str) -> InputNote | None:
+    """What the file notes of its inputs, if that can be read: for the limits alone."""
+    try:
+        return noted_inputs(spec)
+    except FileError:
+        return None  # reading it in earnest will say why
+
+
+def _read_torchscript(spec: str, asked: InputRequest) -> LoadedModel:
+    file = load_torchscript(spec)
+    inputs = random_inputs(_require_note(spec, file.note, asked))
+    return LoadedModel(file.module.eval(), inputs, file.size)
+
+
+def _read_exported(
+    spec: str, asked: InputRequest
+) -> tuple[ExportedProgram, tuple[Tensor, ...], int]:
     from sepify.capture.exported import example_inputs_of
 
     program = load_exported(spec)
     examples = example_inputs_of(program)
     noted = noted_inputs(spec) or (note_inputs(examples) if examples else None)
     inputs = random_inputs(_require_note(spec, noted, asked))
-    return LoadedModel(
-        capture(program, inputs).graph_module.eval(), inputs, Path(spec).stat().st_size
-    )
+    return program, inputs, Path(spec).stat().st_size
 
 
 def _require_note(spec: str, noted: InputNote | None, asked: InputRequest) -> InputNote:

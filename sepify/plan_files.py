@@ -16,7 +16,8 @@ from sepify.capture import capture
 from sepify.errors import UsageError
 from sepify.evidence import DataRequest, gather_data
 from sepify.images import in_memory
-from sepify.models import InputRequest, LoadedModel, load_model
+from sepify.input_note import InputRequest
+from sepify.models import LoadedModel, load_model
 from sepify.multipliers import reduce_network
 from sepify.planning.budget import read_budget
 from sepify.planning.frontier import Frontier, trace_frontier

@@ -12,12 +12,12 @@ from torch import nn
 from sepify.convert import convert
 from sepify.errors import UsageError
 from sepify.evidence import DataRequest, LabelledData, gather_data, origin_of
-from sepify.input_note import note_inputs
+from sepify.input_note import InputRequest, note_inputs
 from sepify.measuring import Report, compare
 from sepify.measuring.board import require_board
 from sepify.measuring.report.comparison import Comparison
 from sepify.measuring.report.model import require_report_name
-from sepify.models import InputRequest, LoadedModel, load_model
+from sepify.models import LoadedModel, load_model
 from sepify.multipliers import inputs_for
 from sepify.planning.measurements import load_measurements
 from sepify.planning.plan import Plan

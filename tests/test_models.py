@@ -3,11 +3,11 @@
 import pytest
 import torch
 from nets import Plain, images, seeded
-from torch import nn
+from torch import Tensor, nn
 
 from sepify.errors import CaptureError, FileError, UsageError
-from sepify.input_note import InputNote
-from sepify.models import InputRequest, load_model, parse_dtype, parse_shape, random_inputs
+from sepify.input_note import InputNote, InputRequest
+from sepify.models import load_model, parse_dtype, parse_shape, random_inputs
 from sepify.storage import save_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -39,11 +39,16 @@ def test_inputs_are_the_same_every_time_and_of_their_types():
     assert first[1].max() <= 1
 
 
+class Summed(nn.Module):
+    """Takes one input or two, of any type."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return x.sum() if y is None else x.sum() + y.sum()
+
+
 def test_what_is_asked_for_overrides_what_the_file_notes(tmp_path):
     path = tmp_path / "model.pt"
-    save_torchscript(
-        torch.jit.trace(seeded(Plain()), images()), path, [(1, 3, 12, 12)], ["float32"]
-    )
+    save_torchscript(torch.jit.script(Summed().eval()), path, [(1, 3, 12, 12)], ["float32"])
     assert load_model(str(path)).inputs[0].shape == (1, 3, 12, 12)
     loaded = load_model(str(path), InputRequest(((2, 3, 9, 9),), ("float16",)))
     assert loaded.inputs[0].shape == (2, 3, 9, 9)

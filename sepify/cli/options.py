@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
     from sepify.evidence import DataRequest
-    from sepify.models import InputRequest
+    from sepify.input_note import InputRequest
 
 Model = Annotated[str, typer.Argument(help="A .pt or .pt2 file, or module:factory")]
 Shapes = Annotated[
@@ -137,7 +137,8 @@ def data_request(
 
 def input_request(shapes: list[str] | None, dtypes: list[str] | None) -> InputRequest:
     """The inputs that --input-shape and --dtype name. Raises UsageError where one says nothing."""
-    from sepify.models import InputRequest, parse_dtype, parse_shape
+    from sepify.input_note import InputRequest
+    from sepify.models import parse_dtype, parse_shape
 
     return InputRequest(
         tuple(parse_shape(text) for text in shapes or ()),

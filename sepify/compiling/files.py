@@ -11,7 +11,8 @@ from sepify.compiling.device.boards import Farm
 from sepify.compiling.pipeline import compile
 from sepify.compiling.targets import Target, find_target, read_target
 from sepify.errors import UsageError
-from sepify.models import InputRequest, load_model
+from sepify.input_note import InputRequest
+from sepify.models import load_model
 from sepify.storage import require_writable
 
 
