@@ -28,6 +28,7 @@ from sepify.cli import (
     report,
 )
 from sepify.cli.console import err, list_written, notes, out, show_warning
+from sepify.cli.interrupt import interruptible
 from sepify.cli.outcome import Outcome
 from sepify.errors import SepifyError
 from sepify.processes import is_main_process
@@ -107,7 +108,8 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
-            app()
+            with interruptible():
+                app()
     except SepifyError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)

@@ -23,6 +23,7 @@ from sepify.storage.faults import cause
 
 _SCRATCH = re.compile(r"\.sepify-[0-9a-f]{16}")
 _TRIES = 100  # of a step that another writer gets in the way of
+_in_use: set[Path] = set()  # this process's scratch folders
 
 
 @contextmanager
@@ -75,11 +76,21 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             fault = error
     else:
         raise fault
+    _in_use.add(scratch)
     try:
         yield scratch
     finally:
         _remove(scratch)
+        _in_use.discard(scratch)
         os.close(lock)
+
+
+def discard_scratch() -> None:
+    """Remove this process's scratch folders, before it ends without unwinding. One to which
+    something was moved away is left: the next writer puts that back."""
+    for scratch in tuple(_in_use):
+        if not (scratch / "old").exists():
+            _remove(scratch)
 
 
 def _destination(path: Path) -> Path:
