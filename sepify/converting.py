@@ -100,6 +100,9 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
     Everything that can be refused is refused before the first file is written.
     """
     require_form(request.output)
+    if not 0 < request.memory < 2**30:  # NaN is not
+        raise UsageError(f"--memory {request.memory:g} is no number of GiB above 0")
+    memory = int(request.memory * 2**30)
     require_writable(request.output.parent)
     require_board(request.farm, request.board_target)
     budget = None if request.budget is None else read_budget(request.budget)
@@ -126,7 +129,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             example_inputs=model.inputs,
             calibration=given.calibration,
             method=cast("Method | None", request.method),
-            memory=int(request.memory * 2**30),
+            memory=memory,
             farm=request.farm if budget is not None and budget.target else None,
             progress=progress,
         )

@@ -14,6 +14,8 @@ METADATA_NAME = "sepify.json"  # of the note inside a file
 
 Shape = tuple[int, ...]
 
+_MOST = 2**48  # no extent of a tensor that has room anywhere
+
 # as they are named in files and at the shell
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -63,10 +65,12 @@ def read_note(text: str | bytes) -> InputNote | None:
         return None
     try:
         noted = json.loads(text)
-        shapes = tuple(tuple(int(n) for n in shape) for shape in noted["input_shapes"])
+        shapes = tuple(tuple(shape) for shape in noted["input_shapes"])
         dtypes = tuple(noted.get("input_dtypes") or ["float32"] * len(shapes))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        fits = len(dtypes) == len(shapes) and all(name in DTYPES for name in dtypes)
+    except Exception:  # anything may stand there: deep nesting, numbers of 5,000 digits
         return None
-    if len(dtypes) != len(shapes) or any(name not in DTYPES for name in dtypes):
+    extents = [extent for shape in shapes for extent in shape]
+    if not fits or not all(type(n) is int and 0 < n < _MOST for n in extents):
         return None
     return InputNote(shapes, dtypes)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sepify.errors import CaptureError, FileError, UsageError
+from sepify.errors import CaptureError, FileError, UsageError, first_line
 from sepify.input_note import DTYPES, InputNote, InputRequest, Shape, note_inputs
-from sepify.storage import load_exported, load_torchscript, noted_inputs
+from sepify.memory import require_memory
+from sepify.storage import load_exported, load_torchscript, noted_inputs, users_code
 from sepify.storage.faults import require_file
 from sepify.trial import try_file
 
@@ -127,15 +129,18 @@ def _require_note(spec: str, noted: InputNote | None, asked: InputRequest) -> In
 
 def random_inputs(note: InputNote) -> tuple[Tensor, ...]:
     """Tensors of these shapes and types, the same ones every time: standard normal numbers, or
-    for whole numbers and truth values zeros and ones."""
+    for whole numbers and truth values zeros and ones. Raises InputError where there is not enough
+    memory for them."""
     generator = torch.Generator().manual_seed(0)
+    pairs = list(zip(note.shapes, note.dtypes, strict=True))
+    needed = sum(prod(shape) * max(4, DTYPES[dtype].itemsize) for shape, dtype in pairs)
+    require_memory(needed, f"an input of shape {', '.join(map(str, note.shapes))}")
 
     def tensor(shape: Shape, dtype: torch.dtype) -> Tensor:
         if dtype.is_floating_point:
             return torch.randn(shape, generator=generator).to(dtype)
         return torch.randint(0, 2, shape, generator=generator).to(dtype)
 
-    pairs = zip(note.shapes, note.dtypes, strict=True)
     return tuple(tensor(shape, DTYPES[dtype]) for shape, dtype in pairs)
 
 
@@ -169,22 +174,25 @@ def import_named(spec: str) -> Any:
     place, _, name = spec.rpartition(":")
     sys.path.insert(0, "")  # as `python -m` does: modules of the current folder can be named
     try:
-        module = importlib.import_module(place)
-    except ImportError as error:
-        raise UsageError(f"cannot import '{place}' for {spec}: {error}") from error
+        with users_code(f"importing '{place}' for {spec}", UsageError):
+            module = importlib.import_module(place)
+    except UsageError as error:
+        if not isinstance(error.__cause__, ImportError):
+            raise
+        why = first_line(error.__cause__)
+        raise UsageError(f"cannot import '{place}' for {spec}: {why}") from error.__cause__
     finally:
         sys.path.remove("")
-    if not hasattr(module, name):
-        raise UsageError(f"'{place}' has no '{name}'")
-    return getattr(module, name)
+    with users_code(f"'{name}' of '{place}'", UsageError):  # a module may have a __getattr__
+        if not hasattr(module, name):
+            raise UsageError(f"'{place}' has no '{name}'")
+        return getattr(module, name)
 
 
 def _call_factory(spec: str) -> nn.Module:
     made = import_named(spec)
-    try:
+    with users_code(f"{spec}()", CaptureError):
         model = made if isinstance(made, nn.Module) else made()
-    except Exception as error:
-        raise CaptureError(f"{spec}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{spec} gave a {type(model).__name__}, not an nn.Module")
     return model

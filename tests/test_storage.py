@@ -149,16 +149,16 @@ def test_arrays(tmp_path):
     assert read_array(tmp_path / "a.npy").tolist() == [0, 1, 2]
     for path, message in [
         (tmp_path / "a.npz", "has no array 'labels'; it has"),
-        (tmp_path / "a.npy", "not a readable .npz"),
+        (tmp_path / "a.npy", "not an .npz"),
         (tmp_path / "b.npz", "no such file"),
     ]:
         with pytest.raises(FileError, match=message):
             read_arrays(path, ["labels"])
     for name in ("objects.npy", "a.npz"):
-        with pytest.raises(FileError, match=r"not a readable \.npy"):
+        with pytest.raises(FileError, match=r"not an \.npy"):
             read_array(tmp_path / name)
     (tmp_path / "half.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:50])
-    with pytest.raises(FileError, match=r"not a readable \.npz"):
+    with pytest.raises(FileError, match=r"not an \.npz"):
         read_arrays(tmp_path / "half.npz", ["images"])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from sepify.errors import CalibrationWarning, InputError
+from sepify.storage import users_items
 
 Batch = tuple[Tensor, ...]
 Calibration = Tensor | Iterable[Tensor | Sequence[Tensor]]
@@ -36,7 +37,7 @@ def calibration_batches(
         source = data.split(BATCH_SIZE)
     batches: list[Batch] = []
     left = float("inf") if limit is None else limit
-    for number, batch in enumerate(source, 1):
+    for number, batch in enumerate(users_items(source, "the calibration data"), 1):
         if left <= 0:
             break
         tensors = _checked(batch, inputs, number)

@@ -30,6 +30,7 @@ from sepify.cli import (
 from sepify.cli.console import err, list_written, notes, out, show_warning
 from sepify.cli.interrupt import interruptible
 from sepify.cli.outcome import Outcome
+from sepify.cli.streams import checked_streams
 from sepify.errors import SepifyError
 from sepify.processes import is_main_process
 
@@ -104,9 +105,9 @@ _command(doctor.doctor, doctor.EXAMPLES)
 
 def main() -> None:
     """Entry point: a SepifyError becomes one line on stderr and its exit code; so does a warning
-    of ours, without the code."""
+    of ours, without the code. So does an output that takes no more: a full disk, a closed pipe."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), checked_streams():
             warnings.showwarning = show_warning
             with interruptible():
                 app()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sepify.compiling.kernel_tuning.records import FILE_NAME
 from sepify.compiling.metaschedule_files import RECORDS, merge_records
-from sepify.errors import FileError
-from sepify.storage import append_line, read_lines
+from sepify.errors import DatabaseWarning, FileError
+from sepify.storage import append_line, damaged_lines, decode, parse_lines, read_lines
 
 
 def merge_databases(sources: Sequence[Path], destination: Path) -> dict[str, int]:
     """Add to the folder `destination`, which may be new, the tuning records of `sources` that it
     lacks, of whatever target and versions; how many there were of own kernels and of MetaSchedule.
 
-    What is there stays. Killed and run again, it goes on. Raises FileError where a source has no
+    What is there stays. A damaged line is skipped, and a DatabaseWarning says where. Killed and run
+    again, it goes on. Raises FileError where a source has no
     records, or one of the folders cannot be read or written.
     """
     for source in sources:
@@ -25,8 +27,13 @@ def merge_databases(sources: Sequence[Path], destination: Path) -> dict[str, int
     added = {"kernels": 0, "metaschedule": 0}
     for source in sources:
         known = set(read_lines(destination / FILE_NAME))
-        for line in read_lines(source / FILE_NAME):
-            if line not in known and _is_whole(line):
+        lines = read_lines(source / FILE_NAME)
+        damaged = parse_lines(lines, lambda value, _: decode(dict[str, Any], value, "record"))
+        if damaged:
+            told = damaged_lines(source / FILE_NAME, damaged)
+            warnings.warn(told, DatabaseWarning, stacklevel=2)
+        for number, line in enumerate(lines, 1):
+            if line.strip() and line not in known and number not in damaged:
                 append_line(destination / FILE_NAME, line)
                 known.add(line)
                 added["kernels"] += 1
@@ -38,12 +45,3 @@ def merge_databases(sources: Sequence[Path], destination: Path) -> dict[str, int
 def _by_target(database: Path) -> list[Path]:
     """MetaSchedule's folders, one for a target and versions."""
     return sorted(path.parent for path in database.glob(f"*/{RECORDS}"))
-
-
-def _is_whole(line: str) -> bool:
-    """Not cut short by a kill."""
-    try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from sepify.compiling import host
 from sepify.compiling.dependencies import require_tvm
 from sepify.compiling.weight_files import map_weights, write_weights
-from sepify.errors import CompileError, FileError, InputError, first_line
-from sepify.storage import atomic_path, file_digest, read_json, write_json
+from sepify.errors import CompileError, FileError, InputError
+from sepify.storage import atomic_path, decode, file_digest, read_json, reading, write_json
 
 FORMAT = 3
 _LIBRARY = "module.so"
@@ -211,16 +211,14 @@ def load_compiled(folder: Path | str) -> CompiledModel:
     if not host.confirms(metadata.features):
         require_runnable(metadata.target, metadata.features)
     library = folder / _LIBRARY
-    if not library.is_file():
+    if not library.is_file():  # a pipe, for one, is none
         raise FileError(f"{folder} is incomplete: {_LIBRARY} is missing")
     if file_digest(library)[1] != library_digest:
         # the dynamic linker would take the whole process down
         raise FileError(f"{library} is damaged: it is not the file that was saved")
     weights = map_weights(folder, weight_digests)
-    try:
+    with reading(library, "a compiled network", "compile it again"):
         return CompiledModel(tvm_runtime.load(library), weights, metadata, library)
-    except Exception as error:  # the dynamic linker's and TVM's own, of several types
-        raise FileError(f"{library} is damaged: {first_line(error)}") from error
 
 
 def require_runnable(target: str, features: tuple[str, ...]) -> None:
@@ -241,15 +239,19 @@ def _read_metadata(path: Path) -> tuple[CompiledMetadata, str, list[str]]:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else None
         raise FileError(f"{path} has format {found}, this reads {FORMAT}: compile it again")
+    digests = ("library_sha256", "weights_sha256")
     try:
-        known = {field.name: value[field.name] for field in fields(CompiledMetadata)}
-        known["input_shapes"] = tuple(tuple(int(n) for n in s) for s in known["input_shapes"])
-        known["input_dtypes"] = tuple(str(name) for name in known["input_dtypes"])
-        known["features"] = tuple(str(name) for name in known["features"])
-        weights = [str(digest) for digest in value["weights_sha256"]]
-        return CompiledMetadata(**known), str(value["library_sha256"]), weights
-    except (KeyError, TypeError, ValueError) as error:
+        library = decode(str, value.get(digests[0]), digests[0])
+        weights = decode(list[str], value.get(digests[1]), digests[1])
+        known = {k: v for k, v in value.items() if k not in ("format", *digests)}
+        metadata = decode(CompiledMetadata, known, "metadata")
+        if len(metadata.input_shapes) != len(metadata.input_dtypes):
+            raise FileError("metadata.input_dtypes are not as many as input_shapes")
+        if "weights" not in metadata.memory:
+            raise FileError("metadata.memory.weights is missing")
+    except FileError as error:
         raise FileError(f"{path} is damaged: {error}; compile it again") from error
+    return metadata, library, weights
 
 
 def dtype_name(tensor: Tensor) -> str:

@@ -20,6 +20,7 @@ from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.targets import Target
 from sepify.compiling.tuning import worth_tuning
 from sepify.errors import DatabaseWarning
+from sepify.storage import damaged_lines
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def _bench(target: Target, farm: Farm | None) -> AbstractContextManager[Bench]:
 
 
 def _warn(records: Records) -> None:
+    if records.damaged:
+        warnings.warn(damaged_lines(records.path, records.damaged), DatabaseWarning, stacklevel=2)
     if records.of_other_versions:
         warnings.warn(
             f"{records.path}: {records.of_other_versions} records of other versions of TVM or of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import platform
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,27 @@ _FILE_KEYS: dict[str, type] = {
     "compiler": str,
     "lanes": int,
     "registers": int,
+}
+
+
+_MOST = 4096  # cores
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+# of a target file, which may be a stranger's: it names no program but a C compiler on the PATH
+_WORDS = {
+    "name": re.compile(r"[^/\0\n]{1,100}"),
+    "triple": _WORD,
+    "cpu": _WORD,
+    "features": re.compile(r"[+-][A-Za-z0-9][A-Za-z0-9._-]*"),
+    "float_abi": re.compile("hard|soft"),
+    "compiler": re.compile(r"([A-Za-z0-9_.]+-)*(cc|gcc|clang|c\+\+|g\+\+|clang\+\+)(-[0-9.]+)?"),
+}
+_MEANT = {
+    "name": "a short name",
+    "triple": "like aarch64-linux-gnu",
+    "cpu": "like cortex-a55",
+    "features": 'like "+dotprod"',
+    "float_abi": '"hard" or "soft"',
+    "compiler": "the name of a C compiler on the PATH, like aarch64-linux-gnu-gcc",
 }
 
 
@@ -133,8 +155,12 @@ def read_target(path: Path | str) -> Target:
         kind = _FILE_KEYS[key]
         if type(item) is not kind:
             raise UsageError(f"{path}: {key} must be a {kind.__name__}, not {item!r}")
-        if isinstance(item, int) and item < 1:
-            raise UsageError(f"{path}: {key} must be at least 1, not {item}")
+        if isinstance(item, int) and not 1 <= item <= _MOST:
+            raise UsageError(f"{path}: {key} must be 1 to {_MOST}, not {item}")
+        words = item if isinstance(item, list) else [item] if isinstance(item, str) else []
+        for word in words:
+            if not isinstance(word, str) or not _WORDS[key].fullmatch(word):
+                raise UsageError(f"{path}: {key} {word!r} is not {_MEANT[key]}")
     for key in ("triple", "cpu"):
         if key not in value:
             raise UsageError(f"{path}: {key} is missing; for example aarch64-linux-gnu, cortex-a55")

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepify.errors import FileError, first_line
-from sepify.storage import file_digest
+from sepify.errors import FileError
+from sepify.storage import file_digest, reading
 
 
 def write_weights(folder: Path, weights: Sequence[Tensor]) -> list[str]:
@@ -47,8 +47,6 @@ def _digests(folder: Path, count: int) -> list[str]:
 
 
 def _map(path: Path) -> Tensor:
-    try:
+    with reading(path, "a weight of a compiled network", "compile it again"):
         # copy on write, as torch wants memory that could be written
         return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot map {path}: {first_line(error)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from sepify.distilling.judging import Judgement
 from sepify.errors import FileError, UsageError
-from sepify.storage import read_state, save_state
+from sepify.storage import decode, read_state, reading, save_state
 
 FORMAT = "sepify-distillation"
 VERSION = 1
@@ -87,15 +88,20 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
             f"{path} is a checkpoint of version {document.get('version')}; this sepify reads "
             f"{VERSION}: start anew without it"
         )
-    difference = _difference(document["identity"], identity)
-    if difference:
-        raise UsageError(f"{path} is a checkpoint of another run: {difference}")
-    kept = document["position"]
-    epochs = [
-        Epoch(e["loss"], Judgement(**e["judgement"]), e["cpu_seconds"]) for e in kept["epochs"]
-    ]
-    start = None if kept["start"] is None else Judgement(**kept["start"])
-    return Position(**{**kept, "epochs": epochs, "start": start}), document["states"]
+    with damaged_checkpoint(path):
+        difference = _difference(document["identity"], identity)
+        if difference:
+            raise UsageError(f"{path} is a checkpoint of another run: {difference}")
+        position = decode(Position, document["position"], "position")
+        numbers = (position.epoch, position.batches, position.step, position.best)
+        if min(numbers) < 0 or position.best > len(position.epochs):
+            raise ValueError(f"its position is {numbers}")
+        return position, dict(document["states"])
+
+
+def damaged_checkpoint(path: Path) -> AbstractContextManager[None]:
+    """Turns whatever the parts of a damaged checkpoint make of themselves into a FileError."""
+    return reading(path, "a checkpoint of this sepify", "start anew without it")
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:

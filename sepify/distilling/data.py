@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subs
 
 from sepify.errors import DistillationWarning, InputError, UsageError
 from sepify.measuring.outputs import batch_size_for
+from sepify.storage import users_code, users_items
 
 Batch = tuple[Tensor, ...]
 Source = Tensor | tuple[Tensor, ...] | Dataset[Any] | Iterable[Any]
@@ -159,11 +160,12 @@ def _judging(material: Material, heldout: Source) -> Iterator[Batch]:
     if dataset is None:
         loader = _as_loader(heldout)
     else:
-        first = dataset[0]
+        with users_code("the held-out data"):
+            first = dataset[0]
         image = first if isinstance(first, Tensor) else first[0]
         loader = DataLoader(dataset, batch_size_for(torch.as_tensor(image)))
     left = HELDOUT_MOST
-    for found in loader:
+    for found in users_items(loader, "the held-out data"):
         if left <= 0:
             return
         inputs, _ = material.split(found)

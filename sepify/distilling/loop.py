@@ -14,7 +14,13 @@ from torch import Tensor, fx
 from sepify.capture import Model
 from sepify.distilling.accelerating import accelerator_for
 from sepify.distilling.augment import Augment
-from sepify.distilling.checkpoint import Epoch, digest, layout, load_checkpoint
+from sepify.distilling.checkpoint import (
+    Epoch,
+    damaged_checkpoint,
+    digest,
+    layout,
+    load_checkpoint,
+)
 from sepify.distilling.data import Source, gather
 from sepify.distilling.judging import Judgement
 from sepify.distilling.losses import Losses, TaskLoss
@@ -136,7 +142,9 @@ def distill(
         keeping = Keeping(path, identity, finish)
         run = Run(accelerator, pair, material, training, epochs, augment, progress, keeping)
         if path is not None and path.is_file():
-            run.restore(*load_checkpoint(path, identity))
+            position, states = load_checkpoint(path, identity)
+            with damaged_checkpoint(path):
+                run.restore(position, states)
         stopped, processes = run.to_the_end(), accelerator.num_processes
     result, position = finish(run.best_weights), run.position
     assert position.start is not None

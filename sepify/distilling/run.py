@@ -30,6 +30,7 @@ from sepify.distilling.training import (
 from sepify.distilling.unchanged import freeze_unchanged
 from sepify.errors import DistillationError, InputError, SepifyError, UsageError
 from sepify.progress import Progress
+from sepify.storage import told
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -148,7 +149,7 @@ class Run:
             except SepifyError as error:
                 raise self._stopped(str(error)) from error
             except Exception as error:  # the loader is the user's: it raises whatever it likes
-                raise self._stopped(f"the data failed: {_told(error)}") from error
+                raise self._stopped(f"the data failed: {told(error)}") from error
             if self.channels_last:
                 inputs = tuple(
                     t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
@@ -197,8 +198,8 @@ class Run:
                 raise
             except Exception as error:  # whatever the networks say to a batch that does not fit
                 shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-                told = f"a batch of {shapes} does not go through the networks: {_told(error)}"
-                raise self._stopped(told) from error
+                why = f"a batch of {shapes} does not go through the networks: {told(error)}"
+                raise self._stopped(why) from error
             total = float(accelerator.reduce(loss.detach(), "mean"))
             if not math.isfinite(total):
                 raise self._stopped(f"the loss became {total}; {_advice(inputs)}")
@@ -296,8 +297,3 @@ def _advice(inputs: Batch) -> str:
     if all(bool(torch.isfinite(tensor).all()) for tensor in inputs):
         return "a lower rate, or clip, may help"
     return "the images of this batch hold NaN or infinity"
-
-
-def _told(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

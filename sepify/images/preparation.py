@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepify.errors import DependencyError, UsageError
-from sepify.storage import read_json
+from sepify.errors import DependencyError, UsageError, first_line
+from sepify.storage import MOST_PIXELS, read_json, users_code
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MOST_SIDE = 32_768  # pixels
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 HELP = (
     "give size=256,crop=224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225 (each as needed), a timm "
@@ -44,6 +45,11 @@ class Preparation:
         picture = picture.convert("L" if channels == 1 else "RGB")
         if self.size is not None:
             height, width = _target(self.size, picture.height, picture.width)
+            if height * width > MOST_PIXELS:
+                raise UsageError(
+                    f"--preprocess would make a picture of {picture.width}x{picture.height} one of "
+                    f"{width}x{height}: at most {MOST_PIXELS:,} pixels"
+                )
             how = Resampling[self.interpolation.upper()]
             picture = picture.resize((width, height), how)
         pixels = torch.from_numpy(np.array(picture))
@@ -90,17 +96,24 @@ def from_config(config: Any, where: str) -> Preparation:
         config = config["pretrained_cfg"]
     if not isinstance(config, dict) or not {"input_size", "crop_size", "mean"} & config.keys():
         raise UsageError(f"{where} says nothing of size, crop, mean or std; {HELP}")
-    mean, std = _numbers(config.get("mean", 0.0)), _numbers(config.get("std", 1.0))
+    mean, std = _numbers(config, "mean", where) or (0.0,), _numbers(config, "std", where) or (1.0,)
     interpolation = str(config.get("interpolation") or "bilinear").lower().rpartition(".")[2]
     made = Preparation(None, None, mean, std, _interpolation(interpolation, where))
     if "input_size" in config:  # timm: the crop is crop_pct of the resized picture
-        height, width = config["input_size"][-2:]
-        share = float(config.get("crop_pct") or 0.875)
+        sides = _numbers(config, "input_size", where)
+        share = (_numbers(config, "crop_pct", where) or (0.875,))[0] or 0.875
+        if len(sides) < 2 or not 0.01 <= share <= 1:
+            raise UsageError(f"{where}: input_size is (C, H, W) and crop_pct a share up to 1")
+        height, width = (_side(side, where) for side in sides[-2:])
         scaled = (math.floor(height / share), math.floor(width / share))
-        return replace(made, size=scaled[0] if height == width else scaled, crop=(height, width))
-    resize, crop = _numbers(config.get("resize_size")), _numbers(config.get("crop_size"))
-    size = None if not resize else int(resize[0]) if len(resize) == 1 else _pair(resize)
-    return replace(made, size=size, crop=_pair(crop) if crop else None)
+        made = replace(made, size=scaled[0] if height == width else scaled, crop=(height, width))
+        return _sound(made, where)
+    resize, crop = (
+        tuple(_side(side, where) for side in _numbers(config, name, where))
+        for name in ("resize_size", "crop_size")
+    )
+    size = None if not resize else resize[0] if len(resize) == 1 else (resize[0], resize[-1])
+    return _sound(replace(made, size=size, crop=(crop[0], crop[-1]) if crop else None), where)
 
 
 def _from_words(text: str) -> Preparation:
@@ -123,9 +136,7 @@ def _from_words(text: str) -> Preparation:
                 raise ValueError(part)
         except ValueError as error:
             raise UsageError(f"--preprocess: {part.strip()!r} is not understood; {HELP}") from error
-    if 0.0 in made.std or (isinstance(made.size, int) and made.size < 1):
-        raise UsageError("--preprocess: a size is at least 1, a std is not 0")
-    return made
+    return _sound(made, "--preprocess")
 
 
 def _from_timm(name: str) -> Preparation:
@@ -133,7 +144,8 @@ def _from_timm(name: str) -> Preparation:
         import timm
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
         raise DependencyError(f"timm cannot be used here: {error}") from error
-    found = timm.get_pretrained_cfg(name)
+    with users_code(f"timm's configuration of {name!r}", UsageError):
+        found = timm.get_pretrained_cfg(name)
     if found is None:
         raise UsageError(f"timm knows no model {name!r}")
     return from_config(found.to_dict(), f"timm:{name}")
@@ -146,8 +158,8 @@ def _from_torchvision(name: str) -> Preparation:
         raise DependencyError(f"torchvision cannot be used here: {error}") from error
     try:
         transforms = get_weight(name).transforms()
-    except (ValueError, AttributeError) as error:
-        raise UsageError(f"torchvision knows no weights {name!r}: {error}") from error
+    except Exception as error:  # it asserts, and looks its names up, in several ways
+        raise UsageError(f"torchvision knows no weights {name!r}: {first_line(error)}") from error
     names = ("resize_size", "crop_size", "mean", "std", "interpolation")
     config = {key: getattr(transforms, key, None) for key in names}
     config["interpolation"] = getattr(config["interpolation"], "value", None)
@@ -161,14 +173,29 @@ def _interpolation(name: str, where: str) -> str:
     return name
 
 
-def _numbers(value: Any) -> tuple[float, ...]:
-    if value is None:
-        return ()
-    return tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),)
+def _sound(made: Preparation, where: str) -> Preparation:
+    """The same. Raises UsageError for what no picture could be prepared by."""
+    sides = [*(made.size if isinstance(made.size, tuple) else (made.size,)), *(made.crop or ())]
+    if any(side is not None and not 1 <= side <= MOST_SIDE for side in sides):
+        raise UsageError(f"{where}: a size or crop is 1 to {MOST_SIDE:,} pixels")
+    if 0.0 in made.std or not all(map(math.isfinite, (*made.mean, *made.std))):
+        raise UsageError(f"{where}: mean and std are finite numbers, and std is not 0")
+    return made
 
 
-def _pair(numbers: tuple[float, ...]) -> tuple[int, int]:
-    return int(numbers[0]), int(numbers[-1])
+def _numbers(config: dict[str, Any], name: str, where: str) -> tuple[float, ...]:
+    """One number or several; none where there is nothing, or null."""
+    value = config.get(name)
+    values = () if value is None else value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in values):
+        raise UsageError(f"{where}: {name} is {value!r}, neither a number nor a list of numbers")
+    return tuple(map(float, values))
+
+
+def _side(number: float, where: str) -> int:
+    if number != math.floor(number):
+        raise UsageError(f"{where}: {number} pixels are no whole number")
+    return int(number)
 
 
 def _sides(text: str) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from torch import Tensor
 from sepify.errors import InputError, UsageError
 from sepify.images.preparation import Preparation, for_shape
 from sepify.images.sources import Source, open_source
+from sepify.memory import require_memory
+from sepify.storage import users_items
 
 CALIBRATION_IMAGES = 1_024  # of a folder, evenly spread; what is held in memory already stays whole
 BATCH = 64
@@ -110,7 +112,7 @@ def read_maybe_labelled(
     """All images in memory, with their labels where they have any."""
     source = open_source(spec)
     if not isinstance(source, Source):
-        batches = list(source)
+        batches = list(users_items(source, f"{spec}()"))
         if batches and isinstance(batches[0], tuple | list):
             return in_memory(batches)
         return _from_batches(batches, str(spec), most=sys.maxsize)
@@ -121,7 +123,7 @@ def read_maybe_labelled(
 
 def _from_batches(batches: Iterable[Any], where: str, most: int) -> Tensor:
     taken: list[Tensor] = []
-    for batch in islice(batches, most):
+    for batch in islice(users_items(batches, f"{where}()"), most):
         images = batch[0] if isinstance(batch, tuple | list) else batch
         if not isinstance(images, Tensor):
             raise InputError(f"{where} gave batches of {type(images).__name__}, not of tensors")
@@ -158,8 +160,16 @@ def _tensors(
 ) -> Tensor:
     if source.arrays is not None:
         return source.arrays(numbers)
-    assert source.pictures is not None
-    made = [preparation.of_picture(p, channels) for p in source.pictures(numbers)]
+    assert source.picture is not None
+    made: list[Tensor] = []
+    for number in numbers:
+        picture = source.picture(number)
+        made.append(preparation.of_picture(picture, channels))
+        if len(made) == 1:
+            needed = len(numbers) * made[0].nbytes
+            require_memory(
+                needed, f"{source.where}: {len(numbers):,} images of {tuple(made[0].shape)}"
+            )
     sizes = sorted({tuple(image.shape) for image in made})
     if len(sizes) > 1:
         raise UsageError(

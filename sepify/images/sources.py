@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sepify.errors import DependencyError, FileError, InputError, UsageError
 from sepify.models import import_named, names_a_function
-from sepify.storage import read_array, read_arrays, read_picture
+from sepify.storage import (
+    read_array,
+    read_arrays,
+    read_picture,
+    reading,
+    users_code,
+    users_items,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,14 +35,14 @@ HELP = (
 
 @dataclass(frozen=True)
 class Source:
-    """Images by number, 0 to `count`. `pictures` gives Pillow images that are still to be prepared,
+    """Images by number, 0 to `count`. `picture` gives a Pillow image that is still to be prepared,
     `arrays` tensors (k, C, H, W) as the network takes them: one of the two is there. `labels` gives
     class numbers, or targets (k, ...); None for images without. `names` are those of the classes.
     """
 
     where: str
     count: int
-    pictures: Callable[[Sequence[int]], list[Image]] | None = None
+    picture: Callable[[int], Image] | None = None
     arrays: Callable[[Sequence[int]], Tensor] | None = None
     labels: Callable[[Sequence[int]], Tensor] | None = None
     names: tuple[str, ...] = ()
@@ -57,30 +66,44 @@ def open_source(spec: str | Path) -> Source | Iterable[Any]:
         return _from_arrays(text, _images(read_array(path), text), None)
     if path.suffix == ".npz":
         given = read_arrays(path, ["images"], optional=["labels"])
-        return _from_arrays(text, _images(given["images"], text), given.get("labels"))
+        with reading(path, "an .npz file of images"):
+            return _from_arrays(text, _images(given["images"], text), given.get("labels"))
     if not path.exists():
         raise FileError(f"no such file or folder: {path}")
     raise UsageError(f"{path}: {HELP}")
 
 
 def _images(array: Any, where: str) -> Tensor:
-    if array.ndim < 2 or array.dtype.kind not in "fiu":
+    if array.ndim < 2 or array.dtype.kind not in "fiub":
         raise InputError(f"{where}: {array.dtype} of shape {array.shape} is no batch of images")
     return torch.from_numpy(array)
 
 
 def _from_arrays(where: str, images: Tensor, labels: Any) -> Source:
-    if labels is not None and len(labels) != len(images):
-        raise InputError(
-            f"{where}: {len(images)} images but {len(labels)} labels: each image needs one label"
-        )
-    targets = None if labels is None else torch.from_numpy(labels)
+    targets, names = (None, ()) if labels is None else _targets(labels, len(images), where)
     return Source(
         where,
         len(images),
         arrays=lambda numbers: images[_slice(numbers)].float(),
         labels=None if targets is None else lambda numbers: _whole(targets[_slice(numbers)]),
+        names=names,
     )
+
+
+def _targets(labels: Any, count: int, where: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels as a tensor, and the names of the classes: words are numbered as folders are."""
+    if labels.ndim == 0 or len(labels) != count:
+        given = "one label alone" if labels.ndim == 0 else f"{len(labels)} labels"
+        raise InputError(f"{where}: {count} images but {given}: each image needs one label")
+    if labels.dtype.kind not in "US":
+        return torch.from_numpy(labels), ()
+    if labels.ndim != 1:
+        raise InputError(f"{where}: labels of shape {labels.shape} are text: one word an image")
+    text = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
+    names, numbers = np.unique(text, return_inverse=True)
+    if all(name.isdecimal() for name in names):
+        return torch.tensor([int(name) for name in names])[torch.from_numpy(numbers)], ()
+    return torch.from_numpy(numbers), tuple(map(str, names))
 
 
 def _slice(numbers: Sequence[int]) -> Any:
@@ -95,11 +118,12 @@ def _whole(labels: Tensor) -> Tensor:
 def _from_folder(folder: Path) -> Source:
     """One folder a class, in torchvision's order (sorted by name), except that names that are all
     numbers are those numbers; pictures in the folder itself have no labels."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    found = [(path, number) for number, place in enumerate(classes) for path in _pictures(place)]
-    names = tuple(place.name for place in classes)
-    if not found:
-        found, names = [(path, 0) for path in _pictures(folder)], ()
+    with reading(folder, "a folder of pictures"):
+        classes = sorted(path for path in folder.iterdir() if path.is_dir())
+        found = [(path, n) for n, place in enumerate(classes) for path in _pictures(place)]
+        names = tuple(place.name for place in classes)
+        if not found:
+            found, names = [(path, 0) for path in _pictures(folder)], ()
     if not found:
         raise FileError(f"{folder} holds no pictures ({', '.join(SUFFIXES[:4])}, ...); {HELP}")
     numbered = bool(names) and all(name.isdecimal() for name in names)
@@ -111,14 +135,26 @@ def _from_folder(folder: Path) -> Source:
     return Source(
         str(folder),
         len(found),
-        pictures=lambda numbers: [read_picture(found[number][0]) for number in numbers],
+        picture=lambda number: read_picture(found[number][0]),
         labels=labels if names else None,
         names=() if numbered else names,
     )
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+def _pictures(folder: Path) -> list[str]:
+    """As text: a folder may hold hundreds of thousands. Raises OSError for one that cannot be
+    looked into."""
+    found = [
+        str(Path(place, name))
+        for place, _, names in os.walk(folder, onerror=_raise)
+        for name in names
+        if name.lower().endswith(SUFFIXES)
+    ]
+    return sorted(found, key=lambda path: path.split("/"))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _from_hugging_face(folder: Path, split: str) -> Source:
@@ -129,29 +165,36 @@ def _from_hugging_face(folder: Path, split: str) -> Source:
         raise DependencyError(
             f"{folder} is a Hugging Face dataset; reading it needs: pip install 'sepify[datasets]'"
         ) from error
-    try:
+    with reading(folder, "a dataset of Hugging Face"):
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:  # pyarrow raises its own kinds
-        raise FileError(f"{folder} is not a readable dataset: {str(error).strip()}") from error
-    if isinstance(loaded, datasets.DatasetDict):
-        split = split or next((s for s in ("test", "validation") if s in loaded), "")
-        if split not in loaded:
-            raise UsageError(f"{folder} has splits {', '.join(loaded)}; name one: {folder}#train")
-        loaded = loaded[split]
-    kinds = {kind: name for name, kind in _columns(loaded, datasets).items()}
-    if "image" not in kinds:
-        raise InputError(f"{folder} has no column of images, but {', '.join(loaded.features)}")
-    image, label = kinds["image"], kinds.get("label")
+        if isinstance(loaded, datasets.DatasetDict):
+            split = split or next((s for s in ("test", "validation") if s in loaded), "")
+            if split not in loaded:
+                known = ", ".join(map(str, loaded))
+                raise UsageError(f"{folder} has splits {known}; name one: {folder}#train")
+            loaded = loaded[split]
+        kinds = {kind: name for name, kind in _columns(loaded, datasets).items()}
+        if "image" not in kinds:
+            known = ", ".join(loaded.features)
+            raise InputError(f"{folder} has no column of images, but {known}")
+        image, label = kinds["image"], kinds.get("label")
+        # as bytes: datasets itself would open any format, and whatever path or address is named
+        rows = loaded.cast_column(image, datasets.Image(decode=False))
+        names = tuple(map(str, loaded.features[label].names or ())) if label else ()
+
+    def picture(number: int) -> Image:
+        with reading(folder, "a dataset of Hugging Face"):
+            content = rows[number][image]["bytes"]
+            if content is None:
+                raise FileError(f"{folder}: row {number} names a picture outside of the dataset")
+        return read_picture(f"row {number} of {folder}", content)
 
     def labels(numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(loaded[list(numbers)][label])
+        with reading(folder, "a dataset of Hugging Face"):
+            return torch.tensor(rows[list(numbers)][label])
 
     return Source(
-        str(folder),
-        len(loaded),
-        pictures=lambda numbers: list(loaded[list(numbers)][image]),
-        labels=labels if label else None,
-        names=tuple(loaded.features[label].names) if label else (),
+        str(folder), len(loaded), picture=picture, labels=labels if label else None, names=names
     )
 
 
@@ -167,18 +210,15 @@ def _columns(dataset: Any, datasets: Any) -> dict[str, str]:
 
 def _from_function(spec: str) -> Source | Iterable[Any]:
     """Tensors or arrays as a Source, batches as they are."""
-    try:
-        made = import_named(spec)()
-    except (FileError, UsageError):
-        raise
-    except Exception as error:  # it is the user's: it may raise whatever it likes
-        raise InputError(f"{spec}() failed: {type(error).__name__}: {error}") from error
+    named = import_named(spec)
+    with users_code(f"{spec}()"):
+        made = named()
     if isinstance(made, Tensor):
         return _from_arrays(spec, made, None)
     if isinstance(made, tuple) and len(made) == 2 and all(isinstance(t, Tensor) for t in made):
         return _from_arrays(spec, made[0], made[1].numpy())
     if isinstance(made, Iterable):
-        return made
+        return made if isinstance(made, Sized) else users_items(made, f"{spec}()")
     raise UsageError(
         f"{spec}() gave a {type(made).__name__}, not images, (images, labels) or batches of these"
     )

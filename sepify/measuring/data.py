@@ -25,6 +25,7 @@ from sepify.measuring.metrics import Metric, MetricResult, metric_result, metric
 from sepify.measuring.notes import chance_note
 from sepify.measuring.outputs import Inputs, Network, answer, batch_size_for, evaluating
 from sepify.progress import Progress
+from sepify.storage import users_items
 
 Labelled = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 
@@ -167,15 +168,13 @@ def agree(
 def _batches(data: Labelled, progress: Progress | None) -> Iterator[tuple[Tensor, Tensor]]:
     pair = _as_pair(data)
     if pair is None:
-        try:
-            # without a length, progress is told a total of 0: unknown
-            total = len(data) if isinstance(data, Sized) else 0
-            items = iter(data)
-        except TypeError as error:
+        if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
             raise InputError(
                 f"labelled data must be (images, labels) or an iterable of such pairs, not "
                 f"{type(data).__name__}"
-            ) from error
+            )
+        items = users_items(data, "the labelled data")
+        total = _length(data) if isinstance(data, Sized) else 0
     else:
         images, labels = pair
         require_one_each(len(images), labels)
@@ -192,6 +191,14 @@ def _batches(data: Labelled, progress: Progress | None) -> Iterator[tuple[Tensor
         yield pair
         if progress is not None:
             progress("scoring labelled images", index, total)
+
+
+def _length(data: Sized) -> int:
+    """0, unknown to progress, where there is none: a DataLoader over a stream has the method."""
+    try:
+        return len(data)
+    except TypeError:
+        return 0
 
 
 def _as_pair(data: object) -> tuple[Tensor, Tensor] | None:

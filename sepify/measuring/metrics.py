@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepify.errors import InputError, first_line
+from sepify.errors import InputError
 from sepify.measuring.accuracy import Z95, Interval
+from sepify.storage import users_code
 
 # metric(output, targets) -> one number an image, (n,); several outputs come as a tuple
 Metric = Callable[[Any, Tensor], Tensor]
@@ -32,11 +33,8 @@ class MetricResult:
 def metric_values(metric: Metric, outputs: Any, targets: Tensor, name: str) -> Tensor:
     """What `metric` gives each image of a batch, (n,) float64. Raises InputError where it fails,
     returns anything else, or NaN."""
-    try:
-        with torch.inference_mode():
-            values = metric(outputs, targets)
-    except Exception as error:  # the metric is the user's: it may raise whatever it likes
-        raise InputError(f"the metric {name} failed: {first_line(error)}") from error
+    with users_code(f"the metric {name}"), torch.inference_mode():
+        values = metric(outputs, targets)
     if not isinstance(values, Tensor) or values.shape != (len(targets),):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InputError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from bisect import bisect_left
 from typing import Any
 
 from sepify.errors import PlanError
@@ -17,8 +19,10 @@ def read_with_lines(text: str) -> tuple[Any, dict[Path, int]]:
     of an object: its key). Raises PlanError for a key that is given twice, which JSON allows."""
     lines: dict[Path, int] = {}
 
+    ends = [match.start() for match in re.finditer("\n", text)]
+
     def line(index: int) -> int:
-        return text.count("\n", 0, index) + 1
+        return bisect_left(ends, index) + 1
 
     def skip(index: int) -> int:
         while text[index] in " \t\n\r":

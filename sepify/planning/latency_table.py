@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from sepify.errors import PlanError
+from sepify.errors import FileError, PlanError
 from sepify.planning.measurements import Candidate, Layer, Measurements
-from sepify.storage import read_json, write_json
+from sepify.storage import read_document, write_json
 
 FORMAT = "sepify-latency-table"
 VERSION = 1
@@ -34,18 +34,12 @@ def save_table(table: LatencyTable, path: Path | str) -> None:
 
 
 def load_table(path: Path | str) -> LatencyTable:
-    """Read one. Raises FileError if it is not JSON, PlanError if it is something else."""
-    document = read_json(path)
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise PlanError(f"{path} is no latency table; sepify plan --latency-table writes one")
-    if document.get("version") != VERSION:
-        raise PlanError(f"{path} is of version {document.get('version')!r}; this reads {VERSION}")
-    try:
-        seconds = {str(key): float(value) for key, value in document["seconds"].items()}
-        target, machine = str(document["target"]), str(document["machine"])
-        return LatencyTable(target, machine, int(document["threads"]), seconds)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PlanError(f"{path} is damaged ({error!r}): measure it again") from error
+    """Read one. Raises FileError if it is not JSON, something else, or damaged."""
+    advice = "sepify plan --latency-table writes one"
+    table = read_document(LatencyTable, path, FORMAT, VERSION, advice)
+    if table.threads < 1 or any(seconds <= 0 for seconds in table.seconds.values()):
+        raise FileError(f"{path} is damaged: threads and seconds are above 0; {advice}")
+    return table
 
 
 def check_table(table: LatencyTable, target: str, machine: str) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from sepify.errors import PlanError
+from sepify.errors import FileError, PlanError
 from sepify.factorize.factors import Order
 from sepify.planning.plan import Cost, Style
-from sepify.storage import read_json, write_json
+from sepify.storage import read_document, write_json
 
 FORMAT = "sepify-measurements"
 VERSION = 2
@@ -96,35 +95,32 @@ def save_measurements(measurements: Measurements, path: Path | str) -> None:
 
 
 def load_measurements(path: Path | str) -> Measurements:
-    """Read them again. Raises FileError if it is not JSON, PlanError if it is something else."""
-    document = read_json(path)
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise PlanError(f"{path} holds no measurements; sepify plan --measurements writes them")
-    if document.get("version") != VERSION:
-        raise PlanError(
-            f"{path} holds measurements of version {document.get('version')!r}; this sepify reads "
-            f"{VERSION}: measure again"
-        )
-    try:
-        return Measurements(
-            tuple(_layer(layer) for layer in document["layers"]),
-            str(document["loss"]),
-            int(document["images"]),
-            int(document["other_bytes"]),
-            int(document["bytes_each"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PlanError(f"{path} is damaged ({error!r}): measure again") from error
+    """Read them again. Raises FileError if it is not JSON, something else, or damaged."""
+    advice = "sepify plan --measurements writes them"
+    read = read_document(Measurements, path, FORMAT, VERSION, advice)
+    for number, layer in enumerate(read.layers, 1):
+        fault = _fault(layer)
+        if fault:
+            raise FileError(f"{path} is damaged: layer {number} {fault}; {advice}")
+    return read
 
 
-def _layer(entry: Any) -> Layer:
-    candidates = tuple(
-        Candidate(c["order"], c["rank"], Cost(**c["cost"]), float(c["damage"]), bool(c["measured"]))
-        for c in entry["candidates"]
-    )
-    if not candidates:
-        raise ValueError("a layer has no candidates")
-    return Layer(tuple(entry["names"]), tuple(entry["kernel"]), candidates, entry["reason"])
+def _fault(layer: Layer) -> str | None:
+    """What contradicts itself in a layer that was read."""
+    if not layer.names:
+        return "has no name"
+    if not layer.candidates or layer.candidates[0].rank is not None:
+        return "has no candidate that keeps it"
+    for candidate in layer.candidates:
+        if (candidate.order is None) != (candidate.rank is None) or (candidate.rank or 1) < 1:
+            return f"has a candidate of order {candidate.order} and rank {candidate.rank}"
+        if candidate is not layer.candidates[0] and candidate.rank is None:
+            return "has two candidates that keep it"
+        cost = candidate.cost
+        numbers = (cost.macs, cost.params, cost.moved, cost.seconds)
+        if any(number is not None and number < 0 for number in numbers):
+            return "has a cost below 0"
+    return None
 
 
 def check_measurements(

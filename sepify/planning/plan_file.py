@@ -7,12 +7,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sepify.errors import PlanError
+from sepify.errors import FileError, PlanError
 from sepify.factorize.factors import ORDERS
 from sepify.planning.json_lines import Path as Place
 from sepify.planning.json_lines import read_with_lines
 from sepify.planning.plan import METHODS, STYLES, Cost, Decision, Outlook, Plan, Style
-from sepify.storage import parse_json, read_text, write_json
+from sepify.storage import decode, parse_json, read_text, reading, write_json
 
 FORMAT = "sepify-plan"
 VERSION = 3
@@ -21,8 +21,20 @@ READ_VERSIONS = (1, 2, 3)
 
 SHAPE = ("style", "width", "resolution")
 TOP = ("format", "version", *SHAPE, "method", "batchnorm_reestimated", "outlook", "convolutions")
-NOTES = ("macs", "params", "moved", "seconds", "error", "heldout_error", "block_error", "damage")
-KEYS = ("name", "action", "order", "rank", "reason", "kernel", *NOTES)
+_WHOLE, _TIMES = tuple[int | None, int | None], tuple[float | None, float | None]
+NOTES: dict[str, tuple[Any, Any]] = {  # key -> its type, and what it is where it is left out
+    "reason": (str, ""),
+    "kernel": (tuple[int, ...], ()),
+    "macs": (_WHOLE, (None, None)),
+    "params": (tuple[int, int], (0, 0)),
+    "moved": (_WHOLE, (None, None)),
+    "seconds": (_TIMES, (None, None)),
+    "error": (float | None, None),
+    "heldout_error": (float | None, None),
+    "block_error": (float | None, None),
+    "damage": (float | None, None),
+}
+KEYS = ("name", "action", "order", "rank", *NOTES)
 
 
 def save_plan(plan: Plan, path: Path | str) -> None:
@@ -34,10 +46,11 @@ def save_plan(plan: Plan, path: Path | str) -> None:
 def load_plan(path: Path | str) -> Plan:
     """Read a plan. Raises FileError if it is not JSON, PlanError naming the line at fault."""
     text = read_text(path)
-    parse_json(text, path)  # says where a fault is
+    parse_json(text, path, repeated_keys=True)  # says where a fault is
     try:
-        document, lines = read_with_lines(text)
-        return plan_from_dict(document, lines)
+        with reading(path, "a plan"):
+            document, lines = read_with_lines(text)
+            return plan_from_dict(document, lines)
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
 
@@ -98,19 +111,20 @@ class _Reader:
     def plan(self, document: Any) -> Plan:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             self.fail(("format",), f'not a plan: "format" is not "{FORMAT}"')
-        if document.get("version") not in READ_VERSIONS:
-            told = f"plan version {document.get('version')!r}; this sepify reads 1 to {VERSION}"
+        version = document.get("version")
+        if type(version) is not int or version not in READ_VERSIONS:
+            told = f"plan version {version!r}; this sepify reads 1 to {VERSION}"
             self.fail(("version",), told)
         self.known(document, TOP, ())
         entries = document.get("convolutions")
         if not isinstance(entries, list):
             self.fail(("convolutions",), '"convolutions" is not a list')
-        decisions: list[Decision] = []
+        decisions: dict[str, Decision] = {}
         for index, entry in enumerate(entries):
             decision = self.decision(entry, ("convolutions", index))
-            if any(decision.name == other.name for other in decisions):
+            if decision.name in decisions:
                 self.fail(("convolutions", index, "name"), f"'{decision.name}' is listed twice")
-            decisions.append(decision)
+            decisions[decision.name] = decision
         method = document.get("method")
         if method is not None and method not in METHODS:
             told = f'"method" is {method!r}, none of {", ".join(METHODS)} or null'
@@ -119,7 +133,7 @@ class _Reader:
         if not isinstance(batchnorm, bool):
             self.fail(("batchnorm_reestimated",), f'"batchnorm_reestimated" is {batchnorm!r}')
         outlook = self.outlook(document.get("outlook"))
-        return Plan(tuple(decisions), method, batchnorm, outlook, *self.shape(document))
+        return Plan(tuple(decisions.values()), method, batchnorm, outlook, *self.shape(document))
 
     def shape(self, document: dict[str, Any]) -> tuple[Style, float, tuple[int, int] | None]:
         style, width = document.get("style", "linear"), document.get("width", 1.0)
@@ -143,8 +157,8 @@ class _Reader:
             self.fail(("outlook",), '"outlook" is neither an object nor null')
         self.known(value, tuple(field.name for field in fields(Outlook)), ("outlook",))
         try:
-            return Outlook(**value)
-        except (TypeError, PlanError) as error:
+            return decode(Outlook, {"verified": None, **value}, "outlook")
+        except (FileError, PlanError) as error:
             self.fail(("outlook",), f'"outlook" cannot be read ({error}); leave it out')
 
     def decision(self, entry: Any, place: Place) -> Decision:
@@ -163,36 +177,33 @@ class _Reader:
             if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
                 told = f"'{name}': rank {rank!r} is not a whole number from 1"
                 self.fail((*place, "rank"), told)
+        notes = {key: self.note(entry, key, place) for key in NOTES}
+        costs = [notes.pop(key) for key in ("macs", "params", "moved", "seconds")]
+        before, after = (Cost(*each) for each in zip(*costs, strict=True))
+        if any(extent < 1 for extent in notes["kernel"]):
+            self.fail((*place, "kernel"), f"'{name}': kernel {list(notes['kernel'])} has no values")
         try:
-            before, after = (
-                Cost(*costs)
-                for costs in zip(
-                    entry.get("macs", (None, None)),
-                    entry.get("params", (0, 0)),
-                    entry.get("moved", (None, None)),
-                    entry.get("seconds", (None, None)),
-                    strict=True,
-                )
-            )
             return Decision(
                 name,
                 action,
-                str(entry.get("reason", "")),
-                tuple(int(extent) for extent in entry.get("kernel", ())),
-                before,
-                after,
-                order,
-                rank,
-                entry.get("error"),
-                entry.get("heldout_error"),
-                entry.get("block_error"),
-                entry.get("damage"),
-                self.lines.get(place),
+                before=before,
+                after=after,
+                order=order,
+                rank=rank,
+                line=self.lines.get(place),
+                **notes,
             )
         except PlanError as error:
             self.fail(place, str(error))
-        except (TypeError, ValueError) as error:
-            self.fail(place, f"'{name}': cannot be read ({error})")
+
+    def note(self, entry: dict[str, Any], key: str, place: Place) -> Any:
+        kind, absent = NOTES[key]
+        if key not in entry:
+            return absent
+        try:
+            return decode(kind, entry[key], f'"{key}"')
+        except FileError as error:
+            self.fail((*place, key), f"'{entry['name']}': cannot be read: {error}")
 
     def known(self, entry: dict[str, Any], keys: tuple[str, ...], place: Place) -> None:
         for key in entry:

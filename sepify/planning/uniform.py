@@ -13,6 +13,7 @@ from sepify.factorize.svd import svd_error
 from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost, unit_maps
 from sepify.planning.plan import STYLES, Decision, Plan, Style
 from sepify.planning.survey import Convolution, survey
+from sepify.storage import users_code
 
 Filter = Callable[[nn.Module, str], bool]
 
@@ -96,8 +97,11 @@ def _refusal(convolution: Convolution, keep: Sequence[str], filter_fn: Filter | 
         if fnmatchcase(convolution.name, pattern):
             return f"asked to keep '{pattern}'"
     assert convolution.module is not None
-    if filter_fn is not None and not filter_fn(convolution.module, convolution.name):
-        return "refused by filter_fn"
+    if filter_fn is not None:
+        with users_code(f"filter_fn, asked about '{convolution.name}',", UsageError):
+            wanted = bool(filter_fn(convolution.module, convolution.name))
+        if not wanted:
+            return "refused by filter_fn"
     return None
 
 

@@ -6,19 +6,21 @@ them can run code of their own while being read. (A TorchScript *model*, once ca
 TorchScript operators, never Python.)
 """
 
+from sepify.storage.arrays import read_array, read_arrays
 from sepify.storage.atomic import atomic_path
-from sepify.storage.exported import load_exported, noted_inputs, save_exported
-from sepify.storage.faults import open_file, reading, told, users_code, users_items
-from sepify.storage.reading import (
-    file_digest,
+from sepify.storage.decode import decode, read_document
+from sepify.storage.digests import file_digest
+from sepify.storage.documents import (
+    damaged_lines,
     parse_json,
-    read_array,
-    read_arrays,
+    parse_lines,
     read_json,
     read_lines,
-    read_picture,
     read_text,
 )
+from sepify.storage.exported import load_exported, noted_inputs, save_exported
+from sepify.storage.faults import open_file, reading, told, users_code, users_items
+from sepify.storage.pictures import MOST_PIXELS, read_picture
 from sepify.storage.tensors import (
     is_on_disk,
     on_disk,
@@ -39,9 +41,12 @@ from sepify.storage.writing import (
 )
 
 __all__ = [
+    "MOST_PIXELS",
     "ModelFile",
     "append_line",
     "atomic_path",
+    "damaged_lines",
+    "decode",
     "file_digest",
     "is_on_disk",
     "load_exported",
@@ -51,8 +56,10 @@ __all__ = [
     "open_file",
     "pack",
     "parse_json",
+    "parse_lines",
     "read_array",
     "read_arrays",
+    "read_document",
     "read_json",
     "read_lines",
     "read_picture",

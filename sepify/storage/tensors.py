@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from sepify.errors import FileError, first_line
+from sepify.errors import FileError
 from sepify.input_note import METADATA_NAME, InputNote
-from sepify.storage.faults import cause, read_bytes, require_file
+from sepify.storage.faults import cause, open_file, read_bytes, reading
 from sepify.storage.writing import torch_file, write_bytes
 
 
@@ -26,16 +26,10 @@ def save_weights(tensors: Mapping[str, torch.Tensor], path: Path | str, note: In
 
 def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
     """The named tensors of a .safetensors file. Raises FileError."""
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    content = read_bytes(Path(path))
-    try:
-        return dict(load(content))
-    except SafetensorError as error:
-        raise FileError(
-            f"{path} is not a readable .safetensors file: {first_line(error)}"
-        ) from error
+    with reading(path, "a .safetensors file"):
+        return dict(load(read_bytes(Path(path))))
 
 
 def save_state(state: Mapping[str, Any], path: Path | str) -> None:
@@ -48,11 +42,8 @@ def save_state(state: Mapping[str, Any], path: Path | str) -> None:
 def read_state(path: Path | str) -> dict[str, Any]:
     """What `save_state` saved, onto the CPU; nothing in the file can run. Raises FileError."""
     path = Path(path)
-    require_file(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the restricted unpickler refuses or cannot read
-        raise FileError(f"{path} is damaged, or no checkpoint: {first_line(error)}") from error
+    with open_file(path) as file, reading(path, "a checkpoint"):
+        state = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise FileError(f"{path} holds a {type(state).__name__}, no checkpoint")
     return state

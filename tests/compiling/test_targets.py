@@ -82,7 +82,7 @@ def test_a_target_from_a_file(tmp_path):
         ({"triple": "aarch64-linux-gnu"}, "cpu is missing"),
         ({"cpu": "cortex-a55"}, "triple is missing"),
         ({"triple": "aarch64-linux-gnu", "cpu": 55}, "cpu must be a str"),
-        ({"triple": "aarch64-linux-gnu", "cpu": "generic", "cores": 0}, "at least 1"),
+        ({"triple": "aarch64-linux-gnu", "cpu": "generic", "cores": 0}, "must be 1 to 4096"),
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "core": 4}, "unknown key 'core'"),
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "lanes": 3}, "lanes must be"),
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "registers": 8}, "registers must be"),

@@ -151,7 +151,7 @@ def test_what_is_no_data_is_refused_with_what_would_be(tmp_path: Path, folder: P
         (tmp_path / "x.csv", UsageError, "images are a folder with one folder"),
         (tmp_path / "short.npz", InputError, "3 images but 2 labels"),
         (tmp_path / "words.npy", InputError, "is no batch of images"),
-        (folder, FileError, "torn.png is not a readable picture"),
+        (folder, FileError, "torn.png is damaged, or not a picture"),
     ):
         with pytest.raises(kind, match=message):
             read_images(spec, shape=SHAPE)
@@ -179,7 +179,7 @@ def test_preparation_in_words() -> None:
         ("size", "'size' is not understood"),
         ("size=big", "'size=big' is not understood"),
         ("colour=red", "'colour=red' is not understood"),
-        ("std=0", "a std is not 0"),
+        ("std=0", "std is not 0"),
         ("interpolation=magic", "choose one of nearest"),
     ):
         with pytest.raises(UsageError, match=message):

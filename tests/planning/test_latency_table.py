@@ -3,7 +3,7 @@ import torch
 from nets import Plain, images, seeded
 from torch import fx, nn
 
-from sepify.errors import PlanError, UsageError
+from sepify.errors import FileError, UsageError
 from sepify.machine import this_machine
 from sepify.planning.candidates import list_layers
 from sepify.planning.costs import measure_maps
@@ -38,14 +38,14 @@ def test_a_table_survives_its_file_in_a_stable_order(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "no latency table"),
+        ("{}", "no sepify-latency-table"),
         ('{"format": "sepify-latency-table", "version": 7}', "version 7"),
         ('{"format": "sepify-latency-table", "version": 1, "seconds": {"a": "x"}}', "damaged"),
     ],
 )
 def test_files_that_are_no_tables(tmp_path, text, message):
     (tmp_path / "table.json").write_text(text)
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(FileError, match=message):
         load_table(tmp_path / "table.json")
 
 

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 import sepify
 from sepify.calibration.batches import calibration_batches
-from sepify.errors import InputError, PlanError, UsageError
+from sepify.errors import FileError, InputError, PlanError, UsageError
 from sepify.machine import this_machine
 from sepify.planning.budget import Budget
 from sepify.planning.columns import column_of
@@ -202,7 +202,7 @@ def test_measurements_are_saved_at_once_and_used_again(tmp_path, measured):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "holds no measurements"),
+        ("[]", "no sepify-measurements"),
         ('{"format": "sepify-measurements", "version": 9}', "version 9"),
         ('{"format": "sepify-measurements", "version": 2, "layers": [{}]}', "damaged"),
     ],
@@ -210,7 +210,7 @@ def test_measurements_are_saved_at_once_and_used_again(tmp_path, measured):
 def test_files_that_are_no_measurements(tmp_path, text, message):
     path = tmp_path / "measured.json"
     path.write_text(text)
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(FileError, match=message):
         load_measurements(path)
 
 

@@ -22,7 +22,7 @@ def check_checksums(folder: Path | str) -> None:
     folder = Path(folder)
     for number, line in enumerate(read_text(folder / NAME).splitlines(), 1):
         wanted, gap, name = line.partition("  ")
-        if len(wanted) != 64 or not gap or Path(name).name != name:
+        if len(wanted) != 64 or not gap or not name or Path(name).name != name or "\0" in name:
             raise FileError(f"{folder / NAME}: line {number} is damaged; make the bundle again")
         path = folder / name
         if not path.is_file():

@@ -14,7 +14,8 @@ from typing import Any
 
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.workload import Workload
-from sepify.storage import append_line, read_lines
+from sepify.errors import FileError
+from sepify.storage import append_line, decode, parse_lines, read_lines
 
 FILE_NAME = "kernels.jsonl"
 # of the kernels: raised when the same knobs give other code, or when the default knobs change, to
@@ -22,6 +23,7 @@ FILE_NAME = "kernels.jsonl"
 GENERATION = 4
 # What a kernel alone wins by less than this, its network does not: neighbours, caches and chance
 # decide there. Knobs that chance chose made networks 1 to 3 % slower (see benchmarks/README.md).
+_MOST = 2**31  # of a knob
 DECISIVE = 0.97  # of the default knobs' time
 
 
@@ -51,9 +53,7 @@ class Records:
         self._versions = {**versions, "kernels": str(GENERATION)}
         self._found: dict[str, dict[Knobs, Record]] = {}
         self.of_other_versions = 0
-        self.damaged = 0
-        for line in read_lines(self.path):
-            self._read(line)
+        self.damaged = parse_lines(read_lines(self.path), self._read)  # numbers of lines
 
     def measured(self, workload: Workload) -> dict[Knobs, Record]:
         """Every candidate that was tried."""
@@ -80,17 +80,17 @@ class Records:
         append_line(self.path, json.dumps(line, sort_keys=True, allow_nan=False))
         self._found.setdefault(workload.key, {})[record.knobs] = record
 
-    def _read(self, line: str) -> None:
-        try:
-            value = json.loads(line)
-            target, versions = value["target"], value["versions"]
-            key = json.dumps(value["workload"], sort_keys=True, separators=(",", ":"))
-            record = Record(
-                Knobs(**value["knobs"]), value["seconds"], value["relative"], value["error"]
-            )
-        except (ValueError, TypeError, KeyError):
-            self.damaged += 1  # cut short by a kill
-            return
+    def _read(self, value: Any, _line: str) -> None:
+        """Take a record in. Raises FileError or KeyError for one that is damaged."""
+        target, versions = value.pop("target"), value.pop("versions")
+        workload = decode(dict[str, Any], value.pop("workload"), "workload")
+        key = json.dumps(workload, sort_keys=True, separators=(",", ":"))
+        record = decode(Record, value, "record")
+        least = dict.fromkeys(asdict(record.knobs), 1) | {"winograd": 0}
+        if not all(least[n] <= knob < _MOST for n, knob in asdict(record.knobs).items()):
+            raise FileError("a knob is above 0")
+        if any(time is not None and time <= 0 for time in (record.seconds, record.relative)):
+            raise FileError("a time is above 0")
         if target != self._target:
             return
         if versions != self._versions:

@@ -18,8 +18,7 @@ from sepify.measuring.changes import Changes
 from sepify.measuring.fidelity import Fidelity
 from sepify.measuring.latency import Latency
 from sepify.measuring.metrics import MetricResult
-from sepify.measuring.report.decode import decode
-from sepify.storage import read_json, write_json, write_text
+from sepify.storage import decode, read_json, write_json, write_text
 
 FORMAT = "sepify-report"
 VERSION = 3
@@ -180,12 +179,11 @@ class Report:
         Raises FileError naming the field at fault."""
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise FileError(f'not a report: "format" is not "{FORMAT}"')
-        if document.get("version") not in (2, VERSION):
-            raise FileError(
-                f"report version {document.get('version')!r}; sepify reads 2, {VERSION}"
-            )
+        version = document.get("version")
+        if type(version) is not int or version not in (2, VERSION):
+            raise FileError(f"report version {version!r}; sepify reads 2, {VERSION}")
         fields = {k: v for k, v in document.items() if k not in ("format", "version")}
-        if document["version"] == 2:
+        if version == 2:
             fields["board"] = None
         return decode(cls, fields, "report")
 

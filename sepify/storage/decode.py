@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import collections.abc
 import math
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from sepify.errors import FileError
+from sepify.storage.documents import read_json
 
 T = TypeVar("T")
 
 
 def decode(kind: type[T], value: Any, where: str) -> T:
-    """`value` as a `kind`: a dataclass, str, int, float, bool, tuple of any length, dict with str
+    """`value` as a `kind`: a dataclass, str, int, float, bool, Literal, list, tuple, dict with str
     keys, or one of these or None; Any is taken as it is. `where` is the path to the value, for
     messages.
 
     Raises FileError naming the first field that is missing, unknown or of another type.
     """
     return cast(T, _decode(kind, value, where))
+
+
+def read_document(kind: type[T], path: Path | str, form: str, version: int, advice: str) -> T:
+    """A dataclass from a JSON file {"format": form, "version": version, **fields}. Raises FileError
+    that says what is wrong with the file and ends in `advice`: "measure again"."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != form:
+        raise FileError(f'{path} is no {form}: "format" is not "{form}"; {advice}')
+    if type(value.get("version")) is not int or value["version"] != version:
+        raise FileError(
+            f"{path} is of version {value.get('version')!r}, this sepify reads {version}; {advice}"
+        )
+    given = {key: item for key, item in value.items() if key not in ("format", "version")}
+    try:
+        return decode(kind, given, form)
+    except FileError as error:
+        raise FileError(f"{path} is damaged: {error}; {advice}") from error
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
@@ -33,10 +54,13 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             return None
         (kind,) = (argument for argument in arguments if argument is not type(None))
         return _decode(kind, value, where)
-    if origin is tuple:
-        items = _of_type(list, value, where)
-        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items))
-    if origin is dict:
+    if origin is Literal:
+        if type(value) is not str or value not in arguments:
+            raise FileError(f"{where} is {value!r}, none of {', '.join(map(str, arguments))}")
+        return value
+    if origin in (tuple, list):
+        return origin(_items(arguments, value, where))
+    if origin in (dict, collections.abc.Mapping):
         items = _of_type(dict, value, where)
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in items.items()}
     if kind is float:
@@ -45,6 +69,16 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             raise FileError(f"{where} is not a finite number")
         return float(number)
     return _of_type(kind, value, where)
+
+
+def _items(kinds: Sequence[Any], value: Any, where: str) -> list[Any]:
+    items = _of_type(list, value, where)
+    if len(kinds) == 1 or kinds[1] is ...:
+        kinds = [kinds[0]] * len(items)
+    if len(items) != len(kinds):
+        raise FileError(f"{where} has {len(items)} items, not {len(kinds)}")
+    pairs = enumerate(zip(kinds, items, strict=True))
+    return [_decode(kind, item, f"{where}[{index}]") for index, (kind, item) in pairs]
 
 
 def _dataclass(kind: type, value: Any, where: str) -> Any:
@@ -56,7 +90,7 @@ def _dataclass(kind: type, value: Any, where: str) -> Any:
             raise FileError(f"{where}.{name} is missing")
     for name in given:
         if name not in names:
-            raise FileError(f"{where}.{name} is not a field of a report")
+            raise FileError(f"{where}.{name} is not a field here")
     return kind(**{name: _decode(hints[name], given[name], f"{where}.{name}") for name in names})
 
 
