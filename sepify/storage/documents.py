@@ -98,8 +98,11 @@ def damaged_lines(path: Path, numbers: list[int]) -> str:
 
 
 def _stdin() -> bytes:
+    if sys.stdin is None:
+        raise FileError("cannot read stdin: it is closed")
     with reading("stdin", "text"):
-        content = sys.stdin.buffer.read(LARGEST + 1)
+        stream = getattr(sys.stdin, "buffer", None)  # who replaced it may have given text alone
+        content = stream.read(LARGEST + 1) if stream else sys.stdin.read(LARGEST + 1).encode()
     if len(content) > LARGEST:
         raise FileError(f"stdin has more than {LARGEST // 2**20} MiB, the most that is read")
     return content

@@ -12,7 +12,8 @@ import torch
 
 from sepify.errors import FileError
 from sepify.input_note import METADATA_NAME, InputNote
-from sepify.storage.faults import cause, open_file, read_bytes, reading
+from sepify.storage.archives.saved import read_saved
+from sepify.storage.faults import cause, read_bytes, reading
 from sepify.storage.writing import torch_file, write_bytes
 
 
@@ -42,8 +43,8 @@ def save_state(state: Mapping[str, Any], path: Path | str) -> None:
 def read_state(path: Path | str) -> dict[str, Any]:
     """What `save_state` saved, onto the CPU; nothing in the file can run. Raises FileError."""
     path = Path(path)
-    with open_file(path) as file, reading(path, "a checkpoint"):
-        state = torch.load(file, map_location="cpu", weights_only=True)
+    with reading(path, "a checkpoint"):
+        state = read_saved(path, read_bytes(path), "checkpoint")
     if not isinstance(state, dict):
         raise FileError(f"{path} holds a {type(state).__name__}, no checkpoint")
     return state
