@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from sepify.serialised import one_at_a_time
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -83,12 +85,12 @@ SETTINGS = (
 
 def keeps_process_state(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a public function: after a call the process, and the classes of the models that it
-    was given, hold what they held before."""
+    was given, hold what they held before. Another thread's call of one waits for it."""
 
     @wraps(function)
     def keeping(*args: P.args, **kwargs: P.kwargs) -> R:
         models = [value for value in (*args, *kwargs.values()) if isinstance(value, nn.Module)]
-        with process_state_kept(*models):
+        with one_at_a_time(), process_state_kept(*models):
             return function(*args, **kwargs)
 
     return keeping

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,8 +88,8 @@ class CompiledModel:
     """A network compiled for one CPU and one set of input shapes.
 
     Call it with torch tensors `(N, C, H, W)`: contiguous ones are read where they are, and the
-    result lies in memory that TVM allocated, without a copy. One instance is not to be called from
-    two threads at once.
+    result lies in memory that TVM allocated, without a copy. Threads may share an instance: its
+    calls take turns. To run side by side, load one for each thread.
     """
 
     def __init__(
@@ -108,6 +111,8 @@ class CompiledModel:
         self._borrow = tvm_runtime.borrow
         self._lend = tvm_runtime.lend
         self._borrowed_weights = [self._borrow(weight) for weight in self._weights]
+        self._turn = threading.Lock()  # TVM's machine keeps the values of one inference
+        _alive.add(self)
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The model's output for `inputs`: a tensor, or a tuple of tensors if the model gave one.
@@ -116,7 +121,9 @@ class CompiledModel:
         """
         self._require_fitting(inputs)
         borrowed = [self._borrow(tensor.detach().contiguous()) for tensor in inputs]
-        answer = self._lend(self._entry(*borrowed, *self._borrowed_weights))
+        with self._turn:
+            given = self._entry(*borrowed, *self._borrowed_weights)
+        answer = self._lend(given)
         if isinstance(answer, Tensor) and self.metadata.output == "tuple":
             return (answer,)  # TVM unwraps a tuple of one
         return answer
@@ -161,6 +168,23 @@ class CompiledModel:
             write_json(temporary / _METADATA, value)
         return folder
 
+    def __reduce__(self) -> tuple[Callable[[str], CompiledModel], tuple[str]]:
+        """Another process loads it from the folder that it lies in. Raises CompileError if there
+        is none."""
+        if self._library is None:
+            raise CompileError(
+                "a network that was just compiled cannot be sent to another process: save it, and "
+                "send what load_compiled gives, or the folder's name"
+            )
+        return load_compiled, (str(self._library.parent.absolute()),)
+
+    def _start_anew(self, *inputs: Any) -> Any:
+        """In the place of an entry that a fork has cut off in the middle of an inference."""
+        from sepify.compiling import tvm_runtime
+
+        self._entry = tvm_runtime.start(self._executable)
+        return self._entry(*inputs)
+
     def _write_library(self, path: Path) -> None:
         if self._library is not None:
             try:
@@ -186,6 +210,20 @@ class CompiledModel:
                     f"input {index} is {have} {tuple(tensor.shape)} on {tensor.device.type}; "
                     f"compiled for {dtype} {shape} on cpu (compile again for other shapes)"
                 )
+
+
+_alive: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A thread that was running a network is not there in a fork of the process."""
+    for compiled in list(_alive):
+        if compiled._turn.locked():
+            compiled._turn = threading.Lock()
+            compiled._entry = compiled._start_anew
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def load_compiled(folder: Path | str) -> CompiledModel:

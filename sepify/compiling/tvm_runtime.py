@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from sepify.errors import DependencyError
 VERSIONS = {"tvm": version("apache-tvm"), "tvm_ffi": version("apache-tvm-ffi")}
 
 _CPU, _POOLED = 1, 2  # DLPack's device type, the virtual machine's kind of allocator
+_silence = threading.RLock()
 _EXTRA = "tvm_runtime_extra"  # sorting and the like; not in every build of TVM
 
 
@@ -89,14 +91,16 @@ def set_thread_count(count: int) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what TVM's C++ writes to stderr: a warning about the scope of each constant."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+    """Without what TVM's C++ writes to stderr: a warning about the scope of each constant. One
+    thread at a time: of two, the second would keep what the first has put there."""
+    with _silence:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(nowhere)

@@ -13,6 +13,7 @@ from sepify.forms.onnx import require_onnx, to_onnx
 from sepify.forms.torchscript import to_torchscript
 from sepify.forms.weights import distinct_tensors
 from sepify.input_note import METADATA_NAME, InputNote, note_inputs
+from sepify.serialised import one_at_a_time
 from sepify.storage import (
     save_exported,
     save_torchscript,
@@ -23,6 +24,7 @@ from sepify.storage import (
 Inputs = tuple[Tensor, ...]
 
 
+@one_at_a_time()
 def save_model(
     graph_module: fx.GraphModule, path: Path | str, example_inputs: Tensor | Inputs
 ) -> str:

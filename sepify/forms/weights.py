@@ -14,9 +14,11 @@ from sepify.convert import convert
 from sepify.errors import FileError, UntrainedWarning
 from sepify.planning.plan import Plan
 from sepify.planning.plan_file import load_plan
+from sepify.serialised import one_at_a_time
 from sepify.storage import read_weights
 
 
+@one_at_a_time()
 def load_weights(
     model: nn.Module,
     plan: Plan | Path | str,

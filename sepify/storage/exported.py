@@ -10,6 +10,7 @@ import torch
 
 from sepify.errors import FileError, first_line
 from sepify.input_note import METADATA_NAME, InputNote, read_note
+from sepify.serialised import one_at_a_time
 from sepify.storage.archives.contents import Contents, open_contents
 from sepify.storage.faults import read_bytes
 from sepify.storage.writing import torch_file
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
+@one_at_a_time()
 def save_exported(program: ExportedProgram, path: Path | str, note: InputNote) -> None:
     """Save a `.pt2` file with what its inputs are noted inside."""
     extra = {METADATA_NAME: note.to_json()}
@@ -26,6 +28,7 @@ def save_exported(program: ExportedProgram, path: Path | str, note: InputNote) -
         torch.export.save(program, file, extra_files=extra)
 
 
+@one_at_a_time()
 def load_exported(path: Path | str) -> ExportedProgram:
     """Load a `.pt2` file of `torch.export.save` onto the CPU. The file may come from a stranger:
     torch's own loader, which unpickles, imports and evaluates what it finds, is given an archive

@@ -11,6 +11,7 @@ import torch
 
 from sepify.errors import FileError, first_line
 from sepify.input_note import METADATA_NAME, InputNote, Shape, read_note
+from sepify.serialised import one_at_a_time
 from sepify.storage.archives.contents import Contents, open_contents
 from sepify.storage.archives.pickles import StoredTensor
 from sepify.storage.archives.saved import saved_value
@@ -36,6 +37,7 @@ class ModelFile:
         return None if self.note is None else self.note.shapes
 
 
+@one_at_a_time()
 def save_torchscript(
     module: torch.jit.ScriptModule,
     path: Path | str,
@@ -54,6 +56,7 @@ def save_torchscript(
         torch.jit.save(module, file, _extra_files=extra)
 
 
+@one_at_a_time()
 def load_torchscript(path: Path | str) -> ModelFile:
     """Load a TorchScript file onto the CPU. The file may come from a stranger: torch is given an
     archive written anew from what `sepify.storage.archives` has read and allowed.
