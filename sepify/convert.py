@@ -14,7 +14,7 @@ from sepify.calibration.batches import Batch, Calibration
 from sepify.calibration.gathering import MEMORY
 from sepify.calibration.refine import Refinement
 from sepify.calibration.solve import solve_by_svd, solve_on_data
-from sepify.capture import Model, capture
+from sepify.capture import Captured, Model, capture
 from sepify.errors import UntrainedWarning, UsageError
 from sepify.factorize.factors import Factors, Order, full_rank
 from sepify.multipliers import reduce_network
@@ -25,7 +25,7 @@ from sepify.passes.separate import separate_convolutions
 from sepify.passes.settle_batchnorm import settle_batchnorm
 from sepify.planning.budget import Budget
 from sepify.planning.check import check_plan, without_kernels
-from sepify.planning.make import Wish, inputs_and_batches, plan_reduced
+from sepify.planning.make import Wish, inputs_and_batches, plan_reduced, require_steady
 from sepify.planning.plan import METHODS, Method, Plan, Style
 from sepify.planning.survey import Convolution, survey
 from sepify.planning.uniform import Filter
@@ -118,6 +118,7 @@ def convert(
     original = captured.graph_module
     require_finite_weights(original)
     style, width, resolution = _shape(plan, style, width, resolution)
+    require_steady(captured, batches, width, resolution)
     reduced = reduce_network(original, inputs, batches, width, resolution)
     network, inputs, batches = reduced.network, reduced.inputs, reduced.batches
     if plan is None:
@@ -133,6 +134,7 @@ def convert(
 
     if method == "least-squares" and batches is not None:
         options = Refinement() if refine is True else refine or None
+        options = None if captured.keeps else options
         factors, plan = solve_on_data(network, plan, batches, progress, options, memory)
     else:
         factors = solve_by_svd(network, plan)
@@ -143,7 +145,12 @@ def convert(
     plan = _counted(plan, converted)
     _warn_if_untrained(plan)
     front_end = f"{captured.front_end}: {captured.reason}"
-    converted.meta["sepify"] = Conversion(plan, front_end, (*captured.notes, *reduced.notes))
+    notes = (
+        *captured.notes,
+        *reduced.notes,
+        *_state_note(captured, calibrated=batches is not None),
+    )
+    converted.meta["sepify"] = Conversion(plan, front_end, notes)
     return converted
 
 
@@ -211,6 +218,14 @@ def _counted(plan: Plan, converted: fx.GraphModule) -> Plan:
             decision = replace(decision, after=replace(decision.after, params=params))
         decisions.append(decision)
     return replace(plan, decisions=tuple(decisions))
+
+
+def _state_note(captured: Captured, *, calibrated: bool) -> tuple[str, ...]:
+    if not captured.keeps:
+        return ()
+    names = ", ".join(f"'{name}'" for name in captured.keeps)
+    solved = "; solved for first calls alone, and not refined" if calibrated else ""
+    return (f"the network keeps {names} from call to call{solved}",)
 
 
 def _warn_if_untrained(plan: Plan) -> None:

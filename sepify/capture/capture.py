@@ -58,10 +58,11 @@ def capture(
     require_supported(model)
     reference = None if inputs is None else reference_run(model, inputs)
     expected = None if reference is None else reference.expected
+    own = None if reference is None else reference.own_state
     if isinstance(model, torch.jit.ScriptModule):
-        return checked(from_torchscript(model, inputs), expected, inputs)
+        return checked(from_torchscript(model, inputs), expected, inputs, own)
     if isinstance(model, fx.GraphModule):
-        return checked(from_graph_module(model), expected, inputs)
+        return checked(from_graph_module(model), expected, inputs, own)
     return _from_module(model, reference)
 
 

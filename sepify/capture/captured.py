@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
 from sepify.capture.comparing import difference
 from sepify.capture.inputs import Inputs, describe, run_restored
-from sepify.errors import CaptureError, first_line
+from sepify.capture.own_state import OwnState
+from sepify.errors import CaptureError, UsageError, first_line
 
 REORDERED = ("torchscript", "torch-export")
 """Front ends that may compute the same by other operators; the others give the same bits."""
@@ -28,17 +29,43 @@ class Captured:
     front_end: str
     reason: str  # one sentence: why this front end
     notes: tuple[str, ...]  # what was assumed, dropped, folded or renamed, a sentence each
+    keeps: tuple[str, ...] = ()  # what it writes in one call and reads in the next, by name
+
+    def require_no_state(self, what: str) -> None:
+        """Raise UsageError if the network keeps anything from call to call, which `what`, a work
+        that shows it images in any order, has no place for."""
+        if self.keeps:
+            raise UsageError(f"{what}: {_keeping(self.keeps)}")
+
+    def require_no_hidden_state(self, what: str) -> None:
+        """The same for what layers keep that were left whole, which the graph does not show."""
+        layers = [
+            str(node.target)
+            for node in self.graph_module.graph.find_nodes(op="call_module")
+            if not type(self.graph_module.get_submodule(node.target)).__module__.startswith("torch")
+        ]
+        hidden = tuple(n for n in self.keeps if any(n.startswith(f"{at}.") for at in layers))
+        if hidden:
+            raise UsageError(f"{what}: {_keeping(hidden)}, inside a layer that was left whole")
 
 
-def checked(captured: Captured, expected: object, inputs: Inputs | None) -> Captured:
-    """`captured`, if it answers to `inputs` as `expected`; bit for bit where the front end records
-    the model's own operators and they run on the CPU.
+def _keeping(names: tuple[str, ...]) -> str:
+    listed = ", ".join(f"'{name}'" for name in names)
+    return f"the network writes to {listed} in one call and reads it in the next"
+
+
+def checked(
+    captured: Captured, expected: object, inputs: Inputs | None, own: OwnState | None = None
+) -> Captured:
+    """`captured`, if it answers to `inputs` as `expected`, and call after call as a model with a
+    state of its `own`; bit for bit where the front end records the model's own operators and they
+    run on the CPU.
 
     Raises CaptureError saying how the answers differ.
     """
     if inputs is None:
         return captured
-    exact = captured.front_end not in REORDERED and all(x.device.type == "cpu" for x in inputs)
+    exact = _is_exact(captured, inputs)
     try:
         actual = run_restored(captured.graph_module, inputs)
     except Exception as error:  # a graph of the wrong branch can fail in any way
@@ -47,7 +74,26 @@ def checked(captured: Captured, expected: object, inputs: Inputs | None) -> Capt
     told_difference = difference(expected, actual, exact)
     if told_difference is not None:
         raise CaptureError(_not_the_same(captured, inputs, told_difference))
-    return captured
+    return following(captured, inputs, own)
+
+
+def following(captured: Captured, inputs: Inputs, own: OwnState | None) -> Captured:
+    """`captured`, if it keeps from call to call what the model does. Raises CaptureError."""
+    if own is None:
+        return captured
+    told = own.why_not(captured.graph_module, _is_exact(captured, inputs))
+    if told is not None:
+        names = ", ".join(f"'{name}'" for name in own.names)
+        raise CaptureError(
+            f"the model writes to {names} in one call and reads it in the next, which the captured "
+            f"graph ({captured.front_end}) does not ({told}); keep such state in registered "
+            "buffers, or outside of the model: state in, state out"
+        )
+    return replace(captured, keeps=own.names)
+
+
+def _is_exact(captured: Captured, inputs: Inputs) -> bool:
+    return captured.front_end not in REORDERED and all(x.device.type == "cpu" for x in inputs)
 
 
 def _not_the_same(captured: Captured, inputs: Inputs, told: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from sepify.capture.captured import Captured, checked
+from sepify.capture.captured import Captured, checked, following
 from sepify.capture.comparing import difference
 from sepify.capture.copying import copy_module
 from sepify.capture.exported import (
@@ -15,10 +18,12 @@ from sepify.capture.exported import (
     export_module,
     rebuild,
     run_program,
+    state_of_program,
     varied,
 )
 from sepify.capture.inputs import Inputs, run_restored
 from sepify.capture.leaves import mark_opaque_leaves
+from sepify.capture.memory import Memory
 from sepify.capture.plain import is_training, made_plain, plain_copy, training_note
 from sepify.capture.raising import raise_modules
 from sepify.capture.reference import Reference
@@ -26,6 +31,7 @@ from sepify.capture.symbolic import drop_unresolved_annotations, symbolic_trace
 from sepify.capture.torchscript import import_torchscript
 from sepify.capture.widely import trace_widely
 from sepify.errors import CaptureError, InputError
+from sepify.passes.graph import set_module
 
 ALL_KINDS = ("conv", "bn", "linear", "dropout")
 
@@ -55,12 +61,34 @@ def from_symbolic_trace(model: nn.Module, reference: Reference | None) -> Captur
         return _symbolically(model, copy_module(model), None)
     with reference.lent() as copied:
         captured = _symbolically(model, copied, len(reference.inputs))
-    return checked(captured, reference.expected, reference.inputs)
+    return checked(captured, reference.expected, reference.inputs, reference.own_state)
+
+
+@contextmanager
+def _nothing_written(model: nn.Module) -> Iterator[None]:
+    """Raise CaptureError where a trace writes to the model: the graph will not, and there is no
+    input to find out with whether that matters."""
+    before = Memory(model)
+    buffers = [
+        (name, buffer, buffer._version)
+        for name, buffer in model.named_buffers()
+        if not buffer.is_inference()
+    ]
+    yield
+    names = [name for name, buffer, version in buffers if buffer._version != version]
+    names += before.written(model) if before.changed() else ()
+    if names:
+        listed = ", ".join(f"'{name}'" for name in dict.fromkeys(names))
+        raise CaptureError(
+            f"the model writes to {listed} while it runs, which a graph may not; give "
+            "example_inputs, with which it is tried whether that matters"
+        )
 
 
 def _symbolically(model: nn.Module, copied: nn.Module, given: int | None) -> Captured:
     plain = made_plain(copied)
-    traced = symbolic_trace(plain.module, given)
+    with _nothing_written(copied) if given is None else nullcontext():
+        traced = symbolic_trace(plain.module, given)
     notes = (*plain.notes, *traced.notes, *training_note(model))
     return Captured(traced.graph_module, "symbolic-trace", "torch.fx traces it as it is", notes)
 
@@ -76,13 +104,30 @@ def from_value_tracer(model: nn.Module, why: str, reference: Reference, hooks: b
         return copied
 
     traced = trace_widely(plain, reference)
+    if not reference.is_undoable:  # what it left whole holds what traces and runs have left
+        fresh = made_plain(copy_module(model), hooks).module
+        _put_layers(traced.graph_module, fresh)
     notes = (*told, *traced.notes, *training_note(model))
     mark_opaque_leaves(traced.graph_module, reference.inputs)
     reason = f"torch.fx alone does not: {why}"
     captured = Captured(traced.graph_module, "value-tracer", reason, notes)
     if traced.compared:
-        return captured
-    return checked(captured, reference.expected, reference.inputs)
+        return following(captured, reference.inputs, reference.own_state)
+    return checked(captured, reference.expected, reference.inputs, reference.own_state)
+
+
+def _put_layers(graph_module: fx.GraphModule, fresh: nn.Module) -> None:
+    """The layers that the graph calls as a whole, and the values of buffers, from `fresh`."""
+    layers = dict(fresh.named_modules(remove_duplicate=False))
+    for node in graph_module.graph.find_nodes(op="call_module"):
+        path = str(node.target)
+        kind = type(graph_module.get_submodule(path))
+        if kind is type(layers.get(path)) and not kind.__module__.startswith("torch."):
+            set_module(graph_module, path, layers[path])
+    given = dict(fresh.named_buffers())
+    for name, buffer in graph_module.named_buffers():
+        if name in given and given[name].shape == buffer.shape:
+            buffer.copy_(given[name])
 
 
 def from_export(model: nn.Module, why: str, reference: Reference, hooks: bool) -> Captured:
@@ -99,7 +144,8 @@ def from_export(model: nn.Module, why: str, reference: Reference, hooks: bool) -
             captured = Captured(rebuilt.graph_module, "torch-export", reason, notes)
             other = varied(reference.inputs, openness)
             if other is None or _agrees(reference, captured.graph_module, other):
-                return checked(captured, reference.expected, reference.inputs)
+                own = reference.own_state
+                return checked(captured, reference.expected, reference.inputs, own)
         except CaptureError as error:
             failure = str(error)  # the error itself would keep every copy of the model
     raise CaptureError(failure)
@@ -126,12 +172,13 @@ def _finish_export(rebuilt: Rebuilt, model: nn.Module | None) -> tuple[str, ...]
 def from_program(program: ExportedProgram, inputs: Inputs | None) -> Captured:
     """An exported program, compared with itself on `inputs` if there are any."""
     expected = None if inputs is None else run_program(program, inputs)
+    own = None if inputs is None else state_of_program(program, inputs)
     rebuilt = rebuild(program)
     notes = _finish_export(rebuilt, None)
     notes += training_note(rebuilt.graph_module)
     reason = "it is an exported program, which cannot be rewritten as it is"
     captured = Captured(rebuilt.graph_module, "torch-export", reason, notes)
-    return checked(captured, expected, inputs)
+    return checked(captured, expected, inputs, own)
 
 
 def from_torchscript(model: torch.jit.ScriptModule, inputs: Inputs | None) -> Captured:

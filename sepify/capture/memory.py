@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -42,8 +42,11 @@ class Memory:
         self._tensors: dict[int, Tensor] = {}
         self.whole = True  # whether everything was followed
         self._follow(model)
-        buffers = [b for m in model.modules() for b in m._buffers.values() if b is not None]
+        named = [(m, name, b) for m in model.modules() for name, b in m._buffers.items()]
+        self._owners = [(m, name) for m, name, b in named if b is not None]
+        buffers = [b for _, _, b in named if b is not None]
         self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
+        self._before = {id(now): before for now, before in self._held}
         for buffer in buffers:
             self._tensors.pop(id(buffer), None)
         self._versions = [(tensor, _version(tensor)) for tensor in self._tensors.values()]
@@ -51,6 +54,57 @@ class Memory:
     def changed(self) -> bool:
         """Whether anything but the values of tensors is otherwise than it was."""
         return any(self._empty) or not all(_is_same(now, before) for now, before in self._held)
+
+    def may_be_written(self) -> bool:
+        """Whether anything is otherwise than it was, whoever wrote it."""
+        return (
+            self.changed()
+            or any(_version(tensor) != version for tensor, version in self._versions)
+            or not all(_equal(buffer, before) for buffer, before in self._buffers)
+        )
+
+    def written(self, model: nn.Module) -> tuple[str, ...]:
+        """By name, what `model`, which this is of, has written since, but for what torch's own
+        layers write: statistics, weights that hooks compute."""
+        names = [
+            name
+            for path, module in model.named_modules()
+            if not (_is_torchs(module) or isinstance(module, torch.jit.ScriptModule))
+            for name in self._written_in(path, module)
+        ]
+        paths = {module: path for path, module in model.named_modules()}
+        for (module, name), (buffer, before) in zip(self._owners, self._buffers, strict=True):
+            if not _is_torchs(module) and not _equal(buffer, before):
+                names.append(f"{paths[module]}.{name}".lstrip("."))
+        known = set(map(id, (vars(m) for m in model.modules())))
+        known |= {id(registry) for m in model.modules() for registry in _registries(m)}
+        known |= {id(buffer) for buffer, _ in self._buffers}
+        elsewhere = [now for now, before in self._held if not _is_same(now, before)]
+        elsewhere += filter(None, self._empty)
+        elsewhere += [tensor for tensor, version in self._versions if _version(tensor) != version]
+        names += [_place(model, item) for item in elsewhere if id(item) not in known]
+        return tuple(dict.fromkeys(name for name in names if name))
+
+    def _written_in(self, path: str, module: nn.Module) -> Iterator[str]:
+        """The module's attributes that are others than before."""
+        prefix = f"{path}." if path else ""
+        for registry in (vars(module), *_registries(module)):
+            before = self._before.get(id(registry), {})
+            for name in dict.fromkeys((*before, *registry)):
+                if before.get(name, _NOTHING) is not registry.get(name, _NOTHING):
+                    yield f"{prefix}{name}"
+
+    def go_on(self, factor: int) -> None:
+        """Move the numbers that were changed since as far as `factor` such changes do."""
+        for now, before in self._held:
+            if isinstance(now, dict):
+                for key, was in before.items():
+                    if _is_count(was) and _is_count(now.get(key)):
+                        now[key] = was + factor * (now[key] - was)
+        with torch.no_grad():
+            for buffer, before in self._buffers:
+                if buffer.numel() == 1:
+                    buffer.copy_(before + factor * (buffer - before))
 
     def restore(self) -> bool:
         """Put everything back; whether that was possible."""
@@ -101,6 +155,45 @@ class Memory:
             return ()
         self._held.append((container, container.copy()))
         return _inside(container)
+
+
+_NOTHING = object()
+
+
+def _registries(module: nn.Module) -> tuple[Any, ...]:
+    return (module._parameters, module._buffers, module._modules)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(module.original_name).startswith(("BatchNorm", "InstanceNorm", "SyncBatch"))
+    return type(module).__module__.startswith("torch.nn.")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _equal(now: Tensor, before: Tensor) -> bool:
+    return now.shape == before.shape and torch.equal(now, before)
+
+
+def _place(model: nn.Module, item: Any) -> str:
+    """The attribute through which `item` is reached; "" if it is one of a layer of torch's."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules") and _reaches(value, item):
+                return "" if _is_torchs(module) else f"{path}.{name}" if path else name
+    return "" if isinstance(item, nn.Parameter) else "something that it holds"
+
+
+def _reaches(value: Any, item: Any, depth: int = 4) -> bool:
+    if value is item or getattr(value, "__dict__", None) is item:
+        return True
+    if depth == 0 or isinstance(value, nn.Module):
+        return False
+    held = value if type(value) in (*_CONTAINERS, tuple) else getattr(value, "__dict__", ())
+    return any(_reaches(inner, item, depth - 1) for inner in _inside(held))
 
 
 def _inside(container: Any) -> Iterable[Any]:

@@ -20,6 +20,7 @@ from sepify.capture.inputs import (
     run_in_place,
 )
 from sepify.capture.memory import Memory
+from sepify.capture.own_state import OwnState, own_state
 from sepify.capture.plain import is_plain, is_training
 from sepify.errors import CaptureError, InputError
 
@@ -39,6 +40,7 @@ class Reference:
     _copy: nn.Module  # as it was given while that can be undone, otherwise as the run has left it
     _before: Memory | None  # None where it cannot be undone
     _after: Memory | None  # None where the run changes nothing
+    own_state: OwnState | None = None  # what it keeps from call to call, if that matters
 
     @property
     def is_undoable(self) -> bool:
@@ -81,9 +83,12 @@ def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
     copied = copy_module(model)
     before = Memory(copied)
     training = any(map(is_training, copied.modules()))
+    written: tuple[str, ...] = ()
     try:
         with restored_buffers(copied) if training else nullcontext():  # statistics move
             expected = run_in_place(copied, inputs)
+            if before.may_be_written():
+                written = before.written(copied)
     except Exception as error:  # a model is free to refuse its input with any exception
         if _lacks_cuda(error):
             raise CaptureError(
@@ -96,10 +101,12 @@ def reference_run(model: nn.Module, inputs: Inputs) -> Reference:
         ) from error
     after = Memory(copied) if before.changed() else None
     undoable = is_plain(copied) and (after is None or after.whole) and before.restore()
-    return Reference(
+    reference = Reference(
         *(model, inputs, training, expected, copied),
         *((before, after) if undoable else (None, None)),
     )
+    reference.own_state = own_state(reference, written)
+    return reference
 
 
 def _lacks_cuda(error: Exception) -> bool:

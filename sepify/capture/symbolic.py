@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -204,9 +205,11 @@ def trace_with(tracer: LayerTracer, model: nn.Module) -> Traced:
         # `self.count.add_(1)` runs while it is traced
         with restored_buffers(model), torch.random.fork_rng(devices=[]):
             graph = tracer.trace(model)
+            _require_stored(tracer.root, graph)
     except Exception as error:  # the model's own code runs, on values it never expected
         raise CaptureError(_explain(error, tracer.failed)) from error
     _forget_tracer(graph)
+    _assign_by_views(graph)
     with compiled_when_raised():
         graph_module = fx.GraphModule(tracer.root, graph, type(model).__name__)
     for name, module in graph_module.named_modules():  # containers are new, leaves the model's own
@@ -217,6 +220,33 @@ def trace_with(tracer: LayerTracer, model: nn.Module) -> Traced:
     ranks, state = _batchnorm_ranks(graph, model), dict(model.named_buffers())
     raised = raise_modules(graph_module, ("conv", "bn"), ranks, state)
     return Traced(graph_module, (*notes, *raised.notes))
+
+
+def _require_stored(root: nn.Module, graph: fx.Graph) -> None:
+    """Raise TraceError where the model has put a computed value in the place of a tensor that the
+    graph gets: what the next call would read."""
+    for target in {str(node.target) for node in graph.find_nodes(op="get_attr")}:
+        if isinstance(operator.attrgetter(target)(root), fx.Proxy):
+            raise fx.proxy.TraceError(f"it computes a new '{target}' for its next call")
+
+
+def _assign_by_views(graph: fx.Graph) -> None:
+    """`self.past[:, 0] = y` as a write into a view: torch.jit.script drops a `__setitem__` that is
+    called as a method."""
+    for node in graph.find_nodes(op="call_method", target="__setitem__"):
+        base, key, value = node.args
+        if not isinstance(value, fx.Node) or not _is_basic(key):
+            continue
+        with graph.inserting_before(node):
+            part = graph.call_function(operator.getitem, (base, key))
+            graph.call_function(torch.ops.aten.copy_, (part, value))
+        graph.erase_node(node)
+
+
+def _is_basic(key: Any) -> bool:
+    """Whether the index selects a view: numbers, slices, None and Ellipsis."""
+    items = key if isinstance(key, tuple) else (key,)
+    return all(item is None or item is ... or type(item) in (int, slice) for item in items)
 
 
 def _batchnorm_ranks(graph: fx.Graph, model: nn.Module) -> dict[fx.Node, int]:

@@ -78,7 +78,9 @@ def prepare(
         progress("capturing", 0, STAGES)
         frozen = copy_module(model).eval()
         expected = _run(copy_to_run(frozen), inputs)
-        folded = fold_batchnorm(capture(frozen, inputs).graph_module.eval())
+        captured = capture(frozen, inputs)
+        captured.require_no_state("compiled code keeps nothing from call to call")
+        folded = fold_batchnorm(captured.graph_module.eval())
         _drop_checks(folded)
         progress("exporting", 1, STAGES)
         module = _import(folded, inputs)
@@ -154,8 +156,17 @@ def _import(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
 def _export(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     try:
         program = torch.export.export(model, inputs)
+        written = program.graph_signature.buffers_to_mutate.values()
+        if written:
+            names = ", ".join(f"'{name}'" for name in written)
+            raise CompileError(
+                f"the network writes to {names} while it runs, which compiled code cannot: leave "
+                "that line out, or hand the state in and out as inputs and outputs"
+            )
         decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions())
         return decomposed
+    except CompileError:
+        raise
     except Exception as error:  # torch.export raises dozens of types
         raise CompileError(f"torch.export refused the network: {first_line(error)}") from error
 

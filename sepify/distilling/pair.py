@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten
 
-from sepify.capture import Model, capture
+from sepify.capture import Captured, Model, capture
 from sepify.capture.copying import copy_module
 from sepify.distilling.losses import Losses, TaskLoss, are_class_scores, soft_targets
 from sepify.distilling.precision import spare_strided_depthwise
@@ -220,17 +220,22 @@ class DistillationPair(nn.Module):
 def _captured(teacher: Model, inputs: tuple[Tensor, ...], *, needed: bool) -> nn.Module:
     """A copy of the teacher, as it is in evaluation mode."""
     if not isinstance(teacher, nn.Module):
-        return capture(teacher, inputs).graph_module
+        return _steady(capture(teacher, inputs))
     copied = copy_module(teacher)
     with evaluating(copied):
         try:
-            return capture(copied, inputs).graph_module
+            return _steady(capture(copied, inputs))
         except CaptureError as error:
             if needed:
                 raise CaptureError(
                     f"{error}; to teach by the outputs alone, give losses=Losses(layers=0)"
                 ) from error
     return copied
+
+
+def _steady(teacher: Captured) -> nn.Module:
+    teacher.require_no_state("distillation shows images in any order")
+    return teacher.graph_module
 
 
 def _structure(output: object) -> str:

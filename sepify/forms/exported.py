@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from sepify.capture.exported import OPENNESS, export_module, varied
 from sepify.errors import CaptureError, ConversionError
 from sepify.forms.agreement import answers_in_eval, first_line, require_same
+from sepify.passes.graph import buffers_put_back
 
 
 def to_exported(
@@ -42,7 +43,8 @@ def export_at(
         warnings.simplefilter("ignore")
         program = export_module(copy.deepcopy(graph_module).eval(), inputs, openness)
         run = program.module()
-    require_same("exported", answers_in_eval(graph_module, inputs), run, inputs)
+    with buffers_put_back(run):
+        require_same("exported", answers_in_eval(graph_module, inputs), run, inputs)
     other = varied(inputs, openness)
     if other is not None:
         try:
@@ -51,7 +53,8 @@ def export_at(
             raise ConversionError(
                 f"the network refuses other sizes: {first_line(error)}"
             ) from error
-        require_same("exported", wanted, run, other)
+        with buffers_put_back(run):
+            require_same("exported", wanted, run, other)
     return program
 
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from sepify.capture.exported import OPENNESS, varied
 from sepify.errors import ConversionError
 from sepify.forms.agreement import answers_in_eval, first_line, require_same
-from sepify.passes.graph import with_dict_outputs
+from sepify.passes.graph import buffers_put_back, with_dict_outputs
 
 BATCH = OPENNESS[1]
 PLAIN: dict[Any, Callable[..., Any]] = {torch.sym_max: max, torch.sym_min: min}
@@ -35,13 +35,15 @@ def to_torchscript(
         warnings.simplefilter("ignore")
         plain = _with_plain_numbers(graph_module)
         try:
+            if plain.graph.find_nodes(op="call_method", target="__setitem__"):
+                raise ConversionError("torch.jit.script would drop an assignment")
             scripted = torch.jit.script(with_dict_outputs(plain))
             require_same("scripted", wanted, copy.deepcopy(scripted).eval(), inputs)
             return scripted, "scripted"
         except Exception:  # the compiler raises whatever it likes; tracing is the other way
             traced, outputs = _traced(plain, inputs)
-        run = copy.deepcopy(traced).eval()
-        require_same("TorchScript", wanted, run, inputs)
+        require_same("TorchScript", wanted, copy.deepcopy(traced).eval(), inputs)
+        run = copy.deepcopy(traced).eval()  # another: a run may leave its traces
         return traced, f"traced, for {_sizes(graph_module, run, inputs)}{outputs}"
 
 
@@ -62,12 +64,15 @@ def _traced(
     """A trace, and what to say of its outputs: one returns tensors, or one container of nothing
     else; of anything more nested it returns the tensors one after another."""
     trace: Callable[..., torch.jit.ScriptModule] = torch.jit.trace
+    given = copy.deepcopy(inputs)
     try:
-        return trace(graph_module, inputs, check_trace=False, strict=False), ""
+        with buffers_put_back(graph_module):
+            return trace(graph_module, given, check_trace=False, strict=False), ""
     except Exception:  # of any kind, for the outputs or for what is traced: the next try tells
         flat = _with_flat_outputs(graph_module)
     try:
-        return trace(flat, inputs, check_trace=False, strict=False), "; its outputs in one tuple"
+        with buffers_put_back(flat):
+            return trace(flat, given, check_trace=False, strict=False), "; its outputs in one tuple"
     except Exception as error:
         raise ConversionError(f"cannot be saved as TorchScript: {first_line(error)}") from error
 

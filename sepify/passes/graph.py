@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
+import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
@@ -87,6 +89,20 @@ def with_dict_outputs(graph_module: fx.GraphModule) -> fx.GraphModule:
     plain.graph.eliminate_dead_code()
     plain.recompile()
     return plain
+
+
+@contextmanager
+def buffers_put_back(model: nn.Module, but: Collection[nn.Module] = ()) -> Iterator[None]:
+    """What a run writes to buffers, `but` for those of some modules, is undone."""
+    held = [m for m in model.modules() if m not in but]
+    before = [(b, b.clone()) for m in held for b in m._buffers.values() if b is not None]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def set_module(graph_module: fx.GraphModule, path: str, module: nn.Module) -> None:

@@ -45,7 +45,8 @@ def make_out_of_place(graph_module: fx.GraphModule) -> fx.GraphModule:
     value afterwards reads the new one.
 
     Two writes stay: assignments to a part (x[:, 0] = y), and, as such assignments, writes into a
-    part or another view of what is read afterwards (x[:, 0].mul_(2), then x).
+    part or another view of what is read afterwards (x[:, 0].mul_(2), then x). Those into a stored
+    tensor go to a copy of it: the network keeps nothing from call to call.
     """
     changed = copy.deepcopy(graph_module)
     switched_off = [m for m in changed.modules() if getattr(m, "inplace", False) is True]
@@ -64,8 +65,47 @@ def make_out_of_place(graph_module: fx.GraphModule) -> fx.GraphModule:
             user.replace_input_with(written, node)
     for module in switched_off:
         module.inplace = False  # type: ignore[assignment]
+    _keep_stored_tensors(changed)
     changed.recompile()
     return changed
+
+
+def _keep_stored_tensors(graph_module: fx.GraphModule) -> None:
+    """Let each run write to a copy of its own of the stored tensors that it writes to: every run
+    is then a first call, whatever ran before."""
+    nodes = list(graph_module.graph.nodes)
+    written = {
+        str(base.target)
+        for node in nodes
+        for base in [_base(graph_module, node)]
+        if base is not node and base.op == "get_attr" and _writes(node)
+    }
+    for target in written:
+        readers = [node for node in nodes if node.op == "get_attr" and node.target == target]
+        users = [node for node in nodes if any(r in readers for r in node.all_input_nodes)]
+        with graph_module.graph.inserting_before(users[0]):
+            first = graph_module.graph.get_attr(target)
+            own = graph_module.graph.call_function(torch.clone, (first,))
+        for reader in readers:
+            reader.replace_all_uses_with(own)
+            graph_module.graph.erase_node(reader)
+
+
+def _base(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """The value whose memory `node` has, or writes to."""
+    given = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+    base = given if given is not None and _writes(node) else node
+    while (viewed := _viewed(graph_module, base)) is not None:
+        base = viewed
+    return base
+
+
+def _writes(node: fx.Node) -> bool:
+    if node.target is operator.setitem:
+        return True
+    packet = getattr(node.target, "overloadpacket", node.target)
+    name = packet if isinstance(packet, str) else getattr(packet, "__name__", "")
+    return node.op in ("call_function", "call_method") and _is_in_place_name(name)
 
 
 def _is_read_otherwise(graph_module: fx.GraphModule, written: fx.Node, writer: fx.Node) -> bool:

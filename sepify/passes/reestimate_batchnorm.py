@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sepify.errors import InputError
+from sepify.passes.graph import buffers_put_back
 
 
 @torch.no_grad()
@@ -39,7 +40,8 @@ def reestimate_batchnorm(
         norm.momentum = None  # cumulative average
         norm.train()
     for batch in batches:
-        estimated(*batch)
+        with buffers_put_back(estimated, but=norms):
+            estimated(*batch)
     for norm, momentum in momenta.items():
         norm.momentum = momentum
     for module, training in modes.items():

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sepify.passes.graph import buffers_put_back
+
 
 @torch.no_grad()
 def settle_batchnorm(
@@ -34,7 +36,8 @@ def settle_batchnorm(
     ]
     settled.eval()
     for batch in batches:
-        settled(*batch)
+        with buffers_put_back(settled):
+            settled(*batch)
     for hook in hooks:
         hook.remove()
     for norm, meter in zip(norms, meters, strict=True):

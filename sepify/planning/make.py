@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch, Calibration, calibration_batches, on_device_of
-from sepify.capture import Model, capture
+from sepify.capture import Captured, Model, capture
 from sepify.errors import UsageError
 from sepify.factorize.factors import Order
 from sepify.multipliers import Reduced, budget_for, reduce_network, related_to_original
@@ -76,7 +76,9 @@ def make_plan(
     possible.
     """
     inputs, batches = inputs_and_batches(model, example_inputs, calibration)
-    original = capture(model, inputs).graph_module
+    captured = capture(model, inputs)
+    require_steady(captured, batches, width, resolution)
+    original = captured.graph_module
     wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier, style, farm)
     reduced = reduce_network(original, inputs, batches, width, resolution)
     return plan_reduced(reduced, wish, progress, known)
@@ -139,6 +141,19 @@ def plan_graph(
         farm=wish.farm,
         progress=progress,
     )
+
+
+def require_steady(
+    captured: Captured,
+    batches: Sequence[Batch] | None,
+    width: float | None,
+    resolution: float | tuple[int, int] | None,
+) -> None:
+    """Raise UsageError for a network with a state of its own where that stands in the way."""
+    if width not in (None, 1) or resolution is not None:
+        captured.require_no_state("a width or a resolution would have to change the state too")
+    if batches is not None:
+        captured.require_no_hidden_state("leave the calibration images out and give method='svd'")
 
 
 def inputs_and_batches(

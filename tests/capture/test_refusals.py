@@ -212,7 +212,8 @@ def test_a_model_that_counts_its_calls_on_the_python_side() -> None:
     model(X)
     model(X)
     assert model.sign == 1
-    capture(model, (X,))  # one call away from where it is, as the model's next call will be
+    with pytest.raises(CaptureError, match="writes to 'sign' in one call and reads it in the next"):
+        capture(model, (X,))
     assert model.sign == 1
 
 

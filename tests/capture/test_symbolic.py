@@ -302,7 +302,7 @@ class Replacing(nn.Module):
 
 def test_a_buffer_that_is_replaced_on_the_way() -> None:
     model, x = Replacing(), torch.rand(2, 3, 8, 8)
-    graph_module = capture(model).graph_module
+    graph_module = capture(model, (x,)).graph_module
     with torch.no_grad():
         assert torch.equal(run(graph_module, (x,)), run(copy.deepcopy(model), (x,)))
     scales = [node for node in graph_module.graph.nodes if node.target == "scale"]

@@ -8,7 +8,7 @@ front end can trace are exported first (export.py).
 """
 
 from sepify.capture.exported.export import OPENNESS, export_module, varied
-from sepify.capture.exported.program import example_inputs_of, run_program
+from sepify.capture.exported.program import example_inputs_of, run_program, state_of_program
 from sepify.capture.exported.rebuild import Rebuilt, rebuild
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "export_module",
     "rebuild",
     "run_program",
+    "state_of_program",
     "varied",
 ]

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from sepify.capture.comparing import difference
 from sepify.capture.inputs import Inputs, describe
+from sepify.capture.own_state import OwnState, calls_of
 from sepify.errors import CaptureError, InputError, first_line
 
 STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -48,9 +50,27 @@ def example_inputs_of(program: ExportedProgram) -> Inputs | None:
     return tensors or None
 
 
-def run_program(program: ExportedProgram, inputs: Inputs) -> Any:
+State = dict[str, Tensor]
+
+
+def state_of_program(program: ExportedProgram, inputs: Inputs) -> OwnState | None:
+    """What the program keeps from call to call, if it answers otherwise after one than fresh."""
+    written = tuple(program.graph_signature.buffers_to_mutate.values())
+    if not written:
+        return None
+    _, *others = calls = calls_of(inputs)
+    state: State = {}
+    answers = tuple(run_program(program, given, state) for given in calls)
+    fresh = [run_program(program, given) for given in others]
+    if all(difference(*pair, exact=True) is None for pair in zip(fresh, answers[1:], strict=True)):
+        return None
+    return OwnState(written, calls, answers, {name: state[name] for name in written})
+
+
+def run_program(program: ExportedProgram, inputs: Inputs, state: State | None = None) -> Any:
     """What the program answers to copies of `inputs`, without the refusal of batch sizes that its
-    guards would utter; the program is not changed.
+    guards would utter; the program is not changed. What it writes to its buffers is put into
+    `state`, from which it is read in the next call.
 
     Raises InputError, with what was given and what was exported, if it does not accept them.
     """
@@ -64,7 +84,9 @@ def run_program(program: ExportedProgram, inputs: Inputs) -> Any:
     arguments: list[Any] = []
     for spec in specs:
         if spec.kind in STORED:
-            arguments.append(stored_tensor(program, str(spec.target)).detach().clone())
+            known = (state or {}).get(str(spec.target))
+            held = stored_tensor(program, str(spec.target)) if known is None else known
+            arguments.append(held.detach().clone())
         else:
             arguments.append(left.pop(0) if _is_tensor(spec) else getattr(spec.arg, "value", None))
     try:
@@ -77,6 +99,10 @@ def run_program(program: ExportedProgram, inputs: Inputs) -> Any:
             f"exported for {_exported_for(program)}, and says: {first_line(error)}"
         ) from error
     mutations = len(outputs) - len(program.graph_signature.user_outputs)
+    if state is not None:
+        for spec, value in zip(program.graph_signature.output_specs, outputs, strict=True):
+            if spec.kind is OutputKind.BUFFER_MUTATION:
+                state[str(spec.target)] = value.detach().clone()
     return pytree.tree_unflatten(outputs[mutations:], program.call_spec.out_spec)
 
 
