@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sepify.machine import Machine, this_machine
+from sepify.printable import printable_tree
 
 # requirement strings of the package's own metadata are the truth; these are what each extra is for
 EXTRAS = {
@@ -106,6 +107,7 @@ def _program(name: str, what_for: str) -> Need:
 
 def render(found: Examination) -> Group:
     """For a terminal of 80 columns."""
+    found = printable_tree(found)
     machine = found.machine
     extensions = " ".join(machine.extensions) or "no vector units that sepify knows"
     head = [

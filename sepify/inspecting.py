@@ -16,6 +16,7 @@ from sepify.measuring.rank_curves import energy_lost
 from sepify.models import LoadedModel
 from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost
 from sepify.planning.survey import Convolution, survey
+from sepify.printable import printable_tree
 from sepify.progress import Progress, silent
 
 SHOWN_RANKS = (1, 2, 3)
@@ -93,6 +94,7 @@ def _macs_at(layer: Inspected, rank: int) -> int:
 def render(found: Inspection) -> Group:
     """A tree of the convolutions that can be separated, with their costs; the others below it by
     their reason. Fits 80 columns."""
+    found = printable_tree(found)
     head = (
         f"{len(found.layers)} convolutions, {found.macs:,} MACs an image ({2 * found.macs:,} FLOPs)"
     )

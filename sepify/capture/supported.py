@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -14,6 +16,7 @@ def require_supported(model: nn.Module) -> None:
     one that contains itself."""
     _require_tree(model, "", [])
     for path, module in model.named_modules():
+        require_quotable(path)
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
             raise CaptureError(
                 f"layer '{path}' is quantised ({type(module).__name__}); "
@@ -21,8 +24,19 @@ def require_supported(model: nn.Module) -> None:
             )
         for registry in (module._parameters, module._buffers):
             for leaf, tensor in registry.items():
+                require_quotable(leaf)
                 if tensor is not None:
                     _require_values(tensor, path, leaf)
+
+
+def require_quotable(name: str) -> None:
+    """Raise CaptureError for a layer's or tensor's name that torch.fx cannot put between quotes: it
+    writes names into source code as they are, and a file from a stranger may name anything."""
+    if re.search(r"[\"\\\n\r\0\ud800-\udfff]", name):
+        raise CaptureError(
+            f"the layer or tensor '{name}' cannot be traced: torch.fx needs names without quotes, "
+            "backslashes and line ends; rename it"
+        )
 
 
 def _require_values(tensor: Tensor, path: str, leaf: str) -> None:

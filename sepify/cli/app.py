@@ -7,12 +7,13 @@ import inspect as signatures
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from typer.core import TyperGroup
 
 from sepify.cli import (
     compile,
@@ -27,14 +28,40 @@ from sepify.cli import (
     plan,
     report,
 )
-from sepify.cli.console import err, list_written, notes, out, show_warning
+from sepify.cli.console import list_written, notes, out, say, show_crash, show_warning
 from sepify.cli.interrupt import interruptible
 from sepify.cli.outcome import Outcome
 from sepify.cli.streams import checked_streams
 from sepify.errors import SepifyError
+from sepify.printable import printable
 from sepify.processes import is_main_process
 
+
+@contextmanager
+def _printable_usage() -> Iterator[None]:
+    """What was wrongly given on the command line is repeated without control characters."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(said := getattr(error, "message", None), str):  # click's, or typer's own copy
+            vars(error)["message"] = printable(said)
+        raise
+
+
+class _Commands(TyperGroup):
+    """The commands, whose names and options are looked up as the command line is read."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _printable_usage():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _printable_usage():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -106,11 +133,12 @@ _command(doctor.doctor, doctor.EXAMPLES)
 def main() -> None:
     """Entry point: a SepifyError becomes one line on stderr and its exit code; so does a warning
     of ours, without the code. So does an output that takes no more: a full disk, a closed pipe."""
+    sys.excepthook = show_crash
     try:
         with warnings.catch_warnings(), checked_streams():
             warnings.showwarning = show_warning
             with interruptible():
                 app()
     except SepifyError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        say("error", "bold red", str(error))
         sys.exit(error.exit_code)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -74,9 +73,9 @@ def compile(
     if target == "list":
         table = Table.grid(padding=(0, 2))
         for preset in targets():
-            table.add_row(preset.name, escape(preset.summary))
+            table.add_row(preset.name, preset.summary)
             if preset.details:
-                table.add_row("", f"[dim]{escape(preset.details)}[/]")
+                table.add_row("", Text(preset.details, style="dim"))
         return Outcome(table, [asdict(preset) for preset in targets()])
     if model is None or output is None:
         raise UsageError("compile needs a MODEL and an output folder: sepify compile MODEL -o DIR")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +15,7 @@ from rich.progress import (
 )
 
 from sepify.cli.console import err, notes
+from sepify.printable import printable
 from sepify.processes import is_main_process
 
 
@@ -23,7 +23,7 @@ from sepify.processes import is_main_process
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr, moved by progress(what, done, total); total 0 where it is unknown."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -33,7 +33,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         task = bar.add_task("starting", total=1)
 
         def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=escape(what), completed=done, total=total or None)
+            bar.update(task, description=printable(what), completed=done, total=total or None)
 
         try:
             yield show

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sepify.planning.plan import Decision, Plan
+from sepify.printable import printable_tree
 
 FORMAT = "sepify-plan-diff"
 VERSION = 2  # 1 said nothing of shapes
@@ -61,6 +62,7 @@ class PlanDiff:
         table.add_column("why the second", overflow="fold", max_width=30)
         for change in self.changes:
             macs = _ratio(change.first_macs, change.second_macs)
+            change = printable_tree(change)
             cells = [change.name, change.first or "-", change.second or "-", macs, change.reason]
             table.add_row(*(Text(cell) for cell in cells))
         return Group(table, Text(f"{len(self.changes)} differ, {self.alike} alike; {total}"))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.capture.functional import CONSTANT_PREFIX
+from sepify.capture.supported import require_quotable
 from sepify.capture.torchscript.values import Dependence, ModuleRef, Traced
 
 
@@ -112,6 +113,7 @@ class Attributes:
 
     def _stored(self, path: str, value: Tensor) -> Traced:
         if path not in self._traced:
+            require_quotable(path)
             node = self._graph.create_node("get_attr", path)
             self._traced[path] = Traced(value, node, Dependence.FIXED)
         return self._traced[path]

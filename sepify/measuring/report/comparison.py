@@ -21,6 +21,7 @@ from sepify.measuring.report.words import (
     quantity,
     threads_text,
 )
+from sepify.printable import printable_tree
 from sepify.storage import write_json, write_text
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def _latency(report: Report, after: bool) -> str:
 
 def render(comparison: Comparison) -> Group:
     """For a terminal of 80 columns: a block a network, since six columns would not fit."""
+    comparison = printable_tree(comparison)
     table = Table.grid(padding=(0, 2))
     label = quality(comparison.reports[0][1]).label
     for name, *cells in rows(comparison):

@@ -13,6 +13,7 @@ from sepify.measuring.report import descriptions, words
 from sepify.measuring.report.facts import chart_facts, class_rows, confusion_fits
 from sepify.measuring.report.figures import headline, key_figures, quality
 from sepify.measuring.report.text import error_text
+from sepify.printable import printable, printable_tree
 
 if TYPE_CHECKING:
     from sepify.measuring.report.model import Report
@@ -25,6 +26,7 @@ def as_html(report: Report) -> str:
     """The page. Every name and reason is escaped; a browser is told to run the scripts of this page
     alone and to fetch nothing."""
     largest = max((max(r.macs_before, r.macs_after) for r in report.layers), default=0) or 1
+    report = printable_tree(report)
     shares = [("top-1", report.accuracy), ("top-5", report.top5)]
     return render_page(
         "report.html",
@@ -62,18 +64,24 @@ def render_page(template: str, facts: dict[str, Any], **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("sepify.measuring.report", "page"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     scripts = [_read(name) for name in SCRIPTS]
     return environment.get_template(template).render(
-        facts=facts,
+        facts=printable_tree(facts),
         style=Markup(_read("page/style.css")),
         scripts=[Markup(script) for script in scripts],
         script_hashes=Markup(" ".join(_hash(script) for script in scripts)),
         **values,
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a template prints: texts of their own without control characters, markup as it is."""
+    return printable(value, lines=True) if type(value) is str else value
 
 
 def _read(name: str) -> str:

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from sepify.measuring.report import descriptions, words
 from sepify.measuring.report.figures import headline, key_figures, quality
+from sepify.printable import printable, printable_tree
 
 if TYPE_CHECKING:
     from sepify.measuring.report.model import Report
 
 
+# what GitHub makes lists, links, mentions and emoji of without any brackets
+_SPOKEN = re.compile(
+    r"^[-+=](?= )|^\d+(?=[.)] )|:(?=//)|www(?=\.)|@(?=\w)|(?<!\d):(?=[\w+-]+:)", re.IGNORECASE
+)
+
+
 def as_markdown(report: Report) -> str:
     """GitHub's Markdown. Every name and reason is escaped: it stays text on one line."""
+    report = printable_tree(report)
     shares = [("top-1", report.accuracy), ("top-5", report.top5)]
     return render_markdown(
         "report.md",
@@ -49,6 +57,7 @@ def render_markdown(template: str, **values: Any) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is: on one line, its punctuation escaped."""
-    flat = " ".join(text.split())
+    flat = printable(" ".join(text.split()))
     escaped = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", flat)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPOKEN.sub(r"\g<0><!-- -->", escaped)

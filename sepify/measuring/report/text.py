@@ -32,6 +32,7 @@ from sepify.measuring.report.words import (
     sqnr_text,
     versions_text,
 )
+from sepify.printable import printable_tree
 
 if TYPE_CHECKING:
     from sepify.measuring.board import BoardLatency
@@ -53,6 +54,7 @@ def as_text(report: Report) -> str:
 
 def render(report: Report) -> Group:
     """The report for a rich console. Nothing in it is read as rich markup."""
+    report = printable_tree(report)
     parts: list[RenderableType] = [Text(headline(report), style="bold"), _figures(report)]
     if report.latency is not None:
         parts += [_latency(report), *_skipped(report)]
