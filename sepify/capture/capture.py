@@ -21,6 +21,7 @@ from sepify.capture.inputs import require_tensors, run_in_place
 from sepify.capture.plain import has_hooks, plain_copy
 from sepify.capture.reference import Reference, reference_run
 from sepify.capture.supported import require_supported
+from sepify.capture.torchscript import require_operators
 from sepify.errors import CaptureError, InputError
 from sepify.process_state import keeps_process_state
 
@@ -56,6 +57,8 @@ def capture(
             "a module from torch.jit.load or a torch.export.ExportedProgram"
         )
     require_supported(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        require_operators(model)  # before it runs
     reference = None if inputs is None else reference_run(model, inputs)
     expected = None if reference is None else reference.expected
     own = None if reference is None else reference.own_state

@@ -5,6 +5,7 @@ the input is recorded in a torch.fx graph; everything else is folded; branches a
 unrolled as the example does, with a runtime check where a shape decided.
 """
 
+from sepify.capture.torchscript.allowed import require_operators
 from sepify.capture.torchscript.importer import Imported, import_torchscript
 
-__all__ = ["Imported", "import_torchscript"]
+__all__ = ["Imported", "import_torchscript", "require_operators"]

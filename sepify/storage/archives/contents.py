@@ -54,10 +54,11 @@ def open_contents(path: Path, content: bytes, what: str) -> Contents:
     """
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
-        infos = [entry for entry in archive.infolist() if not _is_folder(entry)]
+        everything = archive.infolist()
     except Exception as error:  # BadZipFile, NotImplementedError, struct.error, UnicodeError, ...
         raise FileError(f"{path} is truncated, or no {what}") from error
-    if not infos or all(entry.header_offset for entry in infos):
+    infos = [entry for entry in everything if not _is_folder(entry)]
+    if all(entry.header_offset for entry in everything):
         # the end is missing, and what was found is the directory of an archive inside
         raise FileError(f"{path} is truncated, or no {what}")
     if len(infos) > MOST_ENTRIES:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,10 +62,16 @@ def saved_value(contents: Contents) -> Any:
 
 def _names(module: str, name: str) -> Any:
     if (module, name) == ("torch._utils", "_rebuild_parameter"):
-        return Function(lambda data, *_: data)
+        return Function(_parameter)
     if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
         return StorageType(getattr(torch, name))
     return _refuse(module, name)
+
+
+def _parameter(data: Any, requires_grad: Any = True, *_: Any) -> StoredTensor:
+    if not isinstance(data, StoredTensor):
+        raise Refusal("holds a parameter that is no tensor")
+    return dataclasses.replace(data, requires_grad=bool(requires_grad))
 
 
 def _refuse(module: str, name: str) -> NoReturn:
