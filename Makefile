@@ -40,6 +40,11 @@ test-device: $(VENV)/.test
 test-install: $(VENV)/.test
 	SEPIFY_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest tests/install -m install
 
+# damaged files of every format that is read, with a new seed, until Ctrl-C; FUZZ="--seconds 300"
+.PHONY: fuzz
+fuzz: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz.py $(FUZZ)
+
 bench-zoo: $(VENV)/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py
 

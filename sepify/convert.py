@@ -30,7 +30,7 @@ from sepify.planning.plan import METHODS, Method, Plan, Style
 from sepify.planning.survey import Convolution, survey
 from sepify.planning.uniform import Filter
 from sepify.process_state import keeps_process_state
-from sepify.progress import Progress
+from sepify.progress import Progress, guarded
 from sepify.verify import require_finite_weights, verify_conversion
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def convert(
     network, inputs, batches = reduced.network, reduced.inputs, reduced.batches
     if plan is None:
         wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, style=style, farm=farm)
-        plan = plan_reduced(reduced, wish, progress)
+        plan = plan_reduced(reduced, wish, guarded(progress))
     check_plan(plan, survey(original))
     if network is not original:
         check_plan(without_kernels(plan), survey(network))
@@ -135,7 +135,7 @@ def convert(
     if method == "least-squares" and batches is not None:
         options = Refinement() if refine is True else refine or None
         options = None if captured.keeps else options
-        factors, plan = solve_on_data(network, plan, batches, progress, options, memory)
+        factors, plan = solve_on_data(network, plan, batches, guarded(progress), options, memory)
     else:
         factors = solve_by_svd(network, plan)
     converted = run_passes(network, conversion_steps(plan, factors, batches))

@@ -23,6 +23,7 @@ from sepify.compiling.prepare import STAGES, prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import CompileError
 from sepify.process_state import keeps_process_state
+from sepify.progress import guarded
 
 MAX_RELATIVE_ERROR = 1e-4
 
@@ -66,7 +67,7 @@ def compile(
     budget = parse_budget(tune)
     preset = find_target(target)
     started = time.monotonic()
-    note = progress or _silent
+    note = guarded(progress) or _silent
 
     from sepify.compiling import tvm_api, tvm_runtime
 

@@ -29,7 +29,7 @@ from sepify.distilling.run import Keeping, Run
 from sepify.distilling.training import Training
 from sepify.errors import DistillationWarning, InputError, UsageError
 from sepify.process_state import keeps_process_state
-from sepify.progress import Progress
+from sepify.progress import Progress, guarded
 from sepify.storage import require_writable
 
 
@@ -140,7 +140,8 @@ def distill(
             **asdict(replace(training, save_every=0.0)),
         }
         keeping = Keeping(path, identity, finish)
-        run = Run(accelerator, pair, material, training, epochs, augment, progress, keeping)
+        note = guarded(progress)
+        run = Run(accelerator, pair, material, training, epochs, augment, note, keeping)
         if path is not None and path.is_file():
             position, states = load_checkpoint(path, identity)
             with damaged_checkpoint(path):

@@ -170,6 +170,8 @@ def _tensors(
             require_memory(
                 needed, f"{source.where}: {len(numbers):,} images of {tuple(made[0].shape)}"
             )
+    if not made:
+        raise InputError(f"{source.where} holds no images")
     sizes = sorted({tuple(image.shape) for image in made})
     if len(sizes) > 1:
         raise UsageError(

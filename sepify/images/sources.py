@@ -173,6 +173,9 @@ def _from_hugging_face(folder: Path, split: str) -> Source:
                 known = ", ".join(map(str, loaded))
                 raise UsageError(f"{folder} has splits {known}; name one: {folder}#train")
             loaded = loaded[split]
+        for table in (loaded.data, loaded._indices):
+            if table is not None:
+                table.validate(full=True)  # pyarrow reads memory that is not the file's otherwise
         kinds = {kind: name for name, kind in _columns(loaded, datasets).items()}
         if "image" not in kinds:
             known = ", ".join(loaded.features)

@@ -40,7 +40,7 @@ from sepify.planning.frontier import trace_frontier
 from sepify.planning.measurements import Measurements
 from sepify.planning.plan import Plan
 from sepify.process_state import keeps_process_state
-from sepify.progress import Progress, silent
+from sepify.progress import Progress, guarded, silent
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
@@ -120,6 +120,7 @@ def compare(
             "before": _graph(before, given["before"], BEFORE, notes),
             "after": _graph(after, given["after"], AFTER, notes),
         }
+        progress = guarded(progress)
         _tell(progress, "counting MACs")
         costs = {which: measure_cost(model, given[which]) for which, model in models.items()}
         kinds = ("file", "file")

@@ -17,7 +17,7 @@ from sepify.planning.budget import Budget
 from sepify.planning.plan import STYLES, Plan, Style
 from sepify.planning.uniform import Filter, plan_uniform
 from sepify.process_state import keeps_process_state
-from sepify.progress import Progress
+from sepify.progress import Progress, guarded
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
@@ -81,7 +81,7 @@ def make_plan(
     original = captured.graph_module
     wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier, style, farm)
     reduced = reduce_network(original, inputs, batches, width, resolution)
-    return plan_reduced(reduced, wish, progress, known)
+    return plan_reduced(reduced, wish, guarded(progress), known)
 
 
 def plan_reduced(

@@ -201,9 +201,9 @@ class _Reader:
         if key not in entry:
             return absent
         try:
-            return decode(kind, entry[key], f'"{key}"')
+            return decode(kind, entry[key], key)
         except FileError as error:
-            self.fail((*place, key), f"'{entry['name']}': cannot be read: {error}")
+            self.fail((*place, key), f"'{entry['name']}': {error}")
 
     def known(self, entry: dict[str, Any], keys: tuple[str, ...], place: Place) -> None:
         for key in entry:

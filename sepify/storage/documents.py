@@ -15,7 +15,7 @@ from sepify.errors import FileError
 from sepify.storage.faults import open_file, read_bytes, reading
 
 LARGEST = 64 * 2**20  # bytes of a document; the plan of a network of 1,000 layers has one MiB
-_WORDS = re.compile(r'"(?:\\.|[^"\\])*"|-?Infinity|NaN')  # strings, too, to skip them
+_STRING = r'"(?:\\.|[^"\\])*"'
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -57,7 +57,7 @@ def parse_json(text: str | bytes, path: Path | str, repeated_keys: bool = False)
     except FileError as error:
         fault = error.__cause__
         if isinstance(fault, _NoNumber):
-            fault = json.JSONDecodeError(str(fault), str(text), _no_number_at(str(text)))
+            fault = json.JSONDecodeError(str(fault), str(text), fault.position(str(text)))
         if isinstance(fault, json.JSONDecodeError):
             where = f"line {fault.lineno}, column {fault.colno}"
             raise FileError(f"{path} is not valid JSON: {fault.msg} at {where}") from fault
@@ -111,26 +111,31 @@ def _stdin() -> bytes:
 def _whole(digits: str) -> int:
     # int() itself refuses more than some thousand digits
     if len(digits) > 20 or not -(2**63) <= (number := int(digits)) < 2**64:
-        raise ValueError(f"the number {digits[:20]}... is too large")
+        raise _NoNumber(f"the number {digits[:20]}... is too large", digits)
     return number
 
 
 def _finite(digits: str) -> float:
     if not math.isfinite(number := float(digits)):
-        raise ValueError(f"the number {digits[:20]} is too large")
+        raise _NoNumber(f"the number {digits[:20]} is too large", digits)
     return number
 
 
 class _NoNumber(ValueError):
-    """NaN or infinity, which Python's reader takes and JSON has not."""
+    """What Python's reader takes for a number, and we do not."""
+
+    def __init__(self, message: str, token: str) -> None:
+        super().__init__(message)
+        self._token = token
+
+    def position(self, text: str) -> int:
+        """Where it stands first, outside of strings."""
+        tokens = re.compile(_STRING + "|" + re.escape(self._token))
+        return next((found.start() for found in tokens.finditer(text) if found[0][0] != '"'), 0)
 
 
 def _no_number(name: str) -> NoReturn:
-    raise _NoNumber(f"{name} is not a number of JSON")
-
-
-def _no_number_at(text: str) -> int:
-    return next((found.start() for found in _WORDS.finditer(text) if found[0][0] != '"'), 0)
+    raise _NoNumber(f"{name} is not a number of JSON", name)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

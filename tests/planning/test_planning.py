@@ -174,7 +174,7 @@ def edited(tmp_path, change) -> str:
         (lambda d: d["convolutions"][0].update(action="drop"), "'conv1': action 'drop'"),
         (lambda d: d["convolutions"][0].update(rank="two"), "'conv1': rank 'two'"),
         (lambda d: d["convolutions"][0].update(order="up"), "'conv1': order 'up'"),
-        (lambda d: d["convolutions"][0].update(macs=[1]), "'conv1': cannot be read"),
+        (lambda d: d["convolutions"][0].update(macs=[1]), "'conv1': macs has 1 items, not 2"),
         (lambda d: d["convolutions"][0].update(action="keep"), "'conv1': order and rank belong"),
         (lambda d: d["convolutions"][1].update(name="conv1"), "'conv1' is listed twice"),
     ],

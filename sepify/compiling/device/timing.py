@@ -16,7 +16,7 @@ from sepify.compiling.device.boards import Farm, look_for_board, request
 from sepify.compiling.device.facts import BoardFacts, read_facts
 from sepify.compiling.kernel_tuning.process import Process
 from sepify.errors import CompileError, DeviceError, FileError, UsageError
-from sepify.storage import read_json
+from sepify.storage import decode, read_json
 
 Samples = NDArray[np.float64]
 
@@ -141,20 +141,43 @@ def time_bundle(folder: Path, farm: Farm, runs: int) -> BoardLatency:
     if runs < 1:
         raise UsageError(f"--runs {runs}: at least one")
     check_checksums(folder)
-    facts = read_json(folder / "model.json")
-    if facts.get("kind") != "runtime":
-        raise FileError(f"{folder} is no bundle with TVM's runtime: only those can be sent")
-    inputs, outputs = (
-        tuple(
-            Value(str((folder / v["stored"]).resolve()), tuple(v["shape"]), v["dtype"])
-            for v in facts[side]
-        )
-        for side in ("inputs", "outputs")
-    )
-    library = str((folder / "module.so").resolve())
-    network = Network(library, inputs, outputs, float(facts["tolerance"]))
+    network = _read_network(folder)
     with open_timer(farm) as timer:
         times = 1e3 * np.sort(timer.race([network], Turns(None, repeats=runs)).ravel())
         if timer.facts.emulated:
             return BoardLatency(str(farm), runs, None, None)
     return BoardLatency(str(farm), runs, float(times[0]), float(times[runs // 2]))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An example input or output, as `model.json` has it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    stored: str
+
+
+def _read_network(folder: Path) -> Network:
+    """What `model.json` says is to be sent: files of that folder, and of no other."""
+    path = folder / "model.json"
+    facts = read_json(path)
+    if not isinstance(facts, dict) or facts.get("kind") != "runtime":
+        raise FileError(f"{folder} is no bundle with TVM's runtime: only those can be sent")
+    try:
+        tolerance = decode(float, facts.get("tolerance"), "tolerance")
+        inputs, outputs = (
+            tuple(_value(folder, v) for v in decode(list[_Stored], facts.get(side), side))
+            for side in ("inputs", "outputs")
+        )
+    except FileError as error:
+        raise FileError(f"{path} is damaged: {error}; make the bundle again") from error
+    return Network(str((folder / "module.so").resolve()), inputs, outputs, tolerance)
+
+
+def _value(folder: Path, given: _Stored) -> Value:
+    place = folder / given.stored
+    if Path(given.stored).name != given.stored or place.is_symlink() or not place.is_file():
+        raise FileError(f"{given.stored!r} is no file of this folder")
+    return Value(str(place.resolve()), given.shape, given.dtype)
