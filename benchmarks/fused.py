@@ -23,7 +23,7 @@ from image_sets import OUT, SEED
 from rich.console import Console
 from rich.table import Table
 
-from sepify.compiling import tvm_api, tvm_runtime
+from sepify.compiling import thread_pool, tvm_api
 from sepify.compiling.kernel_tuning.sample import sample
 from sepify.compiling.kernels.pooling import max_pool_kernel
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
@@ -160,12 +160,13 @@ def main() -> None:
     assert preset.description is not None
     assert preset.machine is not None
     target = tvm_api.make_target(preset.description)
+    thread_pool.install(None)
     table = Table("layers", "threads", "one kernel, us", "two", "min", "median")
     rows = []
     for pair in pairs():
         calls = prepare(pair, preset.machine, target)
         for threads in asked.threads:
-            if tvm_runtime.set_thread_count(threads) != threads:
+            if thread_pool.use_threads(threads) != threads:
                 parser.error(f"{threads} threads: set TVM_NUM_THREADS to that or more")
             one, two = race(calls, asked.rounds)
             ratios = min(one) / min(two), statistics.median(one) / statistics.median(two)

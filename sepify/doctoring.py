@@ -26,7 +26,7 @@ EXTRAS = {
     "datasets": "--data with a Hugging Face dataset on disk",
 }
 PROGRAMS = {
-    "cc": "compile for this machine",
+    "cc": "compile for this machine; several threads there",
     "aarch64-linux-gnu-g++": "compile for 64-bit ARM",
     "arm-linux-gnueabihf-g++": "compile for 32-bit ARM",
     "qemu-aarch64": "run a 64-bit ARM bundle here",

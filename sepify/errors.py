@@ -103,6 +103,10 @@ class TuningWarning(SepifyWarning):
     """An operator has no tuned schedule, and may be slow."""
 
 
+class ThreadWarning(SepifyWarning):
+    """Several threads may be slow beside other busy processes."""
+
+
 class DatabaseWarning(SepifyWarning):
     """Tuning records are there that cannot be used."""
 

@@ -12,10 +12,10 @@ TVM_ABSENT = "compiling needs Apache TVM: pip install 'sepify[tvm]'"
 
 
 def require_tvm() -> None:
-    """Load TVM's runtime, with a thread pool of the right size. Every public function that needs
-    TVM calls this first. Raises DependencyError if TVM is not installed.
+    """Load TVM's runtime. Every public function that needs TVM calls this first. Raises
+    DependencyError if TVM is not installed.
 
-    TVM reads the size of its thread pool while it loads, and takes half of the cores if not told:
+    TVM reads how many threads there may be while it loads, and takes half of the cores if not told:
     here it is told all of them. OMP_NUM_THREADS, if set, limits how many are used at first.
     """
     if importlib.util.find_spec("tvm") is None:
@@ -23,8 +23,8 @@ def require_tvm() -> None:
     if "tvm" in sys.modules or "TVM_NUM_THREADS" in os.environ:
         return
     os.environ["TVM_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
-    from sepify.compiling import tvm_runtime
+    from sepify.compiling import thread_pool
 
     limit = os.environ.get("OMP_NUM_THREADS", "")
     if limit.isdigit() and int(limit) > 0:
-        tvm_runtime.set_thread_count(int(limit))
+        thread_pool.use_threads(int(limit))

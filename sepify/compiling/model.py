@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -101,13 +102,14 @@ class CompiledModel:
     ) -> None:
         """`weights` are those that the code takes as parameters; `library` is the file that the
         executable was loaded from, if it was."""
-        from sepify.compiling import tvm_runtime
+        from sepify.compiling import thread_pool, tvm_runtime
 
         self.metadata = metadata
         self._executable = executable
         self._weights = list(weights)
         self._library = library
         self._entry: Callable[..., Any] = tvm_runtime.start(executable)
+        self._thread_pool = thread_pool.install(library)
         self._borrow = tvm_runtime.borrow
         self._lend = tvm_runtime.lend
         self._borrowed_weights = [self._borrow(weight) for weight in self._weights]
@@ -128,23 +130,30 @@ class CompiledModel:
             return (answer,)  # TVM unwraps a tuple of one
         return answer
 
+    @property
+    def thread_pool(self) -> str:
+        """Whose threads it runs on: "sepify", or "tvm" where there was no C compiler to make ours
+        with, which is slow beside other busy processes."""
+        return self._thread_pool
+
     def set_threads(self, n: int) -> None:
-        """Run on `n` threads from now on. TVM has one thread pool in a process: this holds for
+        """Run on `n` threads from now on. There is one thread pool in a process: this holds for
         every compiled model in it.
 
-        Raises InputError if `n` is below 1, or above the size of the pool: the number of cores,
-        or TVM_NUM_THREADS if that is set before the first use.
+        Raises InputError if `n` is below 1, or above the number of cores, or above TVM_NUM_THREADS
+        if that is set before the first use.
         """
-        from sepify.compiling import tvm_runtime
+        from sepify.compiling import thread_pool
 
         if n < 1:
             raise InputError(f"{n} threads: at least one is needed")
-        used = tvm_runtime.set_thread_count(n)
-        if used != n:
+        most = thread_pool.most_threads()
+        if n > most:
             raise InputError(
-                f"{n} threads, but TVM's pool has {used}; set the environment variable "
-                "TVM_NUM_THREADS before TVM is loaded to make it larger"
+                f"{n} threads, but there may be {most}; set the environment variable "
+                "TVM_NUM_THREADS before TVM is loaded to allow more (64 at most)"
             )
+        thread_pool.use_threads(n)
 
     def save(self, folder: Path | str) -> Path:
         """Write the folder: code and small weights in a shared library, a file for each weight of
@@ -192,9 +201,11 @@ class CompiledModel:
             except FileNotFoundError as error:
                 raise FileError(f"{self._library} was loaded, and is gone now") from error
             return
-        from sepify.compiling import tvm_api
+        from sepify.compiling import thread_pool, tvm_api
 
-        tvm_api.export(self._executable, path)
+        with tempfile.TemporaryDirectory(prefix="sepify-") as place:
+            pool = thread_pool.compile_object(Path(place))
+            tvm_api.export(self._executable, path, carried=[pool] if pool else [])
 
     def _require_fitting(self, inputs: tuple[Tensor, ...]) -> None:
         expected = self.metadata

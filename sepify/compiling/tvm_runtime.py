@@ -22,6 +22,7 @@ import tvm_ffi
 from torch.utils.dlpack import from_dlpack
 from tvm_ffi.libinfo import load_lib_ctypes
 
+from sepify.compiling import thread_pool
 from sepify.compiling.dependencies import TVM_ABSENT
 from sepify.errors import DependencyError
 
@@ -49,7 +50,8 @@ _load_libraries()
 
 
 def load(path: Path) -> Any:
-    """An executable from a shared library."""
+    """An executable from a shared library; the first one that is loaded brings the thread pool."""
+    thread_pool.install(path)
     with quiet():
         return tvm_ffi.load_module(str(path))
 
@@ -57,6 +59,7 @@ def load(path: Path) -> Any:
 def start(executable: Any) -> Callable[..., Any]:
     """The entry point of an executable, from a file or just built, ready to call with TVM tensors,
     and its virtual machine."""
+    thread_pool.install(None)
     library = executable if isinstance(executable, tvm_ffi.Module) else executable.jit()
     machine = library["vm_load_executable"]()
     machine["vm_initialization"](_CPU, 0, _POOLED)
@@ -76,17 +79,6 @@ def lend(value: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
     if isinstance(value, tvm_ffi.Tensor):
         return from_dlpack(value)
     return tuple(from_dlpack(part) for part in value)
-
-
-def set_thread_count(count: int) -> int:
-    """Use `count` threads of TVM's pool, of which there is one in a process; how many it uses now,
-    which is less where the pool is smaller."""
-    one_thread, share_all_cores = 1, -3  # modes; the second does not pin threads to cores
-    mode = one_thread if count == 1 else share_all_cores
-    tvm_ffi.get_global_func("runtime.config_threadpool")(
-        mode, count, [str(core) for core in sorted(os.sched_getaffinity(0))]
-    )
-    return int(tvm_ffi.get_global_func("runtime.NumThreads")())
 
 
 @contextmanager

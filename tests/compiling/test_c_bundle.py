@@ -120,47 +120,6 @@ def test_nothing_is_allocated_while_it_runs(bundle, tmp_path):
     assert run(tmp_path / "program").returncode == 0
 
 
-def test_the_caller_sleeps_while_threads_are_at_work(bundle, tmp_path):
-    """Loops of all lengths end with everything done; a long wait costs no CPU time."""
-    (tmp_path / "pool.c").write_text(
-        """
-        #define _GNU_SOURCE
-        #include "sepify_threads.h"
-        #include <stdatomic.h>
-        #include <sys/resource.h>
-        #include <unistd.h>
-        static atomic_int done;
-        static int work(int task, SepifyParallel *environment, void *closure) {
-          (void)environment;
-          if (sepify_thread()) usleep(*(int *)closure * (task & 1));
-          return atomic_fetch_add(&done, 1) < 0;
-        }
-        static long milliseconds(void) {
-          struct rusage used;
-          getrusage(RUSAGE_THREAD, &used);
-          return used.ru_utime.tv_sec * 1000 + used.ru_utime.tv_usec / 1000 +
-                 used.ru_stime.tv_sec * 1000 + used.ru_stime.tv_usec / 1000;
-        }
-        int main(void) {
-          int pauses[] = {0, 1, 50, 300}, second = 200000;
-          if (!sepify_make_threads(3)) return 1;
-          sepify_use_threads(3);
-          for (int i = 0; i < 4000; ++i) {
-            atomic_store(&done, 0);
-            if (sepify_parallel(work, &pauses[i % 4], 7) || atomic_load(&done) != 7) return 2;
-          }
-          long before = milliseconds();
-          for (int i = 0; i < 5; ++i) if (sepify_parallel(work, &second, 2)) return 3;
-          return milliseconds() - before < 100 ? 0 : 4;
-        }"""
-    )
-    flags = ["-std=c11", "-DSEPIFY_THREADS", "-pthread", "-O2", f"-I{bundle}"]
-    files = [tmp_path / "pool.c", bundle / "sepify_threads.c"]
-    done = run("cc", *flags, *files, "-o", tmp_path / "pool")
-    assert done.returncode == 0, done.stderr
-    assert run(tmp_path / "pool").returncode == 0
-
-
 def test_two_networks_in_one_program(bundle, tmp_path):
     other = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU()).eval()
     x = torch.randn(1, 1, 9, 9)

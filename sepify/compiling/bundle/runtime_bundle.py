@@ -20,10 +20,20 @@ from sepify.errors import CompileError
 from sepify.storage import write_bytes, write_text
 
 _MOST_AXES = 8  # of SepifyValue
-_LOADER = ("bundle_model.c", "bundle_tvm.c", "sepify_cpu.c", "sepify_sha256.c")
+_LOADER = (
+    "bundle_model.c",
+    "bundle_tvm.c",
+    "bundle_threads.c",
+    "sepify_cpu.c",
+    "sepify_sha256.c",
+    "sepify_threads.c",
+)
 _PROGRAMS = {"run": ("bundle_run.c",), "serve": ("bundle_serve.c", "bundle_describe.c")}
-# what every glibc since 2.17 can start: see old_glibc.c
-_LINKED = ("-Wl,--wrap=__libc_start_main", "-Wl,--no-as-needed", "-ldl")
+_DEFINED = ("-DSEPIFY_THREADS", "-DSEPIFY_OLD_GLIBC")
+# what every glibc since 2.17 can start: see old_glibc.c. Since 2.34 all is in libc, and -ldl finds
+# an empty archive: where it is not, the libraries themselves have to be named.
+_LIBRARIES = ("-Wl,--no-as-needed", "-l:libdl.so.2", "-l:libpthread.so.0")
+_LINKED = ("-Wl,--wrap=__libc_start_main", *_LIBRARIES)
 
 
 def write_runtime(ready: Prepared, folder: Path, tolerance: float) -> Written:
@@ -67,7 +77,8 @@ def build_programs(compiler: str, config: Path, folder: Path) -> None:
     """Compile the runner, the RPC server and the library for Python into `folder`."""
     with resources.as_file(resources.files("sepify.compiling") / "runner") as sources:
         loader = [config, *(sources / name for name in _LOADER)]
-        flags: list[str | Path] = ["-std=gnu11", "-O2", "-s", "-U_FORTIFY_SOURCE", "-I", sources]
+        flags: list[str | Path] = ["-std=gnu11", "-O2", "-s", "-U_FORTIFY_SOURCE", *_DEFINED]
+        flags += ["-I", sources]
         for include in headers():
             flags += ["-I", include]
         old_glibc = sources / "old_glibc.c"
@@ -76,7 +87,7 @@ def build_programs(compiler: str, config: Path, folder: Path) -> None:
             run_compiler(
                 compiler, [*flags, *loader, *own, old_glibc, *_LINKED, "-o", folder / name]
             )
-        library = [*flags, "-shared", "-fPIC", *loader, "-Wl,--no-as-needed", "-ldl"]
+        library = [*flags, "-shared", "-fPIC", *loader, *_LIBRARIES]
         run_compiler(compiler, [*library, "-o", folder / "libsepify_model.so"])
 
 

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from sepify.compiling import tvm_api, tvm_runtime
+from sepify.compiling import thread_pool, tvm_api
 from sepify.compiling.kernel_tuning.sample import sample, tolerance
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Machine
@@ -101,7 +101,7 @@ def main() -> None:
     requests, answers = sys.stdin, private_stdout()
     opening = json.loads(requests.readline())
     target, machine = tvm_api.make_target(opening["target"]), Machine(**opening["machine"])
-    tvm_runtime.set_thread_count(1)
+    thread_pool.use_threads(1)
     subject: Subject | None = None
     answer_on(answers, {"ready": True})
     for line in requests:

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bundle_threads.h"
 #include "bundle_tvm.h"
 
 enum { POOLED_ALLOCATOR = 2 };
@@ -31,12 +32,9 @@ static int make_inputs(char *why, size_t room) {
 }
 
 int sepify_open(const char *folder, int threads, char *why, size_t room) {
-  if (threads > 0) {
-    char number[16];
-    snprintf(number, sizeof number, "%d", threads);
-    setenv("TVM_NUM_THREADS", number, 1); /* read when the runtime is loaded */
-  }
-  if (sepify_load_tvm(folder, sepify_bundle.features, why, room)) return -1;
+  if (sepify_load_tvm(folder, sepify_bundle.features, why, room) ||
+      sepify_install_threads(threads, why, room))
+    return -1;
   char *path = sepify_path(folder, "module.so");
   TVMFFIAny arguments[3] = {sepify_text(path)};
   TVMFFIAny module, machine, nothing;

@@ -26,8 +26,7 @@ typedef struct {
 extern const SepifyBundle sepify_bundle;
 
 /* Check every file of `folder` against SHA256SUMS, then the CPU; only then load the code. `threads`
- * 0 leaves their number to TVM (TVM_NUM_THREADS, or half the cores). One network in a process.
- * 0, or -1 with the reason in `why`. */
+ * 0: TVM_NUM_THREADS, or one for each core that the process may use. One network in a process. 0, or -1 with the reason in `why`. */
 int sepify_open(const char *folder, int threads, char *why, size_t room);
 
 /* One inference: values as the network takes them, in the order of `sepify_bundle`. 0 or -1. */

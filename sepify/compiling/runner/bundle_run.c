@@ -4,7 +4,7 @@
  *   run input0.bin ... output0.bin    raw values in, raw values out
  *   run --time N                      N inferences of the stored input: least and median
  *
- * --threads N before these; TVM's own choice without it. */
+ * --threads N before these; TVM_NUM_THREADS, or one for each core, without it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -28,6 +28,7 @@
 
 #include "bundle_describe.h"
 #include "bundle_model.h"
+#include "bundle_threads.h"
 #include "bundle_tvm.h"
 
 enum {
@@ -179,6 +180,7 @@ static void serve(int socket_) {
   TVMFFIAny number = sepify_number(socket_), nothing;
   if (mkdir(session_folder, 0700) ||
       sepify_load_tvm(folder, sepify_bundle.features, why, sizeof why) ||
+      sepify_install_threads(0, why, sizeof why) || sepify_serve_threads(why, sizeof why) ||
       sepify_set_global("tvm.rpc.server.workpath", work_path, why, sizeof why) ||
       sepify_set_global("tvm.rpc.server.load_module", load_module, why, sizeof why) ||
       sepify_set_global("sepify.board", describe, why, sizeof why) ||

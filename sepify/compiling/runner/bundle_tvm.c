@@ -83,6 +83,15 @@ static int check_files(const char *folder, char *why, size_t room) {
   return fault;
 }
 
+static void *ffi; /* libtvm_ffi */
+
+int sepify_find(const char *name, void *place, char *why, size_t room) {
+  void *symbol = dlsym(ffi, name);
+  if (!symbol) return snprintf(why, room, "libtvm_ffi.so has no %s", name), -1;
+  memcpy(place, &symbol, sizeof symbol);
+  return 0;
+}
+
 static void *load(const char *folder, const char *name, char *why, size_t room) {
   char *path = sepify_path(folder, name);
   void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* the network's code looks for it there */
@@ -99,13 +108,7 @@ int sepify_load_tvm(const char *folder, const char *const *features, char *why, 
              "for this CPU", missing);
     return -1;
   }
-  /* TVM's idle threads yield 300,000 times before they sleep, and each time on a busy core costs a
-   * slice of it: the demo network on two threads took up to 100 s for 20 inferences there, 1.7 s for
-   * 50 at 1,000. On two free cores no setting is faster than another: medians of 12 processes 0.043,
-   * 0.043 and 0.043 ms (demo), 0.282, 0.283 and 0.279 ms (a small ResNet) at 300,000, 10,000 and
-   * 1,000, on an Intel Xeon with AVX-512 (benchmarks/spin_count.py). */
-  setenv("TVM_THREAD_POOL_SPIN_COUNT", "1000", 0);
-  void *ffi = load(folder, "libtvm_ffi.so", why, room);
+  ffi = load(folder, "libtvm_ffi.so", why, room);
   if (!ffi || !load(folder, "libtvm_runtime.so", why, room)) return -1;
   struct {
     const char *name;
@@ -117,11 +120,8 @@ int sepify_load_tvm(const char *folder, const char *const *features, char *why, 
       {"TVMFFIErrorMoveFromRaised", &api.take_error}, {"TVMFFIErrorSetRaisedFromCStr", &api.raise},
       {"TVMFFIStringFromByteArray", &api.string},
   };
-  for (size_t i = 0; i < sizeof wanted / sizeof *wanted; ++i) {
-    void *symbol = dlsym(ffi, wanted[i].name);
-    if (!symbol) return snprintf(why, room, "libtvm_ffi.so has no %s", wanted[i].name), -1;
-    memcpy(wanted[i].place, &symbol, sizeof symbol);
-  }
+  for (size_t i = 0; i < sizeof wanted / sizeof *wanted; ++i)
+    if (sepify_find(wanted[i].name, wanted[i].place, why, room)) return -1;
   return 0;
 }
 

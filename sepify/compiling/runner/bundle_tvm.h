@@ -10,6 +10,9 @@
  * reason in `why`; so below. */
 int sepify_load_tvm(const char *folder, const char *const *features, char *why, size_t room);
 
+/* Put the address of a function of libtvm_ffi into the pointer at `place`. */
+int sepify_find(const char *name, void *place, char *why, size_t room);
+
 /* The path of a file in the folder, in memory of its own. */
 char *sepify_path(const char *folder, const char *name);
 

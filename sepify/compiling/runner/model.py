@@ -24,7 +24,8 @@ class Model:
     """Files and CPU are checked before the network's code is loaded. One instance in a process."""
 
     def __init__(self, folder: Path | str | None = None, threads: int = 0) -> None:
-        """`threads` 0 leaves their number to TVM. Raises OSError saying what is wrong."""
+        """`threads` 0: TVM_NUM_THREADS, or one for each core that the process may use. Raises
+        OSError saying what is wrong."""
         self.folder = Path(folder or Path(__file__).parent).resolve()
         self.facts = json.loads((self.folder / "model.json").read_text(encoding="utf-8"))
         self._library = ctypes.CDLL(str(self.folder / "libsepify_model.so"))

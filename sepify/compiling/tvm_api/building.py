@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.support.cc import cross_compiler
+from tvm.support.cc import create_shared, cross_compiler
 
 from sepify.compiling.tvm_api.names import Module
 from sepify.compiling.tvm_api.reading import bindings, operator, parameters
@@ -99,10 +100,14 @@ def _item_bytes(dtype: Any) -> int:
     return int(np.dtype(str(dtype)).itemsize)
 
 
-def export(executable: Any, path: Path, compiler: str | None = None) -> None:
+def export(
+    executable: Any, path: Path, compiler: str | None = None, carried: Sequence[Path] = ()
+) -> None:
     """Write the executable, weights inside, as a shared library, linked by `compiler` or the
-    system's. Raises CompileError if that fails."""
-    link = None if compiler is None else cross_compiler(compiler, options=["-s"])
+    system's, with the object files `carried` in it. Raises CompileError if that fails."""
+    options = ["-s"] if compiler else []
+    files = [str(file) for file in carried]
+    link = cross_compiler(compiler or create_shared, options=options, add_files=files)
     try:
         with quiet():
             executable.export_library(str(path), fcompile=link)

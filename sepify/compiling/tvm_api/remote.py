@@ -33,9 +33,9 @@ def describe_board(session: Any) -> str:
 
 
 def set_remote_threads(session: Any, count: int | None) -> int:
-    """Use `count` threads of a board's pool, on its fast cores, or leave it at TVM's own choice;
-    how many it uses now."""
-    fast_cores = 1  # a mode
+    """Use `count` threads of a board's pool, or leave it at one for each core; how many it uses
+    now."""
+    fast_cores = 1  # a mode of TVM's own pool, which servers of an older sepify have
     if count is not None:
         session.get_function("runtime.config_threadpool")(fast_cores, count)
     return int(session.get_function("runtime.NumThreads")())
