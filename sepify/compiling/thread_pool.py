@@ -61,6 +61,8 @@ def install(library: Path | None) -> str:
     """Have a pool before code is loaded: the one in `library`, if it carries one, or one compiled
     here. Where neither can be, TVM's own is left, and a ThreadWarning says so. OURS or TVMS."""
     global _pool, _name
+    if _name:
+        return _name  # a forked child may have the lock held by nobody who is there
     with _lock:
         if not _name:
             _pool = _carried_by(library) or _compiled()
