@@ -31,7 +31,12 @@ from sepify.planning.survey import Convolution, survey
 from sepify.planning.uniform import Filter
 from sepify.process_state import keeps_process_state
 from sepify.progress import Progress, guarded
-from sepify.verify import require_finite_weights, verify_conversion
+from sepify.verify import (
+    require_finite_result,
+    require_finite_weights,
+    require_taken,
+    verify_conversion,
+)
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
@@ -117,6 +122,7 @@ def convert(
     captured = capture(model, inputs)
     original = captured.graph_module
     require_finite_weights(original)
+    require_taken(original, batches)
     style, width, resolution = _shape(plan, style, width, resolution)
     require_steady(captured, batches, width, resolution)
     reduced = reduce_network(original, inputs, batches, width, resolution)
@@ -139,6 +145,7 @@ def convert(
     else:
         factors = solve_by_svd(network, plan)
     converted = run_passes(network, conversion_steps(plan, factors, batches))
+    require_finite_result(converted)
 
     if inputs is not None:
         verify_conversion(original, converted, inputs)

@@ -126,7 +126,7 @@ def _frontier(
     progress: Progress,
 ) -> Frontier:
     graph = capture(model.module, model.inputs).graph_module
-    batches = calibration_batches(calibration, inputs=len(model.inputs))
+    batches = calibration_batches(calibration, inputs=len(model.inputs), like=model.inputs)
     width = 1.0 if request.width is None else request.width
     reduced = reduce_network(graph, model.inputs, batches, width, request.resolution)
     assert reduced.inputs is not None

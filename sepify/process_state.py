@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from operator import is_
@@ -103,13 +103,26 @@ def process_state_kept(*models: nn.Module) -> Iterator[None]:
     kinds = {kind for model in models for module in model.modules() for kind in type(module).mro()}
     classes = {kind: _data_of(kind) for kind in kinds if not _is_torchs(kind)}
     try:
-        yield
+        with _ordinary_numbers():
+            yield
     finally:
         for setting, value in zip(SETTINGS, before, strict=True):
             if not setting.same(setting.read(), value):
                 setting.write(value)
         for kind, held in classes.items():
             _put_back(kind, held)
+
+
+@contextmanager
+def _ordinary_numbers() -> Iterator[None]:
+    """Neither autocast nor inference mode of the caller's: nothing can be refined in the one, and
+    what is solved in the other is rounded."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def _is_torchs(kind: type) -> bool:

@@ -15,12 +15,48 @@ OTHER_CONTENTS = 3  # that are tried
 
 
 def require_finite_weights(model: nn.Module) -> None:
-    """Raise ConversionError naming the first parameter or buffer that holds NaN or infinity."""
+    """Raise ConversionError naming the first parameter or buffer that holds NaN or infinity, or the
+    first normalisation whose variance is not positive."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ConversionError(
                 f"the model's '{name}' holds NaN or infinity: a diverged training saved it?"
             )
+    for name, module in model.named_modules():
+        variance = getattr(module, "running_var", None)
+        if isinstance(variance, Tensor) and variance.numel() and not module.training:
+            least = float(variance.min()) + float(getattr(module, "eps", 0.0))
+            if least <= 0:
+                raise ConversionError(
+                    f"the model's '{name}' has a running variance of {float(variance.min()):g}, "
+                    "whose root is no number: a diverged training saved it?"
+                )
+
+
+def require_finite_result(model: nn.Module) -> None:
+    """Raise ConversionError naming the first parameter or buffer of a converted network that holds
+    NaN or infinity."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ConversionError(
+                f"'{name}' of the converted network would hold NaN or infinity: the model's "
+                "weights, or its values on the calibration images, are too large"
+            )
+
+
+def require_taken(graph_module: fx.GraphModule, batches: Sequence[Sequence[Tensor]] | None) -> None:
+    """Try one image of each size. Raises InputError where the network does not take it, or answers
+    it with NaN."""
+    kinds = {tuple((t.dtype, t.shape[1:]) for t in batch): batch for batch in batches or ()}
+    for batch in kinds.values():
+        count = len(batch[0])
+        few = tuple(t[:2] if t.dim() and len(t) == count else t for t in batch)
+        for output in flat(run_in_eval(graph_module, few)):
+            if isinstance(output, Tensor) and output.isnan().any():
+                raise InputError(
+                    "the network answers the calibration images with NaN: are they prepared as it "
+                    "was trained, and are its weights and BatchNorm statistics sound?"
+                )
 
 
 def run_in_eval(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> object:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import Block
-from sepify.calibration.gathering import SplitMomentSums
+from sepify.calibration.gathering import SplitMomentSums, require_finite
 from sepify.calibration.lockstep import Edges, Feed, solve_in_step
 from sepify.calibration.refine import Refinement, refine_block
 from sepify.factorize.factors import Factors, Order
@@ -50,6 +50,7 @@ def solve_alone(
                 network(*batch)
         for name, conv in convs.items():
             progress(f"candidates of {name}", len(solved), len(forms))
+            require_finite(name, sums[name])
             solved[name] = _solve(conv, forms[name], *sums.pop(name).moments())
     return solved
 
@@ -69,6 +70,7 @@ def solve_around(
         progress(f"re-solving {name}", len(alternatives), len(chosen))
         sums = SplitMomentSums(conv, image_count(batches))
         for_each_batch(sums.add)
+        require_finite(name, sums)
         first, *rest = _solve(conv, [chosen[name], *others.get(name, ())], *sums.moments())
         alternatives[name] = rest
         return first

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from sepify.errors import ConversionError
 from sepify.factorize.factors import Factors
 from sepify.factorize.least_squares import Solution, apply_factors, solve_least_squares
 from sepify.factorize.on_maps import Maps, judge_on_maps, solve_on_maps
@@ -70,6 +73,11 @@ class SplitMomentSums:
         """Counted for the fit."""
         return self.fit.positions
 
+    @property
+    def finite(self) -> bool:
+        """Whether the network's values there, and their products, are finite."""
+        return all(moments.finite for moments in self.moments())
+
     def solve(self, start: Factors) -> Solution:
         """`start` improved."""
         return solve_least_squares(start, *self.moments())
@@ -97,6 +105,8 @@ class SplitMaps:
         self.seen += len(inputs)
         each = (inputs[0].numel() + outputs[0].numel()) * max(4, inputs.element_size())
         fitting = max(0, self.room // each - self.images)
+        if self.taken and inputs.shape[1:] != self.taken[0].inputs.shape[1:]:
+            return  # of another size: they could not be put together
         if self.images < 2 * HELDOUT:
             fitting = max(fitting, 2 * HELDOUT - self.images)  # fewer could not be split
         if fitting:
@@ -118,6 +128,11 @@ class SplitMaps:
             f"its covariances would take {needed:.1f} GiB"
         )
 
+    @property
+    def finite(self) -> bool:
+        """Whether the network's values there are finite."""
+        return all(maps.finite for maps in self.taken)
+
     def solve(self, start: Factors) -> Solution:
         """`start` improved."""
         return solve_on_maps(start, self.conv, *self._split())
@@ -132,3 +147,24 @@ class SplitMaps:
         outputs = torch.cat([each.outputs for each in self.taken])
         out = torch.arange(len(inputs), device=inputs.device) % HELDOUT == HELDOUT - 1
         return Maps(inputs[~out], outputs[~out]), Maps(inputs[out], outputs[out])
+
+
+def require_finite(name: str, seen: SplitMomentSums | SplitMaps) -> None:
+    """Raise ConversionError naming the layer where what was gathered holds NaN or infinity."""
+    if not seen.finite:
+        raise ConversionError(
+            f"'{name}' meets or gives NaN or infinity on the calibration images: are they prepared "
+            "as the network was trained, and are its weights and BatchNorm statistics sound?"
+        )
+
+
+def require_solved(name: str, solution: Solution) -> None:
+    """Raise ConversionError naming the layer whose solution is not finite, or does not fit into the
+    type of its weights."""
+    errors = (solution.fitted_error, solution.heldout_error)
+    if not (solution.factors.finite and all(map(math.isfinite, errors))):
+        kind = str(solution.factors.depthwise.dtype).removeprefix("torch.")
+        raise ConversionError(
+            f"'{name}' cannot be solved for in {kind}: its values are too large or too far apart; "
+            "leave it alone (keep), or use a wider type"
+        )

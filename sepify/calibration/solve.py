@@ -11,7 +11,7 @@ from torch import fx, nn
 from sepify.calibration.activate import activate, activate_blindly, fit_pointwise, judge_pointwise
 from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import Block
-from sepify.calibration.gathering import HELDOUT, MEMORY, gather
+from sepify.calibration.gathering import HELDOUT, MEMORY, gather, require_finite, require_solved
 from sepify.calibration.lockstep import Edges, Feed, solve_in_step
 from sepify.calibration.refine import Refinement, refine_block
 from sepify.errors import CalibrationWarning, InputError
@@ -98,6 +98,7 @@ class _Work:
         self.tell(f"solving {name}", len(self.solutions))
         seen = gather(conv, self.images, self.memory)
         for_each_batch(seen.add)
+        require_finite(name, seen)
         tied = self.tied.get(id(conv.weight))
         ceiling, on = self.plan.ceiling, (conv, for_each_batch, self.images, self.memory)
         if tied is not None:
@@ -109,6 +110,7 @@ class _Work:
                 solution = fit_pointwise(
                     activate(solution.factors, conv, ceiling, for_each_batch), *on
                 )
+        require_solved(name, solution)
         self.tied[id(conv.weight)] = solution.factors
         self.solutions[name] = solution
         if seen.told:

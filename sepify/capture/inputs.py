@@ -21,10 +21,11 @@ SEED = 0  # of both runs that are compared, so that dropout and noise agree
 def require_tensors(example_inputs: object) -> Inputs:
     """The example inputs as a tuple; a single tensor and a list are accepted.
 
-    Raises InputError if anything in them is not a tensor, or there is nothing in them.
+    Raises InputError if anything in them is not a tensor, or there is nothing in them, or a batch
+    in them is empty.
     """
     if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
+        return (_plain(example_inputs, 0),)
     if not isinstance(example_inputs, (tuple, list)) or not example_inputs:
         kind = type(example_inputs).__name__
         raise InputError(
@@ -37,7 +38,15 @@ def require_tensors(example_inputs: object) -> Inputs:
             raise InputError(
                 f"example input {index} must be a tensor, not a {type(value).__name__}{optional}"
             )
-    return tuple(example_inputs)
+    return tuple(_plain(value, index) for index, value in enumerate(example_inputs))
+
+
+def _plain(tensor: Tensor, index: int) -> Tensor:
+    """The tensor by itself, without what computed it. Raises InputError for an empty batch."""
+    if tensor.dim() and len(tensor) == 0:
+        raise InputError(f"example input {index} is {tuple(tensor.shape)}, without a single image")
+    tensor = tensor.detach()
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def describe(inputs: Sequence[Tensor]) -> str:

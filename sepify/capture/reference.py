@@ -147,10 +147,14 @@ def _expectation(model: nn.Module, inputs: Inputs) -> str:
     (given,) = inputs
     if groups is not None and (given.dim() < 3 or given.shape[-3] != weight.shape[1] * groups):
         channels = f"{weight.shape[1] * groups} channels: (batch, channels, height, width)"
-        return f": its first convolution, '{name}', reads {channels}"
+        last = given.dim() == 4 and given.shape[3] == weight.shape[1] * groups
+        hint = "; yours come last: images.permute(0, 3, 1, 2)" if last else ""
+        return f": its first convolution, '{name}', reads {channels}{hint}"
     if given.dtype != weight.dtype:
         dtype = str(weight.dtype).removeprefix("torch.")
-        return f": its first convolution, '{name}', holds {dtype} weights"
+        whole = weight.is_floating_point() and not given.is_floating_point()
+        hint = "; as a rule, images become (images.float() / 255 - mean) / std" if whole else ""
+        return f": its first convolution, '{name}', holds {dtype} weights{hint}"
     return ""
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sepify.factorize.factors import Factors, pointwise_input
-from sepify.factorize.statistics import extract_patches
+from sepify.factorize.statistics import extract_patches, working_type
 
 DAMPING = 1e-3  # of the mean variance: directions that carry next to nothing are left alone
 WIDEST = 2_048  # second moments beyond it are taken for diagonal: their roots would take minutes
@@ -93,7 +93,11 @@ def _thinned(rows: Tensor) -> Tensor:
 
 
 def _second_moments(rows: Tensor) -> Tensor:
-    """E[z z'] for (G, positions, n): (G, n, n), or its diagonal (G, 1, n) where n is large."""
+    """E[z z'] for (G, positions, n), up to a factor: (G, n, n), or its diagonal (G, 1, n) where n
+    is large. Values whose squares float32 cannot hold are brought to the order of 1 first: the
+    factor is lost again where the parameters are given a root mean square of one."""
+    if working_type(rows) != rows.dtype:
+        rows = rows / rows.abs().max()
     if rows.shape[2] > WIDEST:
         return rows.double().square().mean(1, keepdim=True)
     return (rows.mT @ rows).double() / rows.shape[1]

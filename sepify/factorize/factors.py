@@ -67,6 +67,13 @@ class Factors:
     bias: Tensor | None
     between: Between | None = None
 
+    @property
+    def finite(self) -> bool:
+        """Whether there is neither NaN nor infinity in them."""
+        between = vars(self.between).values() if self.between is not None else ()
+        values = (self.depthwise, self.pointwise, self.bias, *between)
+        return all(bool(v.isfinite().all()) for v in values if isinstance(v, Tensor))
+
     def kernel(self) -> Tensor:
         """The standard kernel (N, M, kh, kw) that these factors multiply out to."""
         kh, kw = self.depthwise.shape[2:]

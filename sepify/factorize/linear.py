@@ -8,17 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sepify.errors import ConversionError
+
+MOST_RAISES = 20  # of the damping, tenfold each
+
 
 def solve_damped(system: Tensor, target: Tensor, damping: float) -> Tensor:
     """(system + damping * mean diagonal) x = target, (..., n, n) and (..., n, columns).
 
     Where Cholesky finds it not positive (constant channels, dead ReLUs, rounding), the damping is
-    raised tenfold until it is: directions that carry nothing get no weight.
+    raised tenfold until it is: directions that carry nothing get no weight. Raises ConversionError
+    where the system holds NaN or infinity, or nothing helps.
     """
     scale = system.diagonal(dim1=-2, dim2=-1).mean(-1)
     nothing = scale <= 0  # varies: no weights explain anything
     added = (damping * scale).masked_fill(nothing, 1.0)
-    while True:
+    for _ in range(MOST_RAISES):
         damped = system.clone()
         damped.diagonal(dim1=-2, dim2=-1).add_(added[..., None])
         lower, info = torch.linalg.cholesky_ex(damped)
@@ -26,6 +31,7 @@ def solve_damped(system: Tensor, target: Tensor, damping: float) -> Tensor:
             solved = torch.cholesky_solve(target, lower)
             return solved.masked_fill(nothing[..., None, None], 0.0)
         added = torch.where(info > 0, 10 * added, added)
+    raise ConversionError("least squares met NaN or infinity, or numbers too far apart")
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,11 @@ class Operator:
 
 
 def block_jacobi(blocks: Tensor) -> Callable[[Tensor], Tensor]:
-    """The inverse of the positive definite (n, n) blocks on a diagonal, (b, n, n), for (b, ...)."""
-    factor = torch.linalg.cholesky(blocks)
+    """The inverse of the positive definite (n, n) blocks on a diagonal, (b, n, n), for (b, ...).
+    Raises ConversionError where they are not positive definite."""
+    factor, info = torch.linalg.cholesky_ex(blocks)
+    if info.any():
+        raise ConversionError("least squares met NaN or infinity, or numbers too far apart")
 
     def precondition(residual: Tensor) -> Tensor:
         flat = residual.reshape(len(factor), -1, 1)
@@ -63,7 +72,10 @@ def conjugate_gradients(
         if float(residual.norm()) <= enough:
             break
         image = operator.apply(step)
-        length = square / float((step * image).sum())
+        curvature = float((step * image).sum())
+        if not (curvature > 0 and square > 0):  # nothing is left that rounding would not drown
+            break
+        length = square / curvature
         x = x + length * step
         residual = residual - length * image
         toward = operator.precondition(residual)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sepify.factorize.factors import Factors, run_factors
 from sepify.factorize.least_squares import DAMPING, ENOUGH, Solution
 from sepify.factorize.linear import Operator, conjugate_gradients
+from sepify.factorize.statistics import working_type
 
 TOLERANCE = 1e-2  # a step is redone after the other one
 MOST_STEPS = 20
@@ -29,6 +30,15 @@ class Maps:
 
     inputs: Tensor
     outputs: Tensor
+
+    @property
+    def finite(self) -> bool:
+        """Whether there is neither NaN nor infinity in them."""
+        return all(bool(values.isfinite().all()) for values in (self.inputs, self.outputs))
+
+    def working_type(self) -> torch.dtype:
+        """What products of the maps are summed in: float32, or float64."""
+        return torch.promote_types(working_type(self.inputs), working_type(self.outputs))
 
     def error(self, factors: Factors, conv: nn.Conv2d) -> float:
         """Relative squared error of the outputs for the best bias; 0 if there is nothing there."""
@@ -45,8 +55,8 @@ def solve_on_maps(
     start: Factors, conv: nn.Conv2d, fit: Maps, heldout: Maps, iterations: int = 10
 ) -> Solution:
     """Improve `start`, the factors of `conv`, on the maps `fit`, for `iterations` at most. Never
-    worse than `start` on `heldout`. In float32, or in the data's own precision if it is wider."""
-    wide = torch.promote_types(fit.inputs.dtype, torch.float32)
+    worse than `start` on `heldout`. In the type that products of the maps are summed in."""
+    wide = fit.working_type()
     fit, heldout = _as(fit, wide), _as(heldout, wide)
     initial = _with(start, start.depthwise.to(wide), start.pointwise.to(wide))
     factors, error = initial, fit.error(initial, conv)
@@ -65,7 +75,7 @@ def solve_on_maps(
 def judge_on_maps(factors: Factors, conv: nn.Conv2d, fit: Maps, heldout: Maps) -> Solution:
     """`factors` with the best bias for them, and their errors."""
     dtype = factors.depthwise.dtype
-    wide = torch.promote_types(fit.inputs.dtype, torch.float32)
+    wide = fit.working_type()
     fit, heldout = _as(fit, wide), _as(heldout, wide)
     exact = _with(factors, factors.depthwise.to(wide), factors.pointwise.to(wide))
     found = replace(factors, bias=fit.bias(exact, conv).to(dtype))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ORDINARY = (1e-15, 1e15)  # largest values whose sums of products float32 can hold
 ROWS = 4_096  # patches that are multiplied at a time, in the data's own precision
 
 
@@ -26,6 +27,12 @@ class Moments:
     patch_mean: Tensor
     output_mean: Tensor
     positions: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether there is neither NaN nor infinity in them."""
+        sums = (self.covariance, self.cross, self.powers, self.patch_mean, self.output_mean)
+        return all(bool(values.isfinite().all()) for values in sums)
 
     @property
     def power(self) -> float:
@@ -48,7 +55,8 @@ class Moments:
 class MomentSums:
     """Running sums for `Moments`, batch by batch.
 
-    Products are taken in float32 (float64 data: in float64), a few thousand patches at a time and
+    Products are taken in float32 (float64 data, and values beyond what float32 can square: in
+    float64), a few thousand patches at a time and
     around the first patches' mean so that little is lost to cancellation, and added up in float64.
     """
 
@@ -66,8 +74,9 @@ class MomentSums:
     def add(self, inputs: Tensor, outputs: Tensor, at: Tensor | None = None) -> None:
         """Count in (B, M, H, W) inputs and the (B, N, H', W') outputs wanted for them; of the
         output positions, numbered row by row, only those in `at` if it is given."""
-        patches = extract_patches(_wide(inputs), self.conv, at)
-        wanted = _wide(outputs).flatten(2)
+        wide = torch.promote_types(working_type(inputs), working_type(outputs))
+        patches = extract_patches(inputs.to(wide), self.conv, at)
+        wanted = outputs.to(wide).flatten(2)
         wanted = wanted if at is None else wanted.index_select(2, at)
         self.pending.append((patches, wanted.transpose(1, 2).reshape(len(patches), -1)))
         if sum(len(rows) for rows, _ in self.pending) >= ROWS:
@@ -120,8 +129,10 @@ class _Totals:
 
     def add(self, patches: Tensor, wanted: Tensor) -> None:
         """Count in rows; `patches` are overwritten."""
-        patches -= self.shift_u
-        wanted = wanted - self.shift_y  # it may be a view of what the network computed
+        patches -= self.shift_u.to(patches.dtype)
+        wanted = wanted - self.shift_y.to(
+            wanted.dtype
+        )  # it may be a view of what the network computed
         for start, stop in _panels(len(self.uu)):
             self.uu[start:stop, start:] += patches[:, start:stop].T @ patches[:, start:]
         self.yu += wanted.T @ patches
@@ -151,9 +162,15 @@ def covariance_bytes(conv: nn.Conv2d) -> int:
     return 8 * (conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]) ** 2
 
 
-def _wide(values: Tensor) -> Tensor:
-    """float16 and bfloat16 as float32: sums of squares need the digits and the range."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+def working_type(values: Tensor) -> torch.dtype:
+    """What products of these values are summed in: float32, or float64 for float64 values and for
+    those whose squares float32 cannot hold. Sums of squares need more than float16's digits and
+    range."""
+    least, most = ORDINARY
+    low, high = map(float, values.aminmax()) if values.numel() else (0.0, 0.0)
+    largest = max(-low, high)
+    ordinary = largest == 0 or least < largest < most
+    return torch.promote_types(values.dtype, torch.float32 if ordinary else torch.float64)
 
 
 def _panels(size: int, number: int = 8) -> list[tuple[int, int]]:

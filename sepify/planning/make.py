@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch, Calibration, calibration_batches, on_device_of
 from sepify.capture import Captured, Model, capture
+from sepify.capture.inputs import require_tensors
 from sepify.errors import UsageError
 from sepify.factorize.factors import Order
 from sepify.multipliers import Reduced, budget_for, reduce_network, related_to_original
@@ -18,6 +20,7 @@ from sepify.planning.plan import STYLES, Plan, Style
 from sepify.planning.uniform import Filter, plan_uniform
 from sepify.process_state import keeps_process_state
 from sepify.progress import Progress, guarded
+from sepify.verify import require_finite_weights, require_taken
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
@@ -77,6 +80,8 @@ def make_plan(
     """
     inputs, batches = inputs_and_batches(model, example_inputs, calibration)
     captured = capture(model, inputs)
+    require_finite_weights(captured.graph_module)
+    require_taken(captured.graph_module, batches)
     require_steady(captured, batches, width, resolution)
     original = captured.graph_module
     wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier, style, farm)
@@ -163,10 +168,20 @@ def inputs_and_batches(
 ) -> tuple[tuple[Tensor, ...] | None, tuple[Batch, ...] | None]:
     """Example inputs, taken from the data where none are given, and the data in batches; on the
     device where the model is."""
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    inputs = None if example_inputs is None else require_tensors(example_inputs)
     inputs = None if inputs is None else on_device_of(model, inputs)
     if calibration is None:
         return inputs, None
-    checked = calibration_batches(calibration, inputs=len(inputs) if inputs else 1)
+    checked = calibration_batches(calibration, inputs=len(inputs) if inputs else 1, like=inputs)
     batches = tuple(on_device_of(model, batch) for batch in checked)
+    if inputs is None:
+        batches = tuple(tuple(_as_weights(model, t) for t in batch) for batch in batches)
     return inputs or tuple(tensor[:2] for tensor in batches[0]), batches
+
+
+def _as_weights(model: Model, images: Tensor) -> Tensor:
+    """Floating-point images in the type of the weights where that is float32 or float64: a network
+    of fewer bits may well read more of them."""
+    weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
+    wide = weights in (torch.float32, torch.float64) and images.is_floating_point()
+    return images.to(weights) if wide else images
