@@ -49,6 +49,7 @@ class ConversionRequest:
     plan: Path | None = None
     method: str | None = None
     memory: float = 4.0  # GiB
+    refine: bool = True
     given: DataRequest = field(default_factory=DataRequest)
     distill: Lesson | None = None
     report: bool = True
@@ -130,6 +131,7 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             calibration=given.calibration,
             method=cast("Method | None", request.method),
             memory=memory,
+            refine=request.refine,
             farm=request.farm if budget is not None and budget.target else None,
             progress=progress,
         )

@@ -72,6 +72,14 @@ def convert(
     memory: Annotated[
         float, typer.Option(help="GiB for calibration; what is beyond goes to a temporary file")
     ] = 4.0,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            help="Improve the solved weights block by block by gradient steps: 400 steps of 16 "
+            "images for each part of a block, however many images there are, so on a small network "
+            "it is nearly all of the time"
+        ),
+    ] = True,
     data: Data = None,
     preprocess: Preprocess = None,
     metric: Metric = None,
@@ -115,6 +123,7 @@ def convert(
         plan=plan,
         method=method,
         memory=memory,
+        refine=refine,
         given=data_request(data, calibration, preprocess, metric, mirror),
         distill=lesson,
         report=report,
