@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sepify.errors import DeviceError, UsageError
+from sepify.errors import DeviceError, UsageError, first_line
 from sepify.storage import read_text
 
 _MAGIC = 0xFF271
@@ -28,6 +28,7 @@ _REQUEST, _SUMMARY = 4, 6
 _SECONDS = 10.0  # for any answer but a measurement's
 _SLICE = 0.5  # of waiting
 _AT_ONCE = 32
+_LARGEST = 2**20  # bytes of an answer
 DEFAULT_KEY = "board"
 
 
@@ -162,8 +163,12 @@ def request(farm: Farm, go_on: Callable[[], bool] | None = None) -> Board:
         status, value = _read(connection)
     if status != 0:
         raise DeviceError(f"the tracker refused: {value}")
-    host, port, match = value
-    return Board(str(host), int(port), str(match))
+    with _sense():
+        host, port, match = value
+        board = Board(str(host), int(port), str(match))
+    if not 0 < board.port < 2**16:
+        raise DeviceError(f"the tracker names a board at port {board.port}, which is none")
+    return board
 
 
 def greet(board: Board, secret: str) -> None:
@@ -175,7 +180,7 @@ def greet(board: Board, secret: str) -> None:
             (code,) = struct.unpack("<i", _receive(connection, 4))
     except TimeoutError as error:
         raise DeviceError(f"the board at {board} did not answer in {_SECONDS:.0f} s") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: what cannot be the name of a host
         raise DeviceError(f"the board at {board} cannot be reached: {error}") from error
     if code != _MAGIC:
         raise DeviceError(
@@ -189,8 +194,9 @@ def _count(farm: Farm) -> tuple[int, int]:
     with _tracker(farm.tracker) as connection:
         _send(connection, [_SUMMARY])
         _, value = _read(connection)
-    free = int(value.get("queue_info", {}).get(farm.key, {}).get("free", 0))
-    servers = [server.get("key") for server in value.get("server_info", [])]
+    with _sense():
+        free = int(value.get("queue_info", {}).get(farm.key, {}).get("free", 0))
+        servers = [server.get("key") for server in value.get("server_info", [])]
     return free, servers.count(f"server:{farm.key}")
 
 
@@ -223,15 +229,36 @@ def _send(connection: socket.socket, value: list[Any]) -> None:
 def _read(connection: socket.socket) -> tuple[int, Any]:
     try:
         (size,) = struct.unpack("<i", _receive(connection, 4))
-        answer = json.loads(_receive(connection, size))
-        return int(answer[0]), answer[1]
-    except (OSError, ValueError) as error:
+        text = _receive(connection, size)
+    except OSError as error:
         raise DeviceError(f"the tracker is gone: {error}") from error
+    with _sense():
+        answer = json.loads(text)
+        return int(answer[0]), answer[1]
+
+
+@contextmanager
+def _sense() -> Iterator[None]:
+    """Whatever a tracker's answer lacks is a DeviceError."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise DeviceError(f"the tracker's answer makes no sense: {first_line(error)}") from error
+    except RecursionError as error:
+        raise DeviceError("the tracker's answer makes no sense: it is nested too deep") from error
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
+    """So many bytes, all of them within seconds. Raises OSError."""
+    if not 0 <= size <= _LARGEST:
+        raise ConnectionError(f"it announced {size} bytes")
+    deadline = time.monotonic() + _SECONDS
     parts = b""
     while len(parts) < size:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("it took too long")
+        connection.settimeout(left)
         part = connection.recv(size - len(parts))
         if not part:
             raise ConnectionError("the connection was closed")

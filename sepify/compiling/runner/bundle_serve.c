@@ -7,10 +7,14 @@
  * what tuning is. It speaks TVM's RPC protocol (tvm/rpc/server.py) over plain TCP, the secret in
  * clear: keep it on loopback and come in through ssh, or on a network of your own.
  *
- * Each connection is a process of its own. It has seconds to name key and secret; only then are
- * the bundle's files checked and TVM loaded. It is killed when its time is up, and a candidate that
- * crashes takes nothing else down. One connection is served at a time, or times would mean nothing. */
+ * Whoever connects has seconds in all to name key and secret, many side by side, and none of them
+ * can hold up another. Those who know the secret are served one at a time, or times would mean
+ * nothing, each in a process of its own: only there are the bundle's files checked and TVM loaded. It
+ * is killed when its time is up, and a candidate that crashes takes nothing else down. A process of
+ * its own talks to the tracker, whose silence delays nobody. */
 #include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -20,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -38,7 +43,10 @@ enum {
   PUT = 3,
   UPDATE_INFO = 5,
   PENDING = 7,
-  HANDSHAKE_SECONDS = 10,
+  HANDSHAKE_SECONDS = 5, /* in all, however slowly the bytes come */
+  CALLERS = 64,          /* at once; of more, the one that said nothing for longest has to go */
+  ADMITTED = 16,         /* callers that know the secret and wait for their turn */
+  SILENCE_SECONDS = 10,  /* of a tracker */
   TRACKER_SECONDS = 2,  /* between looks at the tracker */
   UNUSED_PERIODS = 20   /* a match key taken that long ago and not used is replaced: whoever has
                            it may be compiling */
@@ -52,14 +60,19 @@ static struct {
 static char folder[4096], secret[256], match[160], why[512];
 static char work[] = "/tmp/sepify-serve-XXXXXX";
 static volatile sig_atomic_t ended;
+static int wake[2]; /* written to when a signal came, so that poll returns */
 
 static void end(int signal_number) {
-  (void)signal_number;
-  ended = 1;
+  int before = errno;
+  if (signal_number != SIGCHLD) ended = 1;
+  if (write(wake[1], "", 1) < 0) errno = before; /* full: it is awake already */
+  errno = before;
 }
 
 static void say(const char *format, ...) {
+  struct pollfd output = {.fd = STDOUT_FILENO, .events = POLLOUT};
   va_list rest;
+  if (poll(&output, 1, 0) <= 0) return; /* nobody reads: no caller may stop the server by that */
   va_start(rest, format);
   vprintf(format, rest);
   va_end(rest);
@@ -96,19 +109,41 @@ static int same(const char *a, const char *b) {
   return !different;
 }
 
-/* --- one connection, in a process of its own ------------------------------------------------- */
+/* --- callers: connections that have not said everything yet, or wait for their turn ----------- */
 
-/* "client:MATCH -secret=S -timeout=T"; the seconds that it may take, or 0 where it is refused */
-static int handshake(int socket_) {
-  int32_t magic = 0, size = 0;
-  char text[1024];
-  if (take(socket_, &magic, 4) || magic != MAGIC || take(socket_, &size, 4)) return 0;
-  if (size <= 0 || size >= (int32_t)sizeof text || take(socket_, text, (size_t)size)) return 0;
-  text[size] = 0;
-  char wanted[200];
+static struct caller {
+  int socket, limit; /* limit: the seconds of its session, once it is admitted */
+  time_t since;
+  size_t got;
+  char said[8 + 1024]; /* magic, size, "client:MATCH -secret=S -timeout=T" */
+} callers[CALLERS];
+static int count_of_callers; /* in the order in which they came */
+
+static time_t now(void) {
+  struct timespec moment;
+  clock_gettime(CLOCK_MONOTONIC, &moment);
+  return moment.tv_sec;
+}
+
+/* out of the list; its socket stays open */
+static void forget(int which) {
+  --count_of_callers;
+  memmove(callers + which, callers + which + 1,
+          sizeof *callers * (size_t)(count_of_callers - which));
+}
+
+static void turn_away(int which) {
+  close(callers[which].socket);
+  forget(which);
+}
+
+/* the seconds that a session may take, or 0 where it is refused */
+static int admitted(char *text) {
+  char wanted[200], direct[200];
   const char *given = "";
   int limit = options.limit;
   snprintf(wanted, sizeof wanted, "client:%s", match);
+  snprintf(direct, sizeof direct, "client:%s", options.key);
   char *rest = NULL, *head = strtok_r(text, " ", &rest);
   for (char *word; (word = strtok_r(NULL, " ", &rest));) {
     if (!strncmp(word, "-secret=", 8)) given = word + 8;
@@ -116,18 +151,58 @@ static int handshake(int socket_) {
       limit = atoi(word + 9);
   }
   int right = same(secret, given);
-  if (!head || strcmp(head, wanted) || !right) {
-    say("refused: %s\n", right ? "another key" : "wrong secret");
-    magic = MISMATCH;
-    give(socket_, &magic, 4);
-    return 0;
+  if (right && head && !strcmp(head, direct)) return limit;
+  if (right && head && *match && !strcmp(head, wanted)) {
+    *match = 0; /* a tracker's key is good for one session */
+    return limit;
   }
-  char name[200];
-  size = (int32_t)snprintf(name, sizeof name, "server:%s", options.key);
-  if (give(socket_, &magic, 4) || give(socket_, &size, 4) || give(socket_, name, (size_t)size))
-    return 0;
-  return limit;
+  say("refused: %s\n", right ? "another key" : "wrong secret");
+  return 0;
 }
+
+/* what a caller has sent; -1 where it is to be turned away */
+static int hear(struct caller *caller) {
+  int32_t magic, size;
+  char more;
+  if (caller->limit) /* it waits: all that it may do is leave */
+    return recv(caller->socket, &more, 1, MSG_PEEK) ? 0 : -1;
+  size_t wanted = 8;
+  if (caller->got >= 8) {
+    memcpy(&size, caller->said + 4, 4);
+    wanted += (size_t)size;
+  }
+  ssize_t got = recv(caller->socket, caller->said + caller->got, wanted - caller->got, 0);
+  if (got <= 0) return got < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -1;
+  caller->got += (size_t)got;
+  if (caller->got == 8) {
+    memcpy(&magic, caller->said, 4);
+    memcpy(&size, caller->said + 4, 4);
+    return magic == MAGIC && size > 0 && size < (int32_t)sizeof caller->said - 8 ? 0 : -1;
+  }
+  if (caller->got < wanted || wanted == 8) return 0;
+  caller->said[wanted] = 0;
+  int waiting = 0;
+  for (int i = 0; i < count_of_callers; ++i) waiting += callers[i].limit > 0;
+  caller->limit = strlen(caller->said + 8) == wanted - 8 ? admitted(caller->said + 8) : 0;
+  if (caller->limit && waiting < ADMITTED) return 0;
+  magic = MISMATCH;
+  if (!caller->limit) give(caller->socket, &magic, 4);
+  return -1;
+}
+
+static void let_in(int listening) {
+  int socket_ = accept(listening, NULL, NULL);
+  if (socket_ < 0) {
+    if (errno != EAGAIN && errno != EINTR) usleep(10000); /* out of descriptors, say */
+    return;
+  }
+  for (int i = 0; i < count_of_callers && count_of_callers == CALLERS; ++i)
+    if (!callers[i].limit) turn_away(i);
+  fcntl(socket_, F_SETFL, O_NONBLOCK);
+  callers[count_of_callers++] = (struct caller){.socket = socket_, .since = now()};
+}
+
+/* --- a session, in a process of its own ------------------------------------------------------- */
 
 static char session_folder[64];
 
@@ -170,11 +245,13 @@ static int describe(void *self, const TVMFFIAny *arguments, int32_t count, TVMFF
   return sepify_owned_text(sepify_describe(), result);
 }
 
-static void serve(int socket_) {
-  alarm(HANDSHAKE_SECONDS);
-  int limit = handshake(socket_);
-  if (!limit) _exit(3);
+static void serve(int socket_, int limit) {
+  char name[200];
+  int32_t magic = MAGIC, size = (int32_t)snprintf(name, sizeof name, "server:%s", options.key);
   alarm((unsigned)limit);
+  fcntl(socket_, F_SETFL, 0);
+  if (give(socket_, &magic, 4) || give(socket_, &size, 4) || give(socket_, name, (size_t)size))
+    _exit(3);
   signal(SIGPIPE, SIG_IGN); /* a client that leaves is no crash */
   snprintf(session_folder, sizeof session_folder, "%s/%d", work, (int)getpid());
   TVMFFIAny number = sepify_number(socket_), nothing;
@@ -197,22 +274,37 @@ static void remove_session(pid_t child) {
   if (system(command)) say("cannot remove the session's files\n");
 }
 
-static void accept_one(int listening) {
-  int socket_ = accept(listening, NULL, NULL);
-  if (socket_ < 0) return;
-  pid_t child = fork();
+/* in a child: nothing of what the server holds, and no life after it */
+static void start_child(pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(1);
+  signal(SIGTERM, SIG_DFL);
+  signal(SIGINT, SIG_DFL);
+  signal(SIGCHLD, SIG_DFL);
+  for (int i = 0; i < 2; ++i) close(wake[i]);
+}
+
+/* the process that serves the first admitted caller; 0 where there is none */
+static pid_t start_session(int listening, int keys, int used) {
+  int which = 0;
+  while (which < count_of_callers && !callers[which].limit) ++which;
+  if (which == count_of_callers) return 0;
+  struct caller *caller = &callers[which];
+  pid_t parent = getpid(), child = fork();
   if (child == 0) {
-    signal(SIGTERM, SIG_DFL);
-    signal(SIGINT, SIG_DFL);
+    start_child(parent);
     close(listening);
-    serve(socket_);
+    if (keys >= 0) close(keys);
+    if (used >= 0) close(used);
+    for (int i = 0; i < count_of_callers; ++i)
+      if (i != which) close(callers[i].socket);
+    serve(caller->socket, caller->limit);
   }
-  close(socket_);
-  if (child < 0) return;
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && !ended) {
-  }
-  if (ended) kill(child, SIGKILL);
+  turn_away(which);
+  return child < 0 ? 0 : child;
+}
+
+static void end_session(pid_t child, int status) {
   if (WIFSIGNALED(status))
     say(WTERMSIG(status) == SIGALRM ? "session: its time was up\n" : "session: crashed (%d)\n",
         WTERMSIG(status));
@@ -242,6 +334,9 @@ static int connect_to(const char *address) {
   struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
   if (getaddrinfo(host, colon + 1, &hints, &found)) return -1;
   int socket_ = socket(found->ai_family, SOCK_STREAM, 0);
+  struct timeval silence = {.tv_sec = SILENCE_SECONDS};
+  setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &silence, sizeof silence);
+  setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &silence, sizeof silence);
   if (socket_ >= 0 && connect(socket_, found->ai_addr, found->ai_addrlen)) {
     close(socket_);
     socket_ = -1;
@@ -260,9 +355,12 @@ static int ask(int tracker, const char *message, char *answer, size_t room) {
   return 0;
 }
 
+static int keys_to_server; /* a pipe: the server knows a key before the tracker gives it away */
+
 static int offer(int tracker) {
   char message[600], answer[64], name[128] = "null";
   new_match();
+  if (write(keys_to_server, match, sizeof match) != (ssize_t)sizeof match) _exit(0);
   if (options.name) snprintf(name, sizeof name, "\"%s\"", options.name);
   snprintf(message, sizeof message, "[%d, \"%s\", [%d, \"%s\"], %s]", PUT, options.key,
            options.port, match, name);
@@ -295,9 +393,10 @@ static int is_pending(int tracker) {
   return strstr(answer, quoted) != NULL;
 }
 
-static void serve_with_tracker(int listening) {
+/* keeps us known to the tracker; `used` tells of a session that has ended, and its key with it */
+static void talk_to_tracker(int used) {
   int tracker = -1, unused = 0;
-  while (!ended) {
+  for (;;) {
     if (tracker < 0) {
       tracker = join_tracker();
       if (tracker < 0) {
@@ -305,22 +404,90 @@ static void serve_with_tracker(int listening) {
         continue;
       }
       say("registered with %s\n", options.tracker);
+      unused = 0;
     }
-    struct pollfd waiting = {.fd = listening, .events = POLLIN};
-    int came = poll(&waiting, 1, 1000 * TRACKER_SECONDS);
-    if (came > 0) {
-      accept_one(listening);
-      unused = UNUSED_PERIODS;
-    }
-    int pending = ended ? 1 : is_pending(tracker);
-    unused = pending == 0 ? unused + 1 : 0;
-    if (pending < 0 || (unused > UNUSED_PERIODS && offer(tracker))) {
+    struct pollfd told = {.fd = used, .events = POLLIN};
+    char byte;
+    int ended_session = poll(&told, 1, 1000 * TRACKER_SECONDS) > 0;
+    if (ended_session && read(used, &byte, 1) != 1) _exit(0);
+    int pending = is_pending(tracker);
+    unused = ended_session ? UNUSED_PERIODS + 1 : pending == 0 ? unused + 1 : 0;
+    if (pending < 0 || (ended_session && pending) || (unused > UNUSED_PERIODS && offer(tracker))) {
       close(tracker);
       tracker = -1;
     } else if (unused > UNUSED_PERIODS) {
       unused = 0;
     }
   }
+}
+
+static pid_t start_tracker(int listening, int *keys, int *used) {
+  int to_server[2], to_tracker[2];
+  if (pipe(to_server) || pipe(to_tracker)) return -1;
+  pid_t parent = getpid(), child = fork();
+  if (child == 0) {
+    start_child(parent);
+    close(listening);
+    close(to_server[0]);
+    close(to_tracker[1]);
+    keys_to_server = to_server[1];
+    talk_to_tracker(to_tracker[0]);
+  }
+  close(to_server[1]);
+  close(to_tracker[0]);
+  fcntl(to_server[0], F_SETFL, O_NONBLOCK);
+  fcntl(to_tracker[1], F_SETFL, O_NONBLOCK);
+  *keys = to_server[0];
+  *used = to_tracker[1];
+  return child;
+}
+
+/* --- the server ------------------------------------------------------------------------------- */
+
+/* waits until something happens, and hears whoever has something to say */
+static void listen_to_all(int listening, int keys) {
+  struct pollfd all[3 + CALLERS] = {{.fd = wake[0], .events = POLLIN},
+                                    {.fd = keys, .events = POLLIN},
+                                    {.fd = listening, .events = POLLIN}};
+  int known = count_of_callers, strangers = 0;
+  char bytes[64], key[sizeof match];
+  for (int i = 0; i < known; ++i) {
+    all[3 + i] = (struct pollfd){.fd = callers[i].socket, .events = POLLIN};
+    strangers += !callers[i].limit;
+    if (callers[i].limit && callers[i].got == 0) all[3 + i].fd = -1;
+  }
+  if (poll(all, 3 + (nfds_t)known, strangers ? 1000 : -1) < 0) return;
+  while (read(wake[0], bytes, sizeof bytes) > 0) {
+  }
+  while (keys >= 0 && read(keys, key, sizeof key) == (ssize_t)sizeof key)
+    memcpy(match, key, sizeof match);
+  for (int i = known - 1; i >= 0; --i) {
+    struct caller *caller = &callers[i];
+    int waits = caller->limit > 0, late = now() - caller->since >= HANDSHAKE_SECONDS;
+    if ((!waits && late) || (all[3 + i].revents && hear(caller))) turn_away(i);
+    else if (waits && all[3 + i].revents) caller->got = 0; /* it sent more, which can wait */
+  }
+  if (all[2].revents) let_in(listening);
+}
+
+static void run(int listening) {
+  int keys = -1, used = -1, status = 0;
+  pid_t session = 0, tracker = options.tracker ? start_tracker(listening, &keys, &used) : 0;
+  while (!ended) {
+    listen_to_all(listening, keys);
+    if (session && waitpid(session, &status, WNOHANG) == session) {
+      end_session(session, status);
+      session = 0;
+      if (used >= 0 && !*match && write(used, "", 1) < 0) say("the tracker is not told of a session's end\n");
+    }
+    if (!session && !ended) session = start_session(listening, keys, used);
+  }
+  for (pid_t *child = (pid_t[]){session, tracker, 0}; *child || child[1]; ++child)
+    if (*child > 0) {
+      kill(*child, SIGKILL);
+      waitpid(*child, &status, 0);
+    }
+  if (session) remove_session(session);
 }
 
 /* --- starting -------------------------------------------------------------------------------- */
@@ -330,7 +497,7 @@ static int listen_on(void) {
   int listening = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
   if (inet_pton(AF_INET, options.host, &address.sin_addr) != 1) return -1;
   setsockopt(listening, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-  if (bind(listening, (struct sockaddr *)&address, sizeof address) || listen(listening, 8))
+  if (bind(listening, (struct sockaddr *)&address, sizeof address) || listen(listening, 128))
     return -1;
   socklen_t size = sizeof address;
   getsockname(listening, (struct sockaddr *)&address, &size); /* port 0 takes any */
@@ -390,17 +557,17 @@ int main(int count, char **arguments) {
     fprintf(stderr, "cannot listen on %s:%d\n", options.host, options.port);
     return 1;
   }
-  struct sigaction action = {.sa_handler = end}; /* without SA_RESTART: accept returns */
+  struct sigaction action = {.sa_handler = end};
+  if (pipe(wake)) return 1;
+  for (int i = 0; i < 2; ++i) fcntl(wake[i], F_SETFL, O_NONBLOCK);
+  fcntl(listening, F_SETFL, O_NONBLOCK);
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGCHLD, &action, NULL);
+  signal(SIGPIPE, SIG_IGN);
   say("serving %s on %s:%d, key %s\n", sepify_bundle.target, options.host, options.port,
       options.key);
-  if (options.tracker) {
-    serve_with_tracker(listening);
-  } else {
-    snprintf(match, sizeof match, "%s", options.key);
-    while (!ended) accept_one(listening);
-  }
+  run(listening);
   rmdir(work);
   return 0;
 }
