@@ -18,7 +18,7 @@ from sepify.measuring.changes import Changes
 from sepify.measuring.fidelity import Fidelity
 from sepify.measuring.latency import Latency
 from sepify.measuring.metrics import MetricResult
-from sepify.storage import decode, read_json, write_json, write_text
+from sepify.storage import decode, read_json, reading, write_json, write_text
 
 FORMAT = "sepify-report"
 VERSION = 3
@@ -219,9 +219,16 @@ def report_schema() -> Any:
 
 
 def load_report(path: Path | str) -> Report:
-    """Read a report that was saved as JSON. Raises FileError naming the file and the fault."""
+    """Read a report that was saved as JSON. Raises FileError naming the file and the fault, also
+    where its parts contradict each other, so that it cannot be told."""
+    from sepify.measuring.report.html import as_html
+
     try:
-        return Report.from_dict(read_json(path))
+        report = Report.from_dict(read_json(path))
+        with reading(path, "a report", "make it again"):
+            str(report)
+            as_html(report)
+        return report
     except FileError as error:
         message = str(error)
         raise FileError(message if str(path) in message else f"{path}: {message}") from error
