@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sepify.calibration.batches import channels_last_hint, whole_numbers
 from sepify.errors import InputError, UsageError
 from sepify.images.preparation import Preparation, for_shape
 from sepify.images.sources import Source, open_source
@@ -127,6 +128,8 @@ def _from_batches(batches: Iterable[Any], where: str, most: int) -> Tensor:
         images = batch[0] if isinstance(batch, tuple | list) else batch
         if not isinstance(images, Tensor):
             raise InputError(f"{where} gave batches of {type(images).__name__}, not of tensors")
+        if not images.is_floating_point():
+            raise InputError(f"{where} {whole_numbers(images, torch.float32)}")
         taken.append(images)
         if sum(map(len, taken)) >= most:
             break
@@ -145,6 +148,7 @@ def _prepared(
                 f"{source.where} holds numbers as the network takes them: --preprocess is for "
                 "pictures"
             )
+        _require_fitting(source, shape)
         return Preparation(), 0
     if shape is not None and len(shape) != 4:
         raise UsageError(f"pictures do not fit an input of shape {tuple(shape)}: give arrays")
@@ -153,6 +157,20 @@ def _prepared(
             raise UsageError(f"{source.where}: say how pictures are prepared, with --preprocess")
         preparation = for_shape(shape)
     return preparation, shape[1] if shape is not None else 3
+
+
+def _require_fitting(source: Source, shape: Sequence[int] | None) -> None:
+    """Raise InputError for arrays of whole numbers, which are pixels that nobody has prepared, and
+    for those whose channels come last where the network's come second."""
+    if source.given is None:
+        return
+    if not source.given.is_floating_point():
+        raise InputError(f"{source.where} {whole_numbers(source.given, torch.float32)}")
+    if shape is not None:
+        hint = channels_last_hint(source.given.shape, shape)
+        if hint:
+            given = ", ".join(map(str, source.given.shape[1:]))
+            raise InputError(f"{source.where} holds images of ({given}){hint}")
 
 
 def _tensors(

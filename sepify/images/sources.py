@@ -46,6 +46,9 @@ class Source:
     arrays: Callable[[Sequence[int]], Tensor] | None = None
     labels: Callable[[Sequence[int]], Tensor] | None = None
     names: tuple[str, ...] = ()
+    given: Tensor | None = (
+        None  # of `arrays`, one image (1, C, H, W) in the type that it is stored in
+    )
 
 
 def open_source(spec: str | Path) -> Source | Iterable[Any]:
@@ -87,6 +90,7 @@ def _from_arrays(where: str, images: Tensor, labels: Any) -> Source:
         arrays=lambda numbers: images[_slice(numbers)].float(),
         labels=None if targets is None else lambda numbers: _whole(targets[_slice(numbers)]),
         names=names,
+        given=images[:1],
     )
 
 

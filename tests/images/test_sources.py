@@ -236,3 +236,19 @@ def test_preparation_is_what_torchvision_would_do(tmp_path: Path) -> None:
         made.of_picture(Image.fromarray(pixels), 1)
     with pytest.raises(UsageError, match="does not fit a picture"):
         Preparation(crop=(99, 99)).of_picture(Image.fromarray(pixels), 3)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((20, 3, 8, 8), np.uint8), r"holds uint8, but the network reads float32: .*/ 255"),
+        (np.zeros((20, 3, 8, 8), np.int64), r"holds int64, but the network reads float32"),
+        (np.zeros((20, 8, 8, 3), np.float32), r"images of \(8, 8, 3\); the channels come second"),
+    ],
+)
+def test_arrays_that_nobody_prepared_are_refused(tmp_path, array, message):
+    np.save(tmp_path / "x.npy", array)
+    np.savez(tmp_path / "x.npz", images=array, labels=np.zeros(20, np.int64))
+    for read, name in ((read_images, "x.npy"), (read_images, "x.npz"), (read_labelled, "x.npz")):
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / name, None, (1, 3, 8, 8))
