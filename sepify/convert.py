@@ -23,6 +23,7 @@ from sepify.passes.pipeline import Step, run_passes
 from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
 from sepify.passes.separate import separate_convolutions
 from sepify.passes.settle_batchnorm import settle_batchnorm
+from sepify.planning.beside import UNSET, Rank, require_agreeing, require_alone
 from sepify.planning.budget import Budget
 from sepify.planning.check import check_plan, without_kernels
 from sepify.planning.make import Wish, inputs_and_batches, plan_reduced, require_steady
@@ -55,8 +56,8 @@ class Conversion:
 def convert(
     model: Model,
     *,
-    rank: int | None = 1,
-    order: Order = "dw-pw",
+    rank: Rank = UNSET,
+    order: Order | None = None,
     budget: Budget | None = None,
     plan: Plan | None = None,
     style: Style | None = None,
@@ -77,10 +78,12 @@ def convert(
 
     model           nn.Module, fx.GraphModule, a loaded TorchScript module or ExportedProgram; it is
                     never changed
-    rank            separable terms a channel, 1 up; None: full rank, the same function exactly
-    order           "dw-pw" (depthwise first) or "pw-dw"
+    rank            separable terms a channel, 1 if not given; None: full rank, the same function
+                    exactly
+    order           "dw-pw" (depthwise first; if not given) or "pw-dw"
     budget          instead: the best mixture of orders and ranks within it; needs calibration data
-    plan            what to do to each convolution, from `sepify.plan` or a file; overrides the rest
+    plan            what to do to each convolution, from `sepify.plan` or a file; whatever else is
+                    given and says otherwise is refused
     style           "linear" (the default); or "mobilenet" or "mobilenet-relu6": BatchNorm and ReLU
                     or ReLU6 between depthwise and pointwise, which is to be trained: `distill`
     width           share of the channels of every layer to go on with, by importance, rounded to
@@ -115,6 +118,7 @@ def convert(
     """
     if plan is not None and budget is not None:
         raise UsageError("a plan and a budget contradict each other: give one of them")
+    require_alone(plan, {"labelled": labelled, "farm": farm})
     inputs, batches = inputs_and_batches(model, example_inputs, calibration)
     asked = method or (plan.method if plan else None)
     method = _method(method, plan, calibrated=batches is not None)
@@ -130,6 +134,8 @@ def convert(
     if plan is None:
         wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, style=style, farm=farm)
         plan = plan_reduced(reduced, wish, guarded(progress))
+    else:
+        require_agreeing(plan, survey(original), rank, order, keep, filter_fn)
     check_plan(plan, survey(original))
     if network is not original:
         check_plan(without_kernels(plan), survey(network))

@@ -19,6 +19,7 @@ from sepify.measuring.board import require_board
 from sepify.models import LoadedModel, load_model
 from sepify.multipliers import inputs_for
 from sepify.passes.thin_channels import NOT_THINNED
+from sepify.planning.beside import UNSET
 from sepify.planning.budget import read_budget
 from sepify.planning.plan import Method, Plan, Style
 from sepify.planning.plan_file import load_plan, save_plan
@@ -39,8 +40,8 @@ class ConversionRequest:
     model: str
     output: Path
     inputs: InputRequest | None = None
-    rank: int = 1
-    order: str = "dw-pw"
+    rank: int | None = None  # 1
+    order: str | None = None  # dw-pw
     style: str | None = None
     width: float | None = None
     resolution: float | None = None
@@ -101,6 +102,8 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
     Everything that can be refused is refused before the first file is written.
     """
     require_form(request.output)
+    if request.given.data is not None and not request.report:
+        raise UsageError("--data is for the report: leave out --data or --no-report")
     if not 0 < request.memory < 2**30:  # NaN is not
         raise UsageError(f"--memory {request.memory:g} is no number of GiB above 0")
     memory = int(request.memory * 2**30)
@@ -119,8 +122,8 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             warnings.simplefilter("ignore", UntrainedWarning)
         small = convert(
             model.module,
-            rank=request.rank,
-            order=cast(Order, request.order),
+            rank=UNSET if request.rank is None else request.rank,
+            order=cast("Order | None", request.order),
             budget=budget,
             plan=plan,
             style=cast("Style | None", request.style),

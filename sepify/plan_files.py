@@ -76,6 +76,10 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
     budget = None if request.budget is None else read_budget(request.budget)
     if budget is None and request.farm is not None:
         raise UsageError("a board is for a budget in latency: --frontier is of multiply-adds")
+    if budget is None and request.given.data is not None:
+        raise UsageError("--data is for a budget in accuracy_drop: --frontier needs none")
+    if request.latency_table is not None and (budget is None or budget.target is None):
+        raise UsageError("--latency-table is for a budget in latency: leave it out")
     if budget is not None and request.output is None:
         raise UsageError("a plan needs a file to be written to: -o plan.json")
     outputs = (request.output, request.measurements, request.latency_table)

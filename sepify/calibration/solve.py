@@ -18,9 +18,8 @@ from sepify.errors import CalibrationWarning, InputError
 from sepify.factorize.factors import Factors
 from sepify.factorize.least_squares import Solution
 from sepify.factorize.svd import factorize_svd
-from sepify.passes.fold_batchnorm import fold_batchnorm
 from sepify.passes.graph import leaf_around
-from sepify.passes.out_of_place import make_out_of_place
+from sepify.passes.inference import inference_copy
 from sepify.planning.plan import Decision, Plan
 from sepify.progress import Progress
 
@@ -51,8 +50,7 @@ def solve_on_data(
         )
     leaves = {decision.name: leaf_around(original, decision.name) for decision in plan.separated}
     reached = [name for name, leaf in leaves.items() if leaf is None]
-    network = make_out_of_place(original).eval().requires_grad_(False)
-    network = fold_batchnorm(network, untouched=reached)
+    network = inference_copy(original, untouched=reached)
     work = _Work(network, plan, images, memory, refinement or Refinement(), progress)
     refiner = None if refinement is None else work.refine
     factors = solve_in_step(network, reached, batches, work.solve, refiner, memory)

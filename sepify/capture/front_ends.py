@@ -77,6 +77,7 @@ def _nothing_written(model: nn.Module) -> Iterator[None]:
     yield
     names = [name for name, buffer, version in buffers if buffer._version != version]
     names += before.written(model) if before.changed() else ()
+    names = [name for name in names if not name.startswith("_tensor_constant")]  # torch.fx's own
     if names:
         listed = ", ".join(f"'{name}'" for name in dict.fromkeys(names))
         raise CaptureError(

@@ -14,7 +14,6 @@ from sepify.cli.options import (
     Data,
     Device,
     DeviceTarget,
-    Epochs,
     Keep,
     Key,
     Metric,
@@ -32,6 +31,7 @@ from sepify.cli.options import (
     board_request,
     data_request,
     input_request,
+    refuse_given,
 )
 from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
@@ -56,8 +56,10 @@ def convert(
             "(weights, to load with the plan)",
         ),
     ],
-    rank: Annotated[int, typer.Option(help="Separable terms a channel, from 1")] = 1,
-    order: Annotated[str, typer.Option(help="dw-pw or pw-dw")] = "dw-pw",
+    rank: Annotated[
+        int | None, typer.Option(help="Separable terms a channel, from 1 (default)")
+    ] = None,
+    order: Annotated[str | None, typer.Option(help="dw-pw (default) or pw-dw")] = None,
     style: Style = None,
     width: Width = None,
     resolution: Resolution = None,
@@ -90,7 +92,9 @@ def convert(
             "or none; finer settings: sepify distill"
         ),
     ] = None,
-    epochs: Epochs = 3,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes of the distillation over its images, 3 by default")
+    ] = None,
     augment: Augment = None,
     resume: Resume = False,
     report: Annotated[bool, typer.Option(help="Also write OUTPUT's .report.json and .html")] = True,
@@ -107,8 +111,12 @@ def convert(
     from sepify.lessons import Lesson
 
     lesson = None
-    if distill is not None:
-        lesson = Lesson(distill, epochs=epochs, augment=augment, resume=resume)
+    if distill is None:
+        refuse_given("--distill", {"--epochs": epochs, "--augment": augment, "--resume": resume})
+    else:
+        lesson = Lesson(
+            distill, epochs=3 if epochs is None else epochs, augment=augment, resume=resume
+        )
     request = ConversionRequest(
         model=model,
         output=output,

@@ -135,6 +135,17 @@ def data_request(
     return DataRequest(data, calibration, preprocess, metric, command, mirror)
 
 
+def refuse_given(without: str, options: dict[str, object]) -> None:
+    """Raise UsageError for an option that says nothing `without` another."""
+    for name, value in options.items():
+        if value not in (None, False):
+            from sepify.errors import UsageError
+
+            raise UsageError(
+                f"{name} says nothing without {without}: give that too, or leave it out"
+            )
+
+
 def input_request(shapes: list[str] | None, dtypes: list[str] | None) -> InputRequest:
     """The inputs that --input-shape and --dtype name. Raises UsageError where one says nothing."""
     from sepify.input_note import InputRequest

@@ -15,6 +15,7 @@ from sepify.capture.inputs import require_tensors
 from sepify.errors import UsageError
 from sepify.factorize.factors import Order
 from sepify.multipliers import Reduced, budget_for, reduce_network, related_to_original
+from sepify.planning.beside import UNSET, Rank, rank_of
 from sepify.planning.budget import Budget
 from sepify.planning.plan import STYLES, Plan, Style
 from sepify.planning.uniform import Filter, plan_uniform
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 class Wish:
     """What is asked of a plan: one order and rank for all, or a budget. As in `make_plan`."""
 
-    rank: int | None = 1
-    order: Order = "dw-pw"
+    rank: Rank = UNSET
+    order: Order | None = None  # "dw-pw"
     budget: Budget | None = None
     keep: tuple[str, ...] = ()
     filter_fn: Filter | None = None
@@ -47,8 +48,8 @@ def make_plan(
     model: nn.Module,
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,
     *,
-    rank: int | None = 1,
-    order: Order = "dw-pw",
+    rank: Rank = UNSET,
+    order: Order | None = None,
     budget: Budget | None = None,
     keep: Sequence[str] = (),
     filter_fn: Filter | None = None,
@@ -115,17 +116,21 @@ def plan_graph(
     if wish.budget is None:
         if wish.farm is not None:
             raise UsageError("a board is for a budget in latency: give one, or leave the board out")
+        if wish.labelled is not None:
+            raise UsageError("labelled data is for a budget in accuracy_drop: leave it out")
+        if known is not None:
+            raise UsageError("known measurements are for a budget: leave them out")
         return plan_uniform(
             original,
             inputs,
-            rank=wish.rank,
-            order=wish.order,
+            rank=rank_of(wish.rank),
+            order=wish.order or "dw-pw",
             style=wish.style,
             keep=wish.keep,
             filter_fn=wish.filter_fn,
             allow_costlier=wish.allow_costlier,
         )
-    if (wish.rank, wish.order, wish.allow_costlier) != (1, "dw-pw", False):
+    if wish.rank is not UNSET or wish.order is not None or wish.allow_costlier:
         raise UsageError("a budget chooses orders and ranks: leave out rank, order, allow_costlier")
     if batches is None or inputs is None:
         raise UsageError("a budget needs data to plan by: give calibration images")

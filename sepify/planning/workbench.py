@@ -19,8 +19,7 @@ from sepify.calibration.sensitivity import (
 )
 from sepify.errors import InputError
 from sepify.factorize.factors import Factors
-from sepify.passes.fold_batchnorm import fold_batchnorm
-from sepify.passes.out_of_place import make_out_of_place
+from sepify.passes.inference import inference_copy
 from sepify.planning.measurements import Candidate, Layer
 from sepify.planning.output_loss import OutputLoss, Outputs, choose_loss
 from sepify.progress import Progress
@@ -117,8 +116,7 @@ def set_up(
             f"{images} calibration images are too few to plan by: give at least {FEWEST_IMAGES}, "
             "better a few hundred"
         )
-    network = make_out_of_place(original).eval().requires_grad_(False)
-    network = fold_batchnorm(network, untouched=separable)
+    network = inference_copy(original, untouched=separable)
     fit, judge = split_images(take_images(batches, most)[0], JUDGING)
     wanted = original_outputs(network, judge)
     return Workbench(network, fit, judge, tuple(wanted), choose_loss(wanted))

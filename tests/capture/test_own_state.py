@@ -61,7 +61,7 @@ class Assigns(Keeps):
 class Averages(Keeps):
     def forward(self, x: Tensor) -> Tensor:
         self.calls.mul_(0.5).add_(x.mean())
-        return self.body(torch.cat([self.past, x], 2)) - self.calls
+        return self.body(x) - self.calls
 
 
 class Delays(Keeps):

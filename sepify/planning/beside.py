@@ -1,0 +1,66 @@
+"""Options beside a plan: one that says something else than the plan, or nothing, is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Final
+
+from sepify.errors import UsageError
+from sepify.factorize.factors import Order, full_rank
+from sepify.planning.plan import Plan
+from sepify.planning.survey import Convolution
+from sepify.planning.uniform import Filter, refusals
+
+
+class Unset(Enum):
+    """The value of an option that was not given, where None means something."""
+
+    UNSET = "not given"
+
+
+UNSET: Final = Unset.UNSET
+Rank = int | Unset | None
+"""Separable terms a channel; None for full rank; 1 where it is not given."""
+
+
+def rank_of(rank: Rank) -> int | None:
+    """The rank that an option says, given or not."""
+    return 1 if isinstance(rank, Unset) else rank
+
+
+def require_alone(plan: Plan | None, others: Mapping[str, object]) -> None:
+    """Raise UsageError for what serves to make a plan, where there is one."""
+    for name, value in others.items():
+        if plan is not None and value is not None:
+            raise UsageError(
+                f"{name} is for making a plan, and there is one: leave one of them out"
+            )
+
+
+def require_agreeing(
+    plan: Plan,
+    convolutions: Sequence[Convolution],
+    rank: Rank,
+    order: Order | None,
+    keep: Sequence[str],
+    filter_fn: Filter | None,
+) -> None:
+    """Raise UsageError where an option contradicts what `plan` does to a convolution, PlanError for
+    a `keep` pattern that matches nothing."""
+    refused = refusals(convolutions, keep, filter_fn)
+    for decision in plan.separated:
+        where = f"the plan, which separates '{decision.name}'"
+        if decision.name in refused:
+            raise UsageError(f"{refused[decision.name]}: this contradicts {where}; change one")
+        if order is not None and order != decision.order:
+            raise UsageError(
+                f"order {order!r} contradicts {where} as {decision.order}: leave it out"
+            )
+        if isinstance(rank, Unset) or decision.order is None:
+            continue
+        highest = full_rank(decision.kernel, decision.order)
+        if decision.rank != (highest if rank is None else min(rank, highest)):
+            raise UsageError(
+                f"rank {rank} contradicts {where} at rank {decision.rank}: leave it out"
+            )

@@ -1,0 +1,111 @@
+"""An option beside a plan or a budget says the same, or is refused; none is ignored."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from nets import Plain, images, seeded
+
+import sepify
+from sepify.cli import main
+from sepify.errors import PlanError, UsageError
+from sepify.planning.plan_file import save_plan
+from sepify.storage import save_torchscript
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+X = images()
+DATA = torch.randn(32, 3, 12, 12)
+LABELLED = (DATA, torch.zeros(32, dtype=torch.long))
+
+
+def model() -> torch.nn.Module:
+    return seeded(Plain(channels=16))
+
+
+def planned(**options: Any) -> sepify.Plan:
+    return sepify.plan(model(), X, **options)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"rank": 2},
+        {"rank": None},
+        {"order": "pw-dw"},
+        {"keep": ["conv2"]},
+        {"filter_fn": lambda _module, name: name != "conv2"},
+        {"labelled": LABELLED},
+        {"farm": object()},
+        {"budget": sepify.Budget(macs=0.5)},
+        {"style": "mobilenet"},
+        {"width": 0.5},
+        {"resolution": 0.5},
+    ],
+)
+def test_an_option_that_contradicts_the_plan_is_refused(option: dict[str, Any]) -> None:
+    plan = planned(rank=1)
+    assert plan["conv2"].action == "separate"
+    with pytest.raises(UsageError, match=next(iter(option)) if "fn" not in str(option) else "fn"):
+        sepify.convert(model(), plan=plan, method="svd", example_inputs=X, **option)
+
+
+def test_one_that_agrees_is_fine() -> None:
+    plan = planned(rank=2, order="dw-pw", keep=["conv1"])
+    options: dict[str, Any] = {"rank": 2, "order": "dw-pw", "keep": ["conv1"], "style": "linear"}
+    small = sepify.convert(model(), plan=plan, method="svd", example_inputs=X, **options)
+    assert small.meta["sepify"].plan["conv2"].rank == 2
+
+
+def test_a_pattern_that_matches_nothing_is_refused_beside_a_plan_too() -> None:
+    with pytest.raises(PlanError, match="matches no convolution"):
+        sepify.convert(model(), plan=planned(), method="svd", example_inputs=X, keep=["nothing.*"])
+
+
+@pytest.mark.parametrize("option", [{"rank": 1}, {"rank": None}, {"order": "dw-pw"}])
+def test_a_budget_chooses_ranks_even_where_the_default_is_named(option: dict[str, Any]) -> None:
+    budget = sepify.Budget(macs=0.9)
+    with pytest.raises(UsageError, match="a budget chooses"):
+        sepify.plan(model(), X, calibration=DATA, budget=budget, **option)
+    with pytest.raises(UsageError, match="a budget chooses"):
+        sepify.convert(model(), calibration=DATA, budget=budget, **option)
+
+
+@pytest.mark.parametrize("option", [{"labelled": LABELLED}, {"known": object()}])
+def test_what_only_a_budget_uses_is_refused_without_one(option: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="leave (it|them) out"):
+        planned(**option)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--plan", "plan.json", "--rank", "2"], "rank 2 contradicts the plan"),
+        (["--plan", "plan.json", "--order", "pw-dw"], "contradicts the plan"),
+        (["--plan", "plan.json", "--keep", "conv2"], "contradicts the plan"),
+        (["--epochs", "2"], "--epochs says nothing without --distill"),
+        (["--augment", "mirror"], "--augment says nothing without --distill"),
+        (["--resume"], "--resume says nothing without --distill"),
+        (["--data", "x.npz", "--no-report"], "--data is for the report"),
+    ],
+)
+def test_so_at_the_shell(
+    arguments: list[str],
+    told: str,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_plan(planned(), tmp_path / "plan.json")
+    save_torchscript(torch.jit.trace(model(), X), tmp_path / "model.pt", [(1, 3, 12, 12)])
+    command = ["sepify", "convert", "model.pt", "-o", "small.pt", "--method", "svd", *arguments]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "small.pt").exists()
