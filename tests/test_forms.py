@@ -136,7 +136,7 @@ def test_weights_of_another_network_are_refused(change, message, tmp_path):
 def test_a_file_that_is_no_safetensors(tmp_path):
     (tmp_path / "w.safetensors").write_text("hello, this is no header")
     plan = sepify.plan(seeded(Plain()))
-    with pytest.raises(FileError, match=r"not a readable \.safetensors file"):
+    with pytest.raises(FileError, match=r"damaged, or not a \.safetensors file"):
         sepify.load_weights(seeded(Plain()), plan, tmp_path / "w.safetensors")
 
 
