@@ -1,5 +1,10 @@
 """sepify: trained convolutional networks, made depthwise separable, compiled and measured."""
 
+import sys
+
+if sys.argv[:1] == ["-m"] and "sepify" in sys.orig_argv and not getattr(sys.flags, "safe_path", 0):
+    del sys.path[0]  # `python -m sepify`: nothing is imported from the folder it is started in
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

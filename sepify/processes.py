@@ -32,6 +32,15 @@ def python_command(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-c", _START, str(Path(__file__).parents[1]), module, *arguments)
 
 
+def leave_current_folder() -> None:
+    """Take the current folder out of the places where programs and libraries are looked for: an
+    empty entry or "." in PATH and the like."""
+    for name in ("PATH", "LD_LIBRARY_PATH"):
+        places = os.environ.get(name, "").split(os.pathsep)
+        if {"", "."} & set(places) and any(places):
+            os.environ[name] = os.pathsep.join(p for p in places if p not in ("", "."))
+
+
 def python_environment() -> dict[str, str]:
     """The environment for it, and for the interpreters that it may start itself: without empty
     entries in PYTHONPATH, which are the current folder."""

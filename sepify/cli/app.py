@@ -34,7 +34,7 @@ from sepify.cli.outcome import Outcome
 from sepify.cli.streams import checked_streams
 from sepify.errors import SepifyError
 from sepify.printable import printable
-from sepify.processes import is_main_process
+from sepify.processes import is_main_process, leave_current_folder
 
 
 @contextmanager
@@ -134,6 +134,7 @@ def main() -> None:
     """Entry point: a SepifyError becomes one line on stderr and its exit code; so does a warning
     of ours, without the code. So does an output that takes no more: a full disk, a closed pipe."""
     sys.excepthook = show_crash
+    leave_current_folder()
     try:
         with warnings.catch_warnings(), checked_streams():
             warnings.showwarning = show_warning

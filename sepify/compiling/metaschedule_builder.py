@@ -6,17 +6,50 @@ the time of a few trials. Importing this loads MetaSchedule: call `stub_foreign_
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
 from tvm.ir.utils import derived_object
 from tvm.s_tir.meta_schedule.builder import BuilderResult, PyBuilder
 from tvm.s_tir.meta_schedule.builder.local_builder import _worker_func
-from tvm.support.popen_pool import PopenPoolExecutor, StatusKind
+from tvm.support import popen_pool
+from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker, StatusKind
+
+from sepify.processes import python_command, python_environment
 
 _WORKERS = 2
 _SECONDS = 60  # for one candidate
 _USES = 200  # candidates of one worker: TVM's leak memory
+
+
+class _Worker(PopenWorker):  # type: ignore[misc]
+    """TVM's worker process, but nothing is imported from the folder that it is started in."""
+
+    _proc: Any
+    _stdout: Any
+    _stderr: Any
+
+    def _start(self) -> None:
+        if self._proc is not None:
+            return
+        from_worker, to_parent = os.pipe()
+        from_parent, to_worker = os.pipe()
+        self._proc = subprocess.Popen(
+            python_command("tvm.exec.popen_worker", str(from_parent), str(to_parent)),
+            pass_fds=(from_parent, to_parent),
+            stdout=self._stdout,
+            stderr=self._stderr,
+            env=python_environment(),
+        )
+        os.close(from_parent)
+        os.close(to_parent)
+        self._reader = os.fdopen(from_worker, "rb")
+        self._writer = os.fdopen(to_worker, "wb")
+
+
+popen_pool.PopenWorker = _Worker  # the runner's pool makes its own, too
 
 
 @derived_object

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import zipfile
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from sepify.compiling.targets import Target, host_architecture
 from sepify.errors import CompileError, DependencyError
+from sepify.processes import python_command, python_environment
 from sepify.storage import atomic_path, write_bytes
 
 # package -> the library in it
@@ -71,11 +71,13 @@ def _download(target: Target, folder: Path) -> None:
     wanted = [f"{package}=={version(package)}" for package in LIBRARIES]
     with atomic_path(folder) as temporary, tempfile.TemporaryDirectory(prefix="sepify-") as place:
         temporary.mkdir()
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command = [*python_command("pip"), "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--only-binary=:all:"]
         command += ["--platform", target.wheels, "--dest", place, *wanted]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_SECONDS, env=python_environment()
+            )
         except subprocess.TimeoutExpired as error:
             raise DependencyError(f"pip did not fetch {wanted[0]} in {_SECONDS} s") from error
         if done.returncode:

@@ -4,7 +4,6 @@ heard of any board for a while, there is none left."""
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +19,9 @@ from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.targets import Target
 from sepify.errors import DeviceError
+from sepify.processes import python_command
 
-WORKER = (sys.executable, "-m", "sepify.compiling.device.worker")
+WORKER = python_command("sepify.compiling.device.worker")
 _BUILD_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 _LATE_SECONDS = 5.0  # that a board may be late in ending what has taken too long

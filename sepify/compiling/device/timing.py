@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,11 +15,12 @@ from sepify.compiling.device.boards import Farm, look_for_board, request
 from sepify.compiling.device.facts import BoardFacts, read_facts
 from sepify.compiling.kernel_tuning.process import Process
 from sepify.errors import CompileError, DeviceError, FileError, UsageError
+from sepify.processes import python_command
 from sepify.storage import decode, read_json
 
 Samples = NDArray[np.float64]
 
-WORKER = (sys.executable, "-m", "sepify.compiling.device.timing_worker")
+WORKER = python_command("sepify.compiling.device.timing_worker")
 _CONNECT_SECONDS = 10.0
 _LATE_SECONDS = 5.0  # that a board may be late in ending what has taken too long
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from sepify.compiling.kernel_tuning.records import Record
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Machine
 from sepify.compiling.kernels.workload import Workload
+from sepify.processes import python_command
 
-WORKER = (sys.executable, "-m", "sepify.compiling.kernel_tuning.worker")
+WORKER = python_command("sepify.compiling.kernel_tuning.worker")
 _CANDIDATE_SECONDS = 60.0  # to build and time one
 
 

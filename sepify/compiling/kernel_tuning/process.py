@@ -12,10 +12,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sepify.errors import CompileError
+from sepify.processes import python_environment
 
 _START_SECONDS = 120.0  # torch and tvm are slow to load on a busy machine
 
@@ -45,11 +45,9 @@ class Process:
         """Start it, if it is not running. Raises CompileError if it does not come up."""
         if self._process is not None:
             return
-        package = Path(__file__).parents[3]  # where sepify lies, however it was found
-        path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
         # it is killed and cannot tidy up: its temporary files lie in a folder of ours
         folder = tempfile.TemporaryDirectory(prefix="sepify-", ignore_cleanup_errors=True)
-        one = {"TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        one = {"TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TMPDIR": folder.name}
         with self._lock:
             if self._ended:
                 raise CompileError("the process that times kernels was ended")
@@ -59,7 +57,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, **one, "TMPDIR": folder.name},
+                env={**python_environment(), **one},
                 start_new_session=True,  # Ctrl-C is for us to handle
             )
         answer = self._exchange(self._opening, {"": _START_SECONDS})
