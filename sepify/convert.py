@@ -12,11 +12,14 @@ from torch import Tensor, fx
 
 from sepify.calibration.batches import Batch, Calibration
 from sepify.calibration.gathering import MEMORY
+from sepify.calibration.heldout import Split, hold_out
 from sepify.calibration.refine import Refinement
 from sepify.calibration.solve import solve_by_svd, solve_on_data
 from sepify.capture import Captured, Model, capture
-from sepify.errors import UntrainedWarning, UsageError
+from sepify.errors import FidelityWarning, UntrainedWarning, UsageError
 from sepify.factorize.factors import Factors, Order, full_rank
+from sepify.measuring.fidelity import Fidelity
+from sepify.measuring.unseen import Verdict, judge_unseen
 from sepify.multipliers import reduce_network
 from sepify.passes.complete_blocks import ADDED_NORMS, complete_blocks
 from sepify.passes.pipeline import Step, run_passes
@@ -26,7 +29,13 @@ from sepify.passes.settle_batchnorm import settle_batchnorm
 from sepify.planning.beside import UNSET, Rank, require_agreeing, require_alone
 from sepify.planning.budget import Budget
 from sepify.planning.check import check_plan, without_kernels
-from sepify.planning.make import Wish, inputs_and_batches, plan_reduced, require_steady
+from sepify.planning.make import (
+    Wish,
+    apart_from,
+    inputs_and_batches,
+    plan_reduced,
+    require_steady,
+)
 from sepify.planning.plan import METHODS, Method, Plan, Style
 from sepify.planning.survey import Convolution, survey
 from sepify.planning.uniform import Filter
@@ -45,11 +54,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` did; found as `converted.meta["sepify"]`."""
+    """What `convert` did; found as `converted.meta["sepify"]`.
+
+    `fidelity` is measured on the calibration images that were held out of everything; None where
+    none were, for the reason in `unjudged`.
+    """
 
     plan: Plan
     front_end: str  # how the model was captured, and why that way
     notes: tuple[str, ...]  # what the user should know: assumptions, modes, hooks dropped
+    fidelity: Fidelity | None = None
+    warnings: tuple[str, ...] = ()  # what to know before the network is trusted
+    unjudged: str = ""
 
 
 @keeps_process_state
@@ -71,6 +87,7 @@ def convert(
     method: Method | None = None,
     refine: Refinement | bool = True,
     memory: int = MEMORY,
+    holdout: float | None = None,
     farm: Farm | None = None,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
@@ -102,6 +119,9 @@ def convert(
                     against the original block's output; False leaves it out, it is the longer part
     memory          bytes for least squares: beyond it, values kept between layers go to a temporary
                     file, and layers whose covariance would be too large are solved without one
+    holdout         share (below 1) or number of the calibration images that are held out of
+                    everything, to measure fidelity on: 0 for none, and then none is claimed; by
+                    default one in eight, at most 128, and none of fewer than 64
     farm            the board for Budget(latency=..., target=...), as in `sepify.plan`
     progress        progress(what, done, total), called as the work goes on
 
@@ -109,11 +129,12 @@ def convert(
     `name.pointwise` for each rewritten `name` (in style "mobilenet" `name.depthwise_bn`,
     `name.depthwise_act` and, where the network has none of its own, `name.pointwise_bn` and
     `name.pointwise_act` as well), every other key of the state_dict as it was, and a `Conversion`
-    with the plan in `.meta["sepify"]`. With calibration data, "svd" re-estimates BatchNorm on it;
-    "least-squares" solves biases too, and needs no such repair.
+    with the plan and the fidelity in `.meta["sepify"]`. With calibration data, "svd"
+    re-estimates BatchNorm on it; "least-squares" solves biases too, and needs no such repair.
 
-    Warns (CalibrationWarning) where the data are few for a layer, and (UntrainedWarning) where
-    the result needs training. Raises a `sepify.errors.SepifyError`: CaptureError, InputError,
+    Warns (CalibrationWarning) where the data are few for a layer, (UntrainedWarning) where the
+    result needs training, and else (FidelityWarning) where it is far from the original, or nobody
+    knows how far. Raises a `sepify.errors.SepifyError`: CaptureError, InputError,
     PlanError, UsageError, ConversionError, or DependencyError (a width needs Torch-Pruning).
     """
     if plan is not None and budget is not None:
@@ -129,9 +150,12 @@ def convert(
     require_taken(original, batches)
     style, width, resolution = _shape(plan, style, width, resolution)
     require_steady(captured, batches, width, resolution)
-    reduced = reduce_network(original, inputs, batches, width, resolution)
+    split = _held_out(batches, holdout, plan, memory)
+    fit = None if split is None else split.fit
+    reduced = reduce_network(original, inputs, fit, width, resolution)
     network, inputs, batches = reduced.network, reduced.inputs, reduced.batches
     if plan is None:
+        labelled = apart_from(split, labelled)
         wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, style=style, farm=farm)
         plan = plan_reduced(reduced, wish, guarded(progress))
     else:
@@ -139,10 +163,21 @@ def convert(
     check_plan(plan, survey(original))
     if network is not original:
         check_plan(without_kernels(plan), survey(network))
-    if batches is None and asked is None:
-        _require_exact(plan, survey(network))
+    lossy = _below_full_rank(plan, survey(network))
+    if batches is None and asked is None and lossy:
+        raise UsageError(
+            f"'{lossy[0]}' and whatever else is below full rank would be made from the weights "
+            "alone, which as a rule ruins a network: give calibration images (a few hundred, no "
+            "labels), or ask for it with method 'svd', or for full rank (rank=None)"
+        )
     batchnorm = method == "svd" and batches is not None
-    plan = replace(plan, method=method, batchnorm=batchnorm, resolution=reduced.resolution)
+    plan = replace(
+        plan,
+        method=method,
+        batchnorm=batchnorm,
+        resolution=reduced.resolution,
+        heldout=None if split is None else split.below,
+    )
 
     if method == "least-squares" and batches is not None:
         options = Refinement() if refine is True else refine or None
@@ -156,14 +191,17 @@ def convert(
     if inputs is not None:
         verify_conversion(original, converted, inputs)
     plan = _counted(plan, converted)
-    _warn_if_untrained(plan)
-    front_end = f"{captured.front_end}: {captured.reason}"
-    notes = (
-        *captured.notes,
-        *reduced.notes,
-        *_state_note(captured, calibrated=batches is not None),
+    exact = not plan.changes or (split is None and not lossy)  # nothing is lost
+    verdict = Verdict(None, ()) if exact else judge_unseen(original, converted, plan, split)
+    _warn(plan, verdict)
+    converted.meta["sepify"] = Conversion(
+        plan,
+        f"{captured.front_end}: {captured.reason}",
+        (*captured.notes, *reduced.notes, *_state_note(captured, calibrated=batches is not None)),
+        verdict.fidelity,
+        verdict.warnings,
+        verdict.unjudged,
     )
-    converted.meta["sepify"] = Conversion(plan, front_end, notes)
     return converted
 
 
@@ -204,21 +242,36 @@ def _shape(
     return plan.style, plan.width, plan.resolution
 
 
-def _require_exact(plan: Plan, convolutions: Sequence[Convolution]) -> None:
-    """Raise UsageError where `plan`, carried out from the weights alone, would lose anything."""
+def _below_full_rank(plan: Plan, convolutions: Sequence[Convolution]) -> list[str]:
+    """The convolutions of which `plan`, carried out from the weights alone, loses a part."""
     kernels = {convolution.name: convolution.kernel for convolution in convolutions}
-    lossy = [
+    return [
         decision.name
         for decision in plan.separated
         if decision.order
         and (decision.rank or 0) < full_rank(kernels[decision.name], decision.order)
     ]
-    if lossy:
-        raise UsageError(
-            f"'{lossy[0]}' and whatever else is below full rank would be made from the weights "
-            "alone, which as a rule ruins a network: give calibration images (a few hundred, no "
-            "labels), or ask for it with method 'svd', or for full rank (rank=None)"
-        )
+
+
+def _held_out(
+    batches: Sequence[Batch] | None, holdout: float | None, plan: Plan | None, memory: int
+) -> Split | None:
+    """The batches to fit to and to judge on; None without any. What a plan was chosen by is not
+    held out."""
+    if batches is None:
+        if holdout:
+            raise UsageError("holdout is a part of the calibration images: give some")
+        return None
+    chosen_by_data = plan is not None and plan.outlook is not None
+    if plan is not None and chosen_by_data and plan.heldout is None and holdout != 0:
+        if holdout is not None:
+            raise UsageError(
+                "holdout: the plan does not say which images it was chosen by, so none can be held "
+                "out; make it anew, or leave holdout out"
+            )
+        return Split(tuple(batches), why="the plan does not say which images it was chosen by")
+    below = plan.heldout if plan is not None and chosen_by_data else None
+    return hold_out(batches, holdout, below, memory)
 
 
 def _counted(plan: Plan, converted: fx.GraphModule) -> Plan:
@@ -241,7 +294,8 @@ def _state_note(captured: Captured, *, calibrated: bool) -> tuple[str, ...]:
     return (f"the network keeps {names} from call to call{solved}",)
 
 
-def _warn_if_untrained(plan: Plan) -> None:
+def _warn(plan: Plan, verdict: Verdict) -> None:
+    """That the network is to be trained, or else what speaks against trusting it."""
     asked = [] if plan.style == "linear" else [f"style '{plan.style}'"]
     asked += [] if plan.width == 1 else [f"width {plan.width:g}"]
     if asked:
@@ -251,6 +305,9 @@ def _warn_if_untrained(plan: Plan) -> None:
             UntrainedWarning,
             stacklevel=4,  # past the decorator
         )
+        return
+    for sentence in verdict.warnings:
+        warnings.warn(sentence, FidelityWarning, stacklevel=4)
 
 
 def _method(method: Method | None, plan: Plan | None, *, calibrated: bool) -> Method:

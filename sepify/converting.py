@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sepify.convert import convert
-from sepify.errors import UntrainedWarning, UsageError
+from torch import Tensor, fx
+
+from sepify.calibration.batches import BATCH_SIZE
+from sepify.calibration.heldout import Split, held_out
+from sepify.convert import Conversion, convert
+from sepify.errors import FidelityWarning, UntrainedWarning, UsageError
 from sepify.evidence import DataRequest, gather_data, origin_of
 from sepify.factorize.factors import Order
 from sepify.forms import require_form, save_model
@@ -16,6 +20,9 @@ from sepify.input_note import InputRequest
 from sepify.lessons import Lesson, describe, prepare, save_history
 from sepify.measuring import compare
 from sepify.measuring.board import require_board
+from sepify.measuring.fidelity import Fidelity
+from sepify.measuring.report.words import interval, percent
+from sepify.measuring.unseen import NO_IMAGES, judge_unseen
 from sepify.models import LoadedModel, load_model
 from sepify.multipliers import inputs_for
 from sepify.passes.thin_channels import NOT_THINNED
@@ -26,6 +33,7 @@ from sepify.planning.plan_file import load_plan, save_plan
 from sepify.processes import is_main_process
 from sepify.progress import Progress
 from sepify.storage import require_writable, written_together
+from sepify.warned import warned
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
@@ -51,6 +59,7 @@ class ConversionRequest:
     method: str | None = None
     memory: float = 4.0  # GiB
     refine: bool = True
+    holdout: float | None = None
     given: DataRequest = field(default_factory=DataRequest)
     distill: Lesson | None = None
     report: bool = True
@@ -81,6 +90,8 @@ class ConversionResult:
     summary: str
     plan: Plan
     written: tuple[Path, ...]
+    fidelity: Fidelity | None = None  # on held-out images, after distillation if there was any
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For machines, in plain JSON types."""
@@ -90,11 +101,20 @@ class ConversionResult:
             "separated": len(self.plan.separated),
             "method": self.plan.method,
             "macs": [before, after],
+            "fidelity": None if self.fidelity is None else asdict(self.fidelity),
+            "warnings": list(self.warnings),
             "written": [str(path) for path in self.written],
         }
 
 
 def convert_file(request: ConversionRequest, progress: Progress) -> ConversionResult:
+    """As `_convert_file`, with all that was warned of."""
+    with warned() as told:
+        result = _convert_file(request, progress)
+    return replace(result, warnings=tuple(told))
+
+
+def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionResult:
     """Convert a model file; write OUTPUT in the form that its suffix names, OUTPUT's .plan.json
     and, if asked, its reports: all of them, or none.
 
@@ -119,7 +139,8 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
         lesson = prepare(request.distill, request.output, given.preparation, shape)
     with warnings.catch_warnings():
         if lesson is not None:  # what is to be trained will be
-            warnings.simplefilter("ignore", UntrainedWarning)
+            for early in (UntrainedWarning, FidelityWarning):
+                warnings.simplefilter("ignore", early)
         small = convert(
             model.module,
             rank=UNSET if request.rank is None else request.rank,
@@ -135,14 +156,18 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
             method=cast("Method | None", request.method),
             memory=memory,
             refine=request.refine,
+            holdout=request.holdout,
             farm=request.farm if budget is not None and budget.target else None,
             progress=progress,
         )
     done: Plan = small.meta["sepify"].plan
     if lesson is not None and done.changes:
-        small = lesson.teach(small, model.module, progress)
+        made = small.meta["sepify"]
+        small = lesson.apart_from(done.heldout).teach(small, model.module, progress)
+        small.meta["sepify"] = _judged_again(made, model, small, given.calibration)
     if not is_main_process():
         return ConversionResult("", done, ())
+    verdict: Conversion = small.meta["sepify"]
     plan_file = request.output.with_suffix(".plan.json")
     written = [request.output, plan_file]
     with written_together() as stage:
@@ -161,7 +186,8 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
                 data=given.labelled,
                 names=given.names,
                 metric=given.metric,
-                unlabelled=given.calibration,
+                unlabelled=_unseen(given.calibration, done) if verdict.fidelity else None,
+                unjudged=verdict.unjudged or NO_IMAGES,
                 target=None,
                 threads=(),
                 sizes=_sizes(model, Path(request.model), stage(request.output)),
@@ -178,8 +204,50 @@ def convert_file(request: ConversionRequest, progress: Progress) -> ConversionRe
     if lesson is not None and done.changes:
         lesson.forget()
     notes = [note for note in small.meta["sepify"].notes if note.startswith(NOT_THINNED)]
-    summary = "\n".join([_summary(done, how), *notes])
-    return ConversionResult(summary, done, tuple(written))
+    summary = "\n".join([_summary(done, how), *_likeness(verdict.fidelity), *notes])
+    return ConversionResult(summary, done, tuple(written), verdict.fidelity)
+
+
+def _judged_again(
+    made: Conversion, model: LoadedModel, taught: fx.GraphModule, calibration: Tensor | None
+) -> Conversion:
+    """`made` with the verdict on what the network became, on the same held-out images."""
+    split = None
+    if calibration is not None:
+        unseen = _unseen(calibration, made.plan)
+        held = () if unseen is None else unseen.split(BATCH_SIZE)
+        fit = calibration.split(BATCH_SIZE)
+        split = Split(
+            tuple((part,) for part in fit),
+            tuple((part,) for part in held),
+            made.plan.heldout,
+            made.unjudged,
+        )
+    verdict = judge_unseen(model.module, taught, made.plan, split)
+    for sentence in verdict.warnings:
+        warnings.warn(sentence, FidelityWarning, stacklevel=2)
+    return replace(
+        made, fidelity=verdict.fidelity, warnings=verdict.warnings, unjudged=verdict.unjudged
+    )
+
+
+def _unseen(calibration: Tensor | None, plan: Plan) -> Tensor | None:
+    """Of the calibration images those that nothing was fitted to, if there are any."""
+    if calibration is None or plan.heldout is None:
+        return None
+    unseen = held_out(calibration, plan.heldout)
+    return unseen if len(unseen) else None
+
+
+def _likeness(fidelity: Fidelity | None) -> list[str]:
+    """How near the network is to the original, in a line."""
+    if fidelity is None:
+        return []
+    said = f"mean cosine {fidelity.cosine:.4f}"
+    if fidelity.agreement is not None:
+        said = f"same top-1 answer {percent(fidelity.agreement.value)}"
+        said += f" (95 %: {interval(fidelity.agreement)})"
+    return [f"fidelity to the original on {fidelity.inputs} held-out images: {said}"]
 
 
 def _sizes(model: LoadedModel, source: Path, output: Path) -> tuple[int, int] | None:

@@ -59,6 +59,8 @@ def distill_file(request: DistillationRequest, progress: Progress) -> Distillati
     student = captured.graph_module
     if plan is not None:
         student.meta["sepify"] = Conversion(plan, captured.front_end, captured.notes)
+    if plan is not None:
+        prepared = prepared.apart_from(plan.heldout)
     taught = prepared.teach(student, original.module, progress)
     if not is_main_process():
         return DistillationResult("", ())

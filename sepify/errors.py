@@ -87,6 +87,10 @@ class CalibrationWarning(SepifyWarning):
     """The calibration data will do, but not as well as the user may think."""
 
 
+class FidelityWarning(SepifyWarning):
+    """The converted network is far from the original, or nobody knows how far."""
+
+
 class DistillationWarning(SepifyWarning):
     """The student will learn, but not as well as the user may think."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from torch import Tensor, fx, nn
 
+from sepify.calibration.heldout import not_held_out
 from sepify.distilling import Distillation, Losses, Training, distill
 from sepify.distilling.augment import read_augment
 from sepify.distilling.training import Precision
@@ -49,6 +50,21 @@ class Prepared:
     losses: Losses
     training: Training
     checkpoint: Path
+
+    def apart_from(self, below: float | None) -> Prepared:
+        """The same without the images that a plan holds out (`Plan.heldout`): a network that has
+        learned from them, or was chosen by them, cannot be judged on them."""
+        if below is None:
+            return self
+        data, heldout = self.data, self.heldout
+        if isinstance(data, Tensor):
+            data = data[not_held_out(data, below)]
+        else:
+            rest = not_held_out(data[0], below)
+            data = tuple(tensor[rest] for tensor in data)
+        if heldout is not None:
+            heldout = heldout[not_held_out(heldout, below)]
+        return replace(self, data=data, heldout=heldout)
 
     def teach(self, student: fx.GraphModule, teacher: nn.Module, tell: Progress) -> fx.GraphModule:
         """The student, taught; its checkpoint stays until `forget`."""

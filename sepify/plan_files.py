@@ -12,6 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from sepify.calibration.batches import calibration_batches
+from sepify.calibration.heldout import hold_out
 from sepify.capture import capture
 from sepify.errors import UsageError
 from sepify.evidence import DataRequest, gather_data
@@ -51,6 +52,7 @@ class PlanningRequest:
     width: float | None = None
     resolution: float | None = None
     keep: tuple[str, ...] = ()
+    holdout: float | None = None
     measurements: Path | None = None
     latency_table: Path | None = None
     farm: Farm | None = None
@@ -111,6 +113,7 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
             calibration=calibration,
             labelled=labelled,
             known=known,
+            holdout=request.holdout,
             farm=request.farm,
             progress=progress,
         )
@@ -130,7 +133,9 @@ def _frontier(
     progress: Progress,
 ) -> Frontier:
     graph = capture(model.module, model.inputs).graph_module
-    batches = calibration_batches(calibration, inputs=len(model.inputs), like=model.inputs)
+    every = calibration_batches(calibration, inputs=len(model.inputs), like=model.inputs)
+    split = hold_out(every, request.holdout)
+    known, batches = known.apart_from(split.below), split.fit
     width = 1.0 if request.width is None else request.width
     reduced = reduce_network(graph, model.inputs, batches, width, request.resolution)
     assert reduced.inputs is not None

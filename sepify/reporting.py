@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
+from sepify.calibration.heldout import held_out, not_held_out
 from sepify.convert import convert
-from sepify.errors import UsageError
+from sepify.errors import FidelityWarning, UsageError
 from sepify.evidence import DataRequest, LabelledData, gather_data, origin_of
 from sepify.input_note import InputRequest, note_inputs
 from sepify.measuring import Report, compare
 from sepify.measuring.board import require_board
+from sepify.measuring.compare import FITTED_NOTE
+from sepify.measuring.judging import PERHAPS_FITTED
 from sepify.measuring.report.comparison import Comparison
 from sepify.measuring.report.model import require_report_name
+from sepify.measuring.unseen import NO_IMAGES
 from sepify.models import LoadedModel, load_model
 from sepify.multipliers import inputs_for
 from sepify.planning.measurements import load_measurements
@@ -64,6 +69,7 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
     converted = load_model(request.after, InputRequest(noted.shapes, noted.dtypes))
     measured = None if request.measurements is None else load_measurements(request.measurements)
     given = gather_data(request.given, original)
+    judged = _unfitted(given.calibration, plan)
     roles = {"the original": request.before, "the converted network": request.after}
     named = {"the plan": plan_file, "measurements": request.measurements}
     roles.update({role: str(path) for role, path in named.items() if path is not None})
@@ -74,7 +80,8 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
         data=given.labelled,
         names=given.names,
         metric=given.metric,
-        unlabelled=given.calibration if given.labelled is None else None,
+        unlabelled=judged if given.labelled is None else None,
+        unjudged=NO_IMAGES,
         beside=_uniform(original, given, plan, request.uniform, progress),
         plan=plan,
         measurements=measured,
@@ -85,6 +92,9 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
         farm=request.farm,
         device_target=request.device_target,
     )
+    if plan is None and judged is not None and given.labelled is None:
+        notes = (FITTED_NOTE, *report.notes)  # nothing says what was held out
+        report = replace(report, notes=notes, judged_on=PERHAPS_FITTED)
     save_all(report, request.outputs)
     return report
 
@@ -96,6 +106,15 @@ def save_all(report: Report | Comparison, outputs: Sequence[Path]) -> None:
             report.save(stage(path))
 
 
+def _unfitted(calibration: Tensor | None, plan: Plan | None) -> Tensor | None:
+    """Of the calibration images those that the plan held out, or, where it names none, all: the
+    report then says that the network may have been fitted to them."""
+    if calibration is None or plan is None or plan.heldout is None:
+        return calibration
+    unseen = held_out(calibration, plan.heldout)
+    return unseen if len(unseen) else calibration
+
+
 def _uniform(
     model: LoadedModel,
     given: LabelledData,
@@ -103,21 +122,30 @@ def _uniform(
     ranks: Sequence[int],
     progress: Progress | None,
 ) -> Mapping[str, nn.Module]:
-    """The original at one rank throughout, solved on the calibration images, not refined; what the
-    user asked to keep is kept here too."""
+    """The original at one rank throughout, solved on the calibration images (without those that
+    the plan held out), not refined; what the user asked to keep is kept here too."""
+    if not ranks:
+        return {}
+    fit = given.calibration
+    if fit is not None and plan is not None and plan.heldout is not None:
+        fit = fit[not_held_out(fit, plan.heldout)]
     keep = [d.name for d in plan.kept if d.reason.startswith("asked to keep")] if plan else []
-    return {
-        f"uniform rank {rank}, unrefined": convert(
+
+    def converted(rank: int) -> nn.Module:
+        return convert(
             model.module,
             rank=rank,
             keep=keep,
             example_inputs=model.inputs,
-            calibration=given.calibration,
+            calibration=fit,
             refine=False,
+            holdout=0,
             progress=progress,
         )
-        for rank in ranks
-    }
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FidelityWarning)  # the report says how near they are
+        return {f"uniform rank {rank}, unrefined": converted(rank) for rank in ranks}
 
 
 def _sizes(

@@ -22,7 +22,7 @@ STYLES = {"mobilenet": nn.ReLU, "mobilenet-relu6": nn.ReLU6}
 def converted(model, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)
-        options = dict(style="mobilenet", calibration=images(64), refine=QUICK) | options
+        options = dict(style="mobilenet", calibration=images(64), refine=QUICK, holdout=0) | options
         return sepify.convert(model, **options)
 
 

@@ -30,7 +30,7 @@ def test_the_wheel_ships_the_demo_the_template_and_the_type_marker(built):
         "sepify/measuring/report/page/report.html",
         "sepify/measuring/report/page/style.css",
         "sepify/measuring/report/page/report.md",
-        "sepify/measuring/report/report-3.schema.json",
+        "sepify/measuring/report/report-4.schema.json",
         "sepify/measuring/report/vendor/plot.min.js",
         "sepify/measuring/report/vendor/LICENSE.plot",
         "sepify/measuring/report/vendor/d3.min.js",

@@ -14,6 +14,7 @@ from sepify.cli.options import (
     Data,
     Device,
     DeviceTarget,
+    Holdout,
     Keep,
     Key,
     Metric,
@@ -82,6 +83,7 @@ def convert(
             "it is nearly all of the time"
         ),
     ] = True,
+    holdout: Holdout = None,
     data: Data = None,
     preprocess: Preprocess = None,
     metric: Metric = None,
@@ -132,6 +134,7 @@ def convert(
         method=method,
         memory=memory,
         refine=refine,
+        holdout=holdout,
         given=data_request(data, calibration, preprocess, metric, mirror),
         distill=lesson,
         report=report,

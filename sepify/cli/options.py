@@ -50,6 +50,13 @@ Mirror = Annotated[
         "long before the refinement",
     ),
 ]
+Holdout = Annotated[
+    float | None,
+    typer.Option(
+        help="Share or number of the calibration images to hold out of everything, to measure "
+        "fidelity on; 0 for none. Default: one in eight, at most 128, none of fewer than 64"
+    ),
+]
 Preprocess = Annotated[
     str | None,
     typer.Option(

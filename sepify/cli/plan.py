@@ -12,6 +12,7 @@ from sepify.cli.options import (
     Budget,
     Data,
     Device,
+    Holdout,
     Keep,
     Key,
     Model,
@@ -53,6 +54,7 @@ def plan(
     width: Width = None,
     resolution: Resolution = None,
     keep: Keep = None,
+    holdout: Holdout = None,
     data: Data = None,
     preprocess: Preprocess = None,
     measurements: Annotated[
@@ -82,6 +84,7 @@ def plan(
         resolution=resolution,
         keep=tuple(keep or ()),
         given=data_request(data, calibration, preprocess),
+        holdout=holdout,
         measurements=measurements,
         latency_table=latency_table,
         farm=board_request(device, tracker, key, secret),

@@ -55,6 +55,7 @@ def run_demo(folder: Path, rank: int, progress: Progress) -> DemoResult:
         keep=("stem",),
         example_inputs=example,
         calibration=calibration,
+        holdout=0,  # the test set judges
         progress=progress,
     )
     small_file, plan_file, bundle = folder / "small.pt", folder / "plan.json", folder / "bundle"
@@ -97,6 +98,7 @@ def _uniform(
             example_inputs=example,
             calibration=calibration,
             refine=False,
+            holdout=0,
             progress=progress,
         )
         for rank in COMPARED_RANKS

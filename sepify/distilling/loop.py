@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, fx
 
+from sepify.calibration.heldout import not_held_out
 from sepify.capture import Model
 from sepify.distilling.accelerating import accelerator_for
 from sepify.distilling.augment import Augment
@@ -90,7 +91,8 @@ def distill(
     progress    progress(what, batches done, batches in all), called as the work goes on
 
     Returns a copy of `student`, in its mode, with the weights of the epoch that the held-out images
-    found best; `.meta` as it was, and a `Distillation` in `.meta["sepify.distillation"]`.
+    found best; `.meta` as it was, but for the fidelity, which is to be measured again; and a
+    `Distillation` in `.meta["sepify.distillation"]`.
 
     Runs where Accelerate says: a GPU if there is one, and in several processes or on several
     machines under `accelerate launch`. Raises a `sepify.errors.SepifyError`; DistillationError,
@@ -157,7 +159,31 @@ def distill(
         pair.matched,
         processes,
     )
+    if "sepify" in result.meta:
+        result.meta["sepify"] = _to_be_judged(result.meta["sepify"], [data, heldout])
     return result
+
+
+def _to_be_judged(made: Any, used: Sequence[Source | None]) -> Any:
+    """The `Conversion` without what was measured before the training. That images are held out
+    stays true only where they are known not to be among those `used`."""
+    below = made.plan.heldout
+    apart = below is None or all(_is_apart(data, below) for data in used if data is not None)
+    return replace(
+        made,
+        plan=made.plan if apart else replace(made.plan, heldout=None),
+        fidelity=None,
+        warnings=(),
+        unjudged="it was distilled after it was measured",
+    )
+
+
+def _is_apart(data: Source, below: float) -> bool:
+    """Whether these are images in memory, and none of them is held out."""
+    tensors = (data,) if isinstance(data, Tensor) else data
+    if not isinstance(tensors, tuple) or not isinstance(tensors[0], Tensor):
+        return False
+    return bool(not_held_out(tensors[0], below).all())
 
 
 def _checkpoint_path(checkpoint: Path | str | None, resume: bool) -> Path | None:

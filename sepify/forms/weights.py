@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.convert import convert
-from sepify.errors import FileError, UntrainedWarning
+from sepify.errors import FidelityWarning, FileError, UntrainedWarning
 from sepify.planning.plan import Plan
 from sepify.planning.plan_file import load_plan
 from sepify.serialised import one_at_a_time
@@ -39,12 +39,14 @@ def load_weights(
     # the factors are about to be replaced: any solver will do, and this one needs no data
     factors_later = replace(plan, method="svd", batchnorm=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UntrainedWarning)  # the weights are, or were warned of
+        for needless in (UntrainedWarning, FidelityWarning):  # of weights that are replaced
+            warnings.simplefilter("ignore", needless)
         small = convert(model, plan=factors_later, example_inputs=example_inputs)
     saved = read_weights(weights)
     _add_solved_biases(small, plan, saved)
     _load(small, saved, weights)
-    small.meta["sepify"] = replace(small.meta["sepify"], plan=plan)
+    why = "its weights were loaded from a file"
+    small.meta["sepify"] = replace(small.meta["sepify"], plan=plan, warnings=(), unjudged=why)
     return small
 
 

@@ -26,7 +26,8 @@ from sepify.measuring.contenders import (
 )
 from sepify.measuring.cost import measure_cost, stored_size
 from sepify.measuring.data import AFTER, BEFORE, Labelled
-from sepify.measuring.judging import Evidence, judge, judge_variants
+from sepify.measuring.doubts import doubts, unclaimed
+from sepify.measuring.judging import PERHAPS_FITTED, Evidence, judge, judge_variants
 from sepify.measuring.latency import Contender, Latency, Skipped, Which, race, summarise
 from sepify.measuring.layer_errors import layer_errors
 from sepify.measuring.layers import pair_layers, plan_document
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 Models = dict[Which, nn.Module]
 Given = dict[Which, Inputs]
+FITTED_NOTE = f"Fidelity is measured on images {PERHAPS_FITTED}: on new ones it may be less."
 NO_TVM = "left out on request (target None)"
 
 
@@ -71,6 +73,7 @@ def compare(
     seconds: float = 20.0,
     seed: int = 0,
     origin: Origin | None = None,
+    unjudged: str = "",
     farm: Farm | None = None,
     device_target: str | None = None,
 ) -> Report:
@@ -96,6 +99,8 @@ def compare(
     seconds        about how long the timing itself may take
     seed           of the order of turns and of the bootstrap
     origin         how to make the report again; by default the plan alone
+    unjudged       why there are neither `data` nor `unlabelled` inputs: then no fidelity is
+                   claimed, where else it is measured on `x` alone
     farm           a board to time both on as well, from `sepify.compiling.find_farm`
     device_target  what to compile both for then, such as "raspberry-pi-4"
 
@@ -128,7 +133,7 @@ def compare(
             stored = stored_size(before, inputs), stored_size(after, given["after"])
             sizes, kinds = (stored[0][0], stored[1][0]), (stored[0][1], stored[1][1])
 
-        evidence = Evidence(inputs, data, unlabelled, metric, tuple(names))
+        evidence = Evidence(inputs, data, unlabelled, metric, tuple(names), unjudged)
         scores, beware = judge(before, reduced_first(after, plan), evidence, progress)
         notes += beware
         separated = _alike(plan)
@@ -148,6 +153,13 @@ def compare(
             _require_cpu(before, after, inputs)
             board = time_on_board(models, given, farm, device_target, seed, progress or silent)
             notes += board_notes(board, costs["after"].macs < costs["before"].macs)
+
+    judged_on = evidence.judged_on(plan)
+    if judged_on == PERHAPS_FITTED:
+        notes.insert(0, FITTED_NOTE)
+    doubtful = doubts(None if evidence.bare else scores.fidelity, plan, evidence.kind(plan))
+    if scores.fidelity is None:
+        doubtful = (unclaimed(unjudged), *doubtful)
 
     totals = [
         Totals(cost.macs, cost.params, size, kind)
@@ -174,6 +186,8 @@ def compare(
         variants=variants,
         origin=origin or Origin(plan=plan_document(plan)),
         board=board,
+        warnings=doubtful,
+        judged_on=judged_on,
         **_prospects(measurements),
     )
 

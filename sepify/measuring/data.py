@@ -36,9 +36,10 @@ BEFORE, AFTER = "the original network", "the converted network"
 @dataclass(frozen=True)
 class Scores:
     """What one pass over labelled images tells. `accuracy`, `top5` and `changes` are None for a
-    task with the user's own metric, `top5` also below TOP5_CLASSES classes."""
+    task with the user's own metric, `top5` also below TOP5_CLASSES classes; `fidelity` where there
+    was nothing to measure it on."""
 
-    fidelity: Fidelity
+    fidelity: Fidelity | None
     accuracy: Accuracy | None = None
     top5: Accuracy | None = None
     changes: Changes | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from sepify.calibration.heldout import image_marks
 from sepify.measuring.cost import measure_cost
 from sepify.measuring.data import Labelled, Scores, agree, score, score_metric
 from sepify.measuring.fidelity import alike
@@ -14,19 +15,46 @@ from sepify.measuring.metrics import Metric
 from sepify.measuring.notes import accuracy_notes, chance_note
 from sepify.measuring.outputs import Inputs, as_inputs, evaluating
 from sepify.measuring.report.model import Variant
+from sepify.planning.plan import Plan
 from sepify.progress import Progress
+
+HELD_OUT = "held out: used for nothing else"
+PERHAPS_FITTED = "which the network may have been fitted to"
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the networks are judged on: labelled `data`, with the user's `metric` or top-1, and the
-    `names` of its classes; `unlabelled` inputs; failing both, the example `inputs`."""
+    `names` of its classes; `unlabelled` inputs; failing both, the example `inputs`, or nothing for
+    the reason in `unjudged`."""
 
     inputs: Inputs
     data: Labelled | None = None
     unlabelled: Tensor | Inputs | None = None
     metric: Metric | None = None
     names: tuple[str, ...] = ()
+    unjudged: str = ""
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is nothing but the example inputs."""
+        return self.data is None and self.unlabelled is None
+
+    def judged_on(self, plan: Plan | None) -> str:
+        """What else was done with the images that fidelity is measured on, as far as it is known;
+        empty for labelled images, which are the user's word, and for example inputs."""
+        if self.unlabelled is None:
+            return ""
+        if plan is None or not plan.fitted:
+            return ""
+        apart = image_marks(as_inputs(self.unlabelled)) < (plan.heldout or 0.0)
+        return HELD_OUT if bool(apart.all()) else PERHAPS_FITTED
+
+    def kind(self, plan: Plan | None) -> str:
+        """What the images are that fidelity is measured on, in words."""
+        if self.unlabelled is None:
+            return "images" if self.data is None else "labelled images"
+        return "held-out images" if self.judged_on(plan) == HELD_OUT else "images"
 
     @property
     def readable_twice(self) -> Inputs:
@@ -52,6 +80,8 @@ def judge(
         if scores.accuracy is not None:
             notes += chance_note(scores.accuracy.before, scores.classes)
             notes += accuracy_notes(scores.accuracy)
+    if evidence.bare and evidence.unjudged:
+        return Scores(None), ()
     if scores is None or evidence.unlabelled is not None:
         bare = evidence.unlabelled is None
         given = evidence.inputs if evidence.unlabelled is None else as_inputs(evidence.unlabelled)
@@ -75,12 +105,13 @@ def judge_variants(
         with evaluating(other):
             macs = measure_cost(other, evidence.inputs).macs
             scores, _ = judge(before, other, evidence, progress)
-        value = alike(scores.fidelity)
+        value = None if scores.fidelity is None else alike(scores.fidelity)
         if scores.metric is not None:
             value = scores.metric.after
         elif scores.accuracy is not None:
             value = scores.accuracy.after
-        variants.append(Variant(label, macs, value))
+        if value is not None:
+            variants.append(Variant(label, macs, value))
     return tuple(variants)
 
 

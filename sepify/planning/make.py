@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.calibration.batches import Batch, Calibration, calibration_batches, on_device_of
+from sepify.calibration.heldout import Split, hold_out, image_marks
 from sepify.capture import Captured, Model, capture
 from sepify.capture.inputs import require_tensors
 from sepify.errors import UsageError
@@ -60,6 +61,7 @@ def make_plan(
     width: float = 1.0,
     resolution: float | tuple[int, int] | None = None,
     known: Known | None = None,
+    holdout: float | None = None,
     farm: Farm | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
@@ -73,6 +75,8 @@ def make_plan(
                     the original counts, on the half of `calibration` that is not planned by
     allow_costlier  without a budget: separate even what costs more by it (full rank, say)
     known           measurements of earlier calls, and where to save new ones
+    holdout         part of `calibration` that a plan for a budget is not chosen by, as in
+                    `sepify.convert`, so that the conversion can be judged on it
     farm            the board for Budget(latency=..., target=...), from
                     `sepify.compiling.find_farm`; without it, latencies are this machine's
 
@@ -85,9 +89,29 @@ def make_plan(
     require_taken(captured.graph_module, batches)
     require_steady(captured, batches, width, resolution)
     original = captured.graph_module
+    split = None if batches is None else hold_out(batches, holdout)
+    labelled = apart_from(split, labelled)
     wish = Wish(rank, order, budget, tuple(keep), filter_fn, labelled, allow_costlier, style, farm)
-    reduced = reduce_network(original, inputs, batches, width, resolution)
-    return plan_reduced(reduced, wish, guarded(progress), known)
+    fit = None if split is None else split.fit
+    reduced = reduce_network(original, inputs, fit, width, resolution)
+    if budget is None or split is None:
+        return plan_reduced(reduced, wish, guarded(progress))
+    below = split.below
+    if known is not None:
+        known, below = known.apart_from(below), known.least(below)
+    return replace(plan_reduced(reduced, wish, guarded(progress), known), heldout=below)
+
+
+def apart_from(
+    split: Split | None, labelled: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor] | None:
+    """`labelled` images without those that are held out as calibration images."""
+    if split is None or labelled is None or not split.heldout:
+        return labelled
+    images, labels = labelled
+    out = torch.cat([image_marks(batch) for batch in split.heldout])
+    rest = ~torch.isin(image_marks((images,)), out)
+    return images[rest.to(images.device)], labels[rest.to(labels.device)]
 
 
 def plan_reduced(

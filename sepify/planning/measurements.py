@@ -12,7 +12,7 @@ from sepify.planning.plan import Cost, Style
 from sepify.storage import read_document, write_json
 
 FORMAT = "sepify-measurements"
-VERSION = 2
+VERSION = 3  # 2 did not say what was held out
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,14 @@ class Layer:
 class Measurements:
     """Every convolution's candidates, in execution order; the loss in which damage is given; the
     images that judged it; bytes of the model's weights outside of its convolutions, and of one
-    parameter."""
+    parameter; and which images had no part in them, as `Plan.heldout`."""
 
     layers: tuple[Layer, ...]
     loss: str
     images: int
     other_bytes: int
     bytes_each: int
+    heldout: float | None = None
 
     def kept_only(self, refusals: Mapping[str, str]) -> Measurements:
         """The same, with each convolution in `refusals` kept for the reason given there."""

@@ -121,6 +121,9 @@ class Plan:
     ReLU or ReLU6, as in a MobileNet block. `width` is the share of channels that the network was
     thinned to before anything else, and `resolution` the (height, width) in pixels of the images
     that it is for, None where it is that of the original.
+
+    `heldout` says which images nothing was fitted to, nor chosen by: those whose mark
+    (`sepify/calibration/heldout.py`) is below it; None where no image is known to be one.
     """
 
     decisions: tuple[Decision, ...]
@@ -130,6 +133,7 @@ class Plan:
     style: Style = "linear"
     width: float = 1.0
     resolution: tuple[int, int] | None = None
+    heldout: float | None = None
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions)
@@ -150,6 +154,11 @@ class Plan:
     def changes(self) -> bool:
         """Whether the network becomes another one: something is separated, or all is thinned."""
         return bool(self.separated) or self.width < 1
+
+    @property
+    def fitted(self) -> bool:
+        """Whether images had a part in it: by the solver, BatchNorm, or the choice of the plan."""
+        return self.method == "least-squares" or self.batchnorm or self.outlook is not None
 
     @property
     def shape(self) -> str:

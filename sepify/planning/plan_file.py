@@ -15,12 +15,22 @@ from sepify.planning.plan import METHODS, STYLES, Cost, Decision, Outlook, Plan,
 from sepify.storage import decode, parse_json, read_text, reading, write_json
 
 FORMAT = "sepify-plan"
-VERSION = 3
-# 1 had no outlook, and of costs only MACs and parameters; 2 had no style and no multipliers
-READ_VERSIONS = (1, 2, 3)
+VERSION = 4
+# 1 had no outlook, and of costs only MACs and parameters; 2 had no style and no multipliers,
+# 3 did not say what was held out
+READ_VERSIONS = (1, 2, 3, 4)
 
 SHAPE = ("style", "width", "resolution")
-TOP = ("format", "version", *SHAPE, "method", "batchnorm_reestimated", "outlook", "convolutions")
+TOP = (
+    "format",
+    "version",
+    *SHAPE,
+    "method",
+    "batchnorm_reestimated",
+    "heldout",
+    "outlook",
+    "convolutions",
+)
 _WHOLE, _TIMES = tuple[int | None, int | None], tuple[float | None, float | None]
 NOTES: dict[str, tuple[Any, Any]] = {  # key -> its type, and what it is where it is left out
     "reason": (str, ""),
@@ -65,6 +75,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "resolution": None if plan.resolution is None else list(plan.resolution),
         "method": plan.method,
         "batchnorm_reestimated": plan.batchnorm,
+        "heldout": plan.heldout,
         "outlook": None if plan.outlook is None else asdict(plan.outlook),
         "convolutions": [_entry(decision) for decision in plan],
     }
@@ -133,7 +144,14 @@ class _Reader:
         if not isinstance(batchnorm, bool):
             self.fail(("batchnorm_reestimated",), f'"batchnorm_reestimated" is {batchnorm!r}')
         outlook = self.outlook(document.get("outlook"))
-        return Plan(tuple(decisions.values()), method, batchnorm, outlook, *self.shape(document))
+        heldout = document.get("heldout")
+        share = isinstance(heldout, int | float) and not isinstance(heldout, bool)
+        if heldout is not None and not (share and 0 < heldout <= 1):
+            told = f'"heldout" is {heldout!r}, neither a share in (0, 1] nor null'
+            self.fail(("heldout",), told)
+        return Plan(
+            tuple(decisions.values()), method, batchnorm, outlook, *self.shape(document), heldout
+        )
 
     def shape(self, document: dict[str, Any]) -> tuple[Style, float, tuple[int, int] | None]:
         style, width = document.get("style", "linear"), document.get("width", 1.0)

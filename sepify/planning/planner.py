@@ -45,6 +45,20 @@ class Known:
     save_measurements: Callable[[Measurements], None] | None = None
     save_latencies: Callable[[LatencyTable], None] | None = None
 
+    def apart_from(self, below: float | None) -> Known:
+        """The same; what is saved says that images below this mark had no part in it."""
+        save = self.save_measurements
+        if save is None:
+            return self
+        return replace(self, save_measurements=lambda new: save(replace(new, heldout=below)))
+
+    def least(self, below: float | None) -> float | None:
+        """The mark below which no image had a part in the earlier work either, None for none."""
+        if self.measurements is None or below is None:
+            return below
+        earlier = self.measurements.heldout
+        return None if earlier is None else min(below, earlier)
+
 
 def plan_to_budget(
     original: fx.GraphModule,

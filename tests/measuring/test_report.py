@@ -208,7 +208,7 @@ def test_json_round_trip(made: Report, tmp_path: Path) -> None:
     made.save(tmp_path / "x.json")
     assert load_report(tmp_path / "x.json") == made
     document = json.loads((tmp_path / "x.json").read_text())
-    assert (document["format"], document["version"]) == ("sepify-report", 3)
+    assert (document["format"], document["version"]) == ("sepify-report", 4)
     assert Report.from_dict(made.to_dict()) == made
 
 
@@ -330,6 +330,58 @@ def test_a_report_of_version_2_is_read(tmp_path: Path) -> None:
     del document["board"]
     (tmp_path / "old.json").write_text(json.dumps(document))
     assert load_report(tmp_path / "old.json") == report(board=None)
+
+
+def test_a_report_of_version_3_is_read(tmp_path: Path) -> None:
+    document = report().to_dict() | {"version": 3}
+    del document["warnings"], document["judged_on"]
+    del document["fidelity"]["commonest"], document["fidelity"]["spread"]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    assert load_report(tmp_path / "old.json") == report()
+
+
+def test_warnings_stand_on_top_whatever_the_form(tmp_path: Path) -> None:
+    made = report(warnings=("It is <b>ruined</b>.", "And that, too."), notes=("A note.",))
+    made.save(tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text("utf-8")
+    assert 'role="alert"' in page
+    assert "It is &lt;b&gt;ruined&lt;/b&gt;." in page
+    assert page.index("ruined") < page.index("And that, too.") < page.index('<dl class="figures')
+    made.save(tmp_path / "x.md")
+    text = (tmp_path / "x.md").read_text("utf-8")
+    assert text.index("> \N{WARNING SIGN} **Warning:** It is &lt;b&gt;ruined") < text.index(
+        "| **MACs**"
+    )
+    assert "\n>\n> \N{WARNING SIGN} **Warning:** And that, too.\n" in text
+    told = str(made)
+    assert told.index("It is <b>ruined</b>.") < told.index("And that") < told.index("MACs   ")
+    assert made.to_dict()["warnings"] == ["It is <b>ruined</b>.", "And that, too."]
+    assert 'role="alert"' not in page_of(report(), tmp_path)
+
+
+def test_what_was_not_measured_is_not_claimed(tmp_path: Path) -> None:
+    made = report(fidelity=None, accuracy=None, top5=None, metrics=(), changes=None, variants=())
+    page, text = page_of(made, tmp_path), str(made)
+    made.save(tmp_path / "x.md")
+    told = (tmp_path / "x.md").read_text("utf-8")
+    for shown in (page, text, told):
+        assert "none is claimed" in " ".join(shown.split())
+        assert "cosine" not in shown.split("How to make it again")[0].lower()
+    assert 'data-chart="frontier"' not in page
+    assert load_report_of(made, tmp_path) == made
+    judged = report(judged_on="held out: used for nothing else", accuracy=None, metrics=())
+    for shown in (page_of(judged, tmp_path), str(judged)):
+        assert "used for nothing else" in " ".join(shown.split())
+
+
+def page_of(made: Report, folder: Path) -> str:
+    made.save(folder / "page.html")
+    return (folder / "page.html").read_text("utf-8")
+
+
+def load_report_of(made: Report, folder: Path) -> Report:
+    made.save(folder / "again.json")
+    return load_report(folder / "again.json")
 
 
 @each_variant

@@ -87,6 +87,7 @@ def _notes(reports: Sequence[tuple[str, Report]]) -> tuple[str, ...]:
             notes.append(f"{name} is judged by {quality(report).label}, {first_name} is not.")
         elif quality(report).before != quality(first).before:
             notes.append(f"{name} was judged on other data than {first_name}.")
+        notes += [f"{name}: {warning}" for warning in report.warnings]
         if report.latency and first.latency and report.machine != first.machine:
             notes.append(f"{name} was timed on another machine than {first_name}.")
     return tuple(notes)
@@ -112,14 +113,17 @@ def _row(name: str, report: Report, *, after: bool) -> tuple[str, ...]:
         figure: Figure | None = figures.get(label)
         return f"{value} ({figure.change})" if after and figure else value
 
-    value: Interval = shown.after if after else shown.before
+    value: Interval | None = shown.after if after else shown.before
+    judged = "not measured"
+    if value is not None:
+        judged = f"{shown.text(value.value)} ({shown.text(value.low)} to {shown.text(value.high)})"
     return (
         name,
         said("MACs", quantity(totals.macs)),
         said("parameters", quantity(totals.params)),
         said("size", quantity(totals.size, "B")),
         _latency(report, after),
-        f"{shown.text(value.value)} ({shown.text(value.low)} to {shown.text(value.high)})",
+        judged,
     )
 
 
@@ -161,6 +165,7 @@ def as_html(comparison: Comparison) -> str:
             "rows": [
                 {"name": name, "kind": kind, "macs": macs, **vars(value)}
                 for name, kind, macs, value in points
+                if value is not None
             ],
         }
     }

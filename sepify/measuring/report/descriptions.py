@@ -30,7 +30,7 @@ def frontier(report: Report) -> str:
 def frontier_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """Name, MACs, value and interval of each point, the cheapest first."""
     shown = quality(report)
-    networks: list[tuple[str, int, Interval]] = [
+    networks: list[tuple[str, int, Interval | None]] = [
         ("before", report.before.macs, shown.before),
         ("after", report.after.macs, shown.after),
         *((v.label, v.macs, v.value) for v in report.variants),
@@ -39,6 +39,7 @@ def frontier_rows(report: Report) -> list[tuple[str, str, str, str]]:
     return [
         (name, quantity(macs), shown.text(value.value), _interval(shown, value))
         for name, macs, value in networks
+        if value is not None
     ]
 
 

@@ -35,10 +35,13 @@ def chart_facts(report: Report) -> dict[str, Any]:
 
 def _frontier(report: Report) -> dict[str, Any]:
     shown = quality(report)
+    named: list[tuple[str, str, int, Interval | None]] = [
+        ("before", "before", report.before.macs, shown.before),
+        ("after", "after", report.after.macs, shown.after),
+        *((v.label, "other", v.macs, v.value) for v in report.variants),
+    ]
     rows = [
-        _point("before", "before", report.before.macs, shown.before),
-        _point("after", "after", report.after.macs, shown.after),
-        *(_point(v.label, "other", v.macs, v.value) for v in report.variants),
+        _point(name, kind, macs, value) for name, kind, macs, value in named if value is not None
     ]
     return {"label": shown.label, "unit": shown.unit, "rows": rows}
 

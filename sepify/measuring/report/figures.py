@@ -26,6 +26,8 @@ from sepify.measuring.report.words import (
 if TYPE_CHECKING:
     from sepify.measuring.report.model import Report
 
+NONE = "\N{EN DASH}"
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -51,12 +53,13 @@ class BestTime:
 @dataclass(frozen=True)
 class Quality:
     """What this report judges the networks by: top-1, the user's metric, or likeness to the
-    original; `unit` is "share" (0 to 1, said in per cent) or "number"."""
+    original; `unit` is "share" (0 to 1, said in per cent) or "number". Both values are None where
+    nothing was judged."""
 
     label: str
     unit: str
-    before: Interval
-    after: Interval
+    before: Interval | None
+    after: Interval | None
 
     def text(self, value: float) -> str:
         """A value in this unit."""
@@ -85,6 +88,8 @@ def headline(report: Report) -> str:
         given = report.metrics[0]
         now, then = given.after.value, given.before.value
         parts.append(f"has a mean {given.name} of {decimal(now)} instead of {decimal(then)}")
+    elif report.fidelity is None:
+        parts.append("nothing is claimed of how near it is to the original")
     elif report.fidelity.agreement is not None:
         agreement = percent(report.fidelity.agreement.value)
         parts.append(f"gives the original's top-1 answer on {agreement} of the inputs")
@@ -131,6 +136,8 @@ def quality(report: Report) -> Quality:
         return Quality(given.name, "number", given.before, given.after)
     if report.accuracy is not None:
         return Quality("top-1", "share", report.accuracy.before, report.accuracy.after)
+    if report.fidelity is None:
+        return Quality("fidelity, not measured", "number", None, None)
     if report.fidelity.agreement is not None:
         return Quality("same top-1 answer as before", "share", exact, alike(report.fidelity))
     return Quality("mean cosine with the original", "number", exact, alike(report.fidelity))
@@ -230,7 +237,12 @@ def _board_figures(board: BoardLatency) -> list[Figure]:
 
 def _fidelity_figure(report: Report) -> Figure:
     given = report.fidelity
+    if given is None:
+        return Figure(
+            "fidelity", NONE, NONE, "none is claimed", "no images were kept to measure it"
+        )
     on = f"{given.inputs} input" + ("" if given.inputs == 1 else "s") + ", no labels"
+    on += f", {report.judged_on}" if report.judged_on else ""
     if given.agreement is not None:
         return Figure(
             "top-1 agreement", "100 %", percent(given.agreement.value), "with the original", on

@@ -21,7 +21,8 @@ from sepify.measuring.metrics import MetricResult
 from sepify.storage import decode, read_json, reading, write_json, write_text
 
 FORMAT = "sepify-report"
-VERSION = 3
+VERSION = 4
+READ_VERSIONS = (2, 3, 4)
 SUFFIXES = (".json", ".html", ".md")
 
 
@@ -133,7 +134,9 @@ class Report:
     (top-1) and `changes` where no labelled data was given, `top5` also for fewer than six classes.
     `metrics` are the user's own. `variants` and `prospects` stand beside this conversion on the
     frontier; `prospect_unit` is the loss's.
-    `inputs` are the shapes of the example inputs; `notes` say what a reader should beware of.
+    `fidelity` is None where there were no images to claim one on; `judged_on` says what else was
+    done with the images that it was measured on. `inputs` are the shapes of the example inputs;
+    `warnings` speak against trusting the network, `notes` say what a reader should beware of.
     """
 
     network: str
@@ -148,7 +151,7 @@ class Report:
     layers: tuple[LayerRow, ...]
     latency: Latency | None
     accuracy: Accuracy | None
-    fidelity: Fidelity
+    fidelity: Fidelity | None
     notes: tuple[str, ...]
     top5: Accuracy | None = None
     metrics: tuple[MetricResult, ...] = ()
@@ -158,6 +161,8 @@ class Report:
     prospect_unit: str = ""
     origin: Origin = Origin()
     board: BoardLatency | None = None
+    warnings: tuple[str, ...] = ()
+    judged_on: str = ""
 
     def __rich__(self) -> Group:
         from sepify.measuring.report.text import render
@@ -175,16 +180,21 @@ class Report:
 
     @classmethod
     def from_dict(cls, document: Any) -> Report:
-        """The report that `to_dict` put into `document`, now or in version 2, which had no board.
-        Raises FileError naming the field at fault."""
+        """The report that `to_dict` put into `document`, now or in version 2, which had no board,
+        or 3, which had no warnings. Raises FileError naming the field at fault."""
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise FileError(f'not a report: "format" is not "{FORMAT}"')
         version = document.get("version")
-        if type(version) is not int or version not in (2, VERSION):
-            raise FileError(f"report version {version!r}; sepify reads 2, {VERSION}")
+        if type(version) is not int or version not in READ_VERSIONS:
+            told = ", ".join(map(str, READ_VERSIONS))
+            raise FileError(f"report version {version!r}; sepify reads {told}")
         fields = {k: v for k, v in document.items() if k not in ("format", "version")}
         if version == 2:
             fields["board"] = None
+        if version in (2, 3):
+            fields |= {"warnings": [], "judged_on": ""}
+            if isinstance(fields.get("fidelity"), dict):
+                fields["fidelity"] = {"commonest": None, "spread": None, **fields["fidelity"]}
         return decode(cls, fields, "report")
 
     def save(self, path: Path | str) -> None:

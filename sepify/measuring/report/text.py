@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -55,12 +56,14 @@ def as_text(report: Report) -> str:
 def render(report: Report) -> Group:
     """The report for a rich console. Nothing in it is read as rich markup."""
     report = printable_tree(report)
-    parts: list[RenderableType] = [Text(headline(report), style="bold"), _figures(report)]
+    parts: list[RenderableType] = [Text(headline(report), style="bold")]
+    parts += [*_beware(report.warnings, "bold red"), _figures(report)]
     if report.latency is not None:
         parts += [_latency(report), *_skipped(report)]
     if report.board is not None:
         parts += _board(report.board)
-    parts += [_agreement(report), _layers(report), *_kept(report), *_notes(report)]
+    parts += [_agreement(report), _layers(report), *_kept(report)]
+    parts += _beware(report.notes, "yellow")
     parts.append(Text(_circumstances(report), style="dim"))
     return Group(*parts)
 
@@ -191,13 +194,16 @@ def _agreement(report: Report) -> RenderableType:
             f"{class_text(report.changes, worst.after)} ({worst.images})"
         )
     fidelity = report.fidelity
+    if fidelity is None:
+        return Text("\n" + "\n".join([*lines, "Fidelity was not measured, and none is claimed"]))
     same, plural = "", "" if fidelity.inputs == 1 else "s"
     if fidelity.agreement is not None:
         share, range_ = percent(fidelity.agreement.value), interval(fidelity.agreement)
         same = f"same top-1 answer {share} ({range_}), "
+    judged_on = f" ({report.judged_on})" if report.judged_on else ""
     lines.append(
-        f"Fidelity on {fidelity.inputs:,} input{plural}: {same}mean cosine {fidelity.cosine:.4f}, "
-        f"SQNR {sqnr_text(report)}"
+        f"Fidelity on {fidelity.inputs:,} input{plural}{judged_on}: {same}"
+        f"mean cosine {fidelity.cosine:.4f}, SQNR {sqnr_text(report)}"
     )
     return Text("\n" + "\n".join(lines))
 
@@ -256,12 +262,12 @@ def _kept(report: Report) -> list[RenderableType]:
     return [Text("\n" + "\n".join(lines))] if lines else []
 
 
-def _notes(report: Report) -> list[RenderableType]:
-    if not report.notes:
+def _beware(sentences: Sequence[str], style: str) -> list[RenderableType]:
+    if not sentences:
         return []
     grid = Table.grid(padding=(0, 1))
-    for note in report.notes:
-        grid.add_row(Text("!", style="yellow"), Text(note))
+    for sentence in sentences:
+        grid.add_row(Text("!", style=style), Text(sentence))
     return [Padding(grid, (1, 0, 0, 0))]
 
 

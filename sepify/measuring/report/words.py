@@ -142,6 +142,8 @@ def versions_text(versions: dict[str, str]) -> str:
 
 def sqnr_text(report: Report) -> str:
     """Signal-to-quantisation-noise ratio of the outputs in dB, in words where there is none."""
+    if report.fidelity is None:
+        return "not measured"
     if report.fidelity.identical:
         return "none: identical outputs"
     if report.fidelity.sqnr is None:
