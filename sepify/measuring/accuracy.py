@@ -124,26 +124,27 @@ def accuracy(right_before: Tensor, right_after: Tensor) -> Accuracy:
     )
 
 
-def wilson(hits: int, n: int) -> Interval:
+def wilson(hits: int, n: int, z: float = Z95) -> Interval:
     """The share hits / n with its Wilson score interval (Wilson 1927, JASA 22:209; Newcombe 1998,
-    Statistics in Medicine 17:857, method 3)."""
+    Statistics in Medicine 17:857, method 3); `z` is the normal quantile of its level."""
     share = hits / n
-    centre = 2 * hits + Z95**2
+    centre = 2 * hits + z**2
     # max: at share 0 or 1 rounding may take the root's argument below its exact value
-    half = Z95 * sqrt(max(Z95**2 + 4 * hits * (1 - share), 0.0))
-    scale = 2 * (n + Z95**2)
+    half = z * sqrt(max(z**2 + 4 * hits * (1 - share), 0.0))
+    scale = 2 * (n + z**2)
     return Interval(share, max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0))
 
 
-def paired_difference(both: int, lost: int, gained: int, neither: int) -> Interval:
-    """after - before in the share of correct answers, on the same images, with a 95 % interval.
+def paired_difference(both: int, lost: int, gained: int, neither: int, z: float = Z95) -> Interval:
+    """after - before in the share of correct answers, on the same images, with its interval: of
+    95 %, or of the level that `z` is the normal quantile of.
 
     Newcombe 1998, Statistics in Medicine 17:2635, method 10: the Wilson intervals of the two
     shares squared and added, less their correlation phi, whose numerator is continuity-corrected
     where it is positive.
     """
     n = both + lost + gained + neither
-    before, after = wilson(both + lost, n), wilson(both + gained, n)
+    before, after = wilson(both + lost, n, z), wilson(both + gained, n, z)
     margins = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
     cross = float(both * neither - lost * gained)
     if cross > 0:

@@ -109,6 +109,8 @@ def apart_from(
     if split is None or labelled is None or not split.heldout:
         return labelled
     images, labels = labelled
+    if labels.dim() == 0 or len(labels) != len(images):
+        return labelled  # refused later, in better words
     out = torch.cat([image_marks(batch) for batch in split.heldout])
     rest = ~torch.isin(image_marks((images,)), out)
     return images[rest.to(images.device)], labels[rest.to(labels.device)]

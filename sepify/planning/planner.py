@@ -188,7 +188,7 @@ def _promised(
     bench: Workbench,
     measurements: Measurements,
     budget: Budget,
-    juries: tuple[Jury, Jury],
+    juries: Sequence[Jury],
     progress: Progress,
 ) -> tuple[Outlook, Picks]:
     """The least cost within an accuracy drop."""
