@@ -237,7 +237,9 @@ def _student(trial: Trial, subject: Subject) -> tuple[fx.GraphModule, float]:
 
 def _solved(subject: Subject, rank: int) -> fx.GraphModule:
     calibration = subject.images.calibration
-    return sepify.convert(subject.network, rank=rank, keep=(subject.stem,), calibration=calibration)
+    return sepify.convert(
+        subject.network, rank=rank, keep=(subject.stem,), calibration=calibration, holdout=0
+    )
 
 
 def _svd(subject: Subject, rank: int) -> fx.GraphModule:
@@ -246,6 +248,7 @@ def _svd(subject: Subject, rank: int) -> fx.GraphModule:
         rank=rank,
         keep=(subject.stem,),
         calibration=subject.images.calibration,
+        holdout=0,  # the test set judges
         method="svd",
     )
 

@@ -85,7 +85,9 @@ def measure(case: Case) -> Cost:
     before = _peak()
     with stage_times() as spent:
         wall, cpu = time.perf_counter(), time.process_time()
-        sepify.convert(network, calibration=images, rank=1, keep=(stem,), refine=case.refine)
+        sepify.convert(
+            network, calibration=images, rank=1, keep=(stem,), refine=case.refine, holdout=0
+        )
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     shares = {stage: spent[stage] / cpu for stage in STAGES}
     return Cost(case, wall, cpu, shares, _peak(), before)

@@ -40,6 +40,7 @@ def _by_svd(order: Order, batchnorm: bool, subject: Subject, rank: int) -> nn.Mo
         keep=(subject.stem,),
         example_inputs=_example(subject),
         calibration=subject.images.calibration if batchnorm else None,
+        holdout=0,
         method="svd",
     )
 
@@ -56,6 +57,7 @@ def _by_least_squares(
         keep=(subject.stem,),
         example_inputs=_example(subject),
         calibration=torch.cat([images, images.flip(3)]) if mirrored else images,
+        holdout=0,  # the test set judges
         refine=refine,
     )
 

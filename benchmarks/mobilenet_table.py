@@ -248,6 +248,7 @@ def convert(row: Row, data: Dataset, show: Show) -> fx.GraphModule:
             width=row.width,
             keep=["stem.*"],
             calibration=data.images[:CALIBRATION_IMAGES],
+            holdout=0,  # the test set judges
             progress=show,
         )
 

@@ -205,7 +205,13 @@ def _run_besides(key: str, subject: Subject, options: argparse.Namespace, result
     def calibrate(refine: bool) -> float:
         begun = time.process_time()
         sepify.convert(
-            graph, rank=1, keep=(subject.stem,), example_inputs=x, calibration=images, refine=refine
+            graph,
+            rank=1,
+            keep=(subject.stem,),
+            example_inputs=x,
+            calibration=images,
+            refine=refine,
+            holdout=0,
         )
         return time.process_time() - begun
 
@@ -244,7 +250,7 @@ def _makers(
 
     def planned(share: float) -> Plan:
         budget, known = sepify.Budget(macs=share), Known(measured)
-        return sepify.plan(graph, x, calibration=images, budget=budget, known=known)
+        return sepify.plan(graph, x, calibration=images, budget=budget, known=known, holdout=0)
 
     return {
         "planned": planned,
@@ -271,6 +277,7 @@ def _measure(
         plan=replace(plan, outlook=None),
         example_inputs=images[:1],
         calibration=calibration,
+        holdout=0,  # the test set judges
         refine=refine,
     )
     macs = sum(d.after.macs or 0 for d in plan) / sum(d.before.macs or 0 for d in plan)
@@ -348,6 +355,7 @@ def _promise(
         graph,
         images[:1],
         calibration=subject.images.calibration[:IMAGES],
+        holdout=0,
         labelled=(images[known], labels[known]),
         budget=sepify.Budget(accuracy_drop=PROMISE),
         known=Known(measured),
@@ -355,7 +363,9 @@ def _promise(
     notes[f"{key}_promise_macs"] = sum(d.after.macs or 0 for d in plan) / sum(
         d.before.macs or 0 for d in plan
     )
-    small = sepify.convert(graph, plan=plan, calibration=subject.images.calibration[:IMAGES])
+    small = sepify.convert(
+        graph, plan=plan, calibration=subject.images.calibration[:IMAGES], holdout=0
+    )
     before, after = (top1(net, images[unseen], labels[unseen]) for net in (graph, small))
     return 100 * (before - after)
 
