@@ -71,6 +71,8 @@ def gather_data(request: DataRequest, model: LoadedModel) -> LabelledData:
     calibration = None
     if request.calibration is not None:
         calibration = read_images(request.calibration, preparation, shape)
+        if model.inputs[0].is_floating_point():  # as the network takes them, here and in a report
+            calibration = calibration.to(model.inputs[0].dtype)
         if request.mirror:
             calibration = with_mirror_images(calibration)
     return LabelledData(labelled, names, calibration, metric, preparation)

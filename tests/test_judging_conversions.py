@@ -15,7 +15,7 @@ import sepify
 from sepify.calibration.heldout import held_out, image_marks, not_held_out
 from sepify.errors import FidelityWarning, InputError, UntrainedWarning, UsageError
 from sepify.measuring import load_report
-from sepify.storage import load_torchscript
+from sepify.storage import load_torchscript, save_torchscript
 
 QUICK = sepify.Refinement(steps=10, batch=16)
 OTHERS = {
@@ -181,6 +181,18 @@ def test_the_shell_reports_on_held_out_images_and_says_so(shell):  # noqa: F811
     (sentence,) = json.loads(blind.out)["warnings"]
     assert "no images were given" in sentence
     assert load_report("blind.report.json").warnings == (sentence,)
+
+
+def test_half_precision_keeps_the_same_images(shell):  # noqa: F811
+    half = torch.jit.trace(seeded(Plain(16)).half(), images().half(), check_trace=False)
+    save_torchscript(half, "half.pt", [(1, 3, 12, 12)])
+    np.save("x.npy", images(128).numpy())
+    options = ("--method", "svd", "--calibration", "x.npy", "--dtype", "float16", "--json")
+    done = shell("convert", "half.pt", "-o", "small.pt", *options)
+    assert done.code == 0, done.err
+    report = load_report("small.report.json")
+    assert report.fidelity.inputs == json.loads(done.out)["fidelity"]["inputs"] == 16
+    assert report.judged_on.startswith("held out")
 
 
 def test_mirror_images_of_what_judges_are_not_fitted_to(shell):  # noqa: F811
