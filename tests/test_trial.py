@@ -74,7 +74,7 @@ def test_a_model_that_takes_all_memory(tmp_path, monkeypatch):
 
 def test_inputs_that_nobody_has_memory_for(tmp_path):
     path = saved(nn.Conv2d(3, 4, 3), tmp_path / "model.pt")
-    with pytest.raises(CaptureError, match="GiB of memory"):
+    with pytest.raises(InputError, match="GiB of memory"):
         load_model(path, InputRequest(((1, 3, 1 << 20, 1 << 20),)))
 
 
