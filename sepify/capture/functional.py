@@ -12,7 +12,8 @@ from torch.fx.node import Argument
 
 CONSTANT_PREFIX = "_tensor_constant"  # torch.fx's name for a tensor that has none of its own
 
-_CONV2D = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_CONV = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_TRANSPOSED = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
 _CONVOLUTION = {
     "stride": 1,
     "padding": 0,
@@ -31,8 +32,14 @@ _BATCHNORM = {
 }
 
 _SIGNATURES: dict[str, dict[str, Any]] = {
-    "conv2d": {"input": None, "weight": None, "bias": None, **_CONV2D},
-    "_convolution_mode": {"input": None, "weight": None, "bias": None, **_CONV2D},
+    **{
+        name: {"input": None, "weight": None, "bias": None, **_CONV}
+        for name in ("conv1d", "conv2d", "conv3d", "_convolution_mode")
+    },
+    **{
+        name: {"input": None, "weight": None, "bias": None, **_TRANSPOSED}
+        for name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+    },
     "convolution": {"input": None, "weight": None, "bias": None, **_CONVOLUTION},
     "_convolution": {
         **{"input": None, "weight": None, "bias": None, **_CONVOLUTION},
@@ -49,7 +56,12 @@ _SIGNATURES: dict[str, dict[str, Any]] = {
 }
 
 _BUILTINS: dict[Any, str] = {
+    torch.conv1d: "conv1d",
     torch.conv2d: "conv2d",
+    torch.conv3d: "conv3d",
+    torch.conv_transpose1d: "conv_transpose1d",
+    torch.conv_transpose2d: "conv_transpose2d",
+    torch.conv_transpose3d: "conv_transpose3d",
     torch.convolution: "convolution",
     torch._convolution: "_convolution",
     torch._convolution_mode: "_convolution_mode",
@@ -59,6 +71,18 @@ _BUILTINS: dict[Any, str] = {
     torch.dropout: "dropout",
 }
 
+CONVOLUTIONS = (
+    *("conv1d", "conv2d", "conv3d", "_convolution_mode", "convolution", "_convolution"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+)
+"""Every name that torch has for a convolution as a function."""
+
+_CONV_MODULES: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED_MODULES: dict[int, Callable[..., nn.Module]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
 _BATCHNORMS: dict[int, type[nn.modules.batchnorm._BatchNorm]] = {
     2: nn.BatchNorm1d,
     3: nn.BatchNorm1d,
@@ -96,7 +120,7 @@ def recognise(node: fx.Node, ranks: Mapping[fx.Node, int]) -> Call | None:
     """
     if node.op != "call_function":
         return None
-    name = _BUILTINS.get(node.target) or _aten_name(node.target)
+    name = node_name(node)
     if name in ("batch_norm", "F.batch_norm"):
         return batchnorm_call(node, ranks)
     recogniser = _RECOGNISERS.get(name)
@@ -104,39 +128,43 @@ def recognise(node: fx.Node, ranks: Mapping[fx.Node, int]) -> Call | None:
 
 
 def conv_call(node: fx.Node) -> Call | None:
-    """A 2-d convolution with a stored weight; None for any other node."""
-    found = _bind(node, ("conv2d", "_convolution_mode", "convolution", "_convolution"))
-    if found is None or found.get("transposed"):
+    """A convolution, transposed or not, of one to three dimensions with a stored weight; None for
+    any other node."""
+    found = _bind(node, CONVOLUTIONS)
+    if found is None:
         return None
     tensors = _stored(found, "weight", "bias")
-    geometry = [found[name] for name in ("stride", "padding", "dilation", "groups")]
-    if tensors is None or "weight" not in tensors or not _plain(geometry):
+    transposed = found.get("transposed", node_name(node).startswith("conv_transpose"))
+    found = {"output_padding": 0, **found}
+    geometry = [found[n] for n in ("stride", "padding", "dilation", "output_padding", "groups")]
+    if tensors is None or "weight" not in tensors or not _plain([*geometry, transposed]):
         return None
     weight = _value(tensors["weight"])
-    if weight is None or weight.dim() != 4:
+    axes = 0 if weight is None else weight.dim() - 2
+    kind = (_TRANSPOSED_MODULES if transposed else _CONV_MODULES).get(axes)
+    if kind is None:
         return None
-    stride, dilation = _pair(found["stride"]), _pair(found["dilation"])
-    padding = found["padding"] if isinstance(found["padding"], str) else _pair(found["padding"])
-    groups = found["groups"]
+    padding = found["padding"]
+    settings = {
+        "stride": _tuple(found["stride"], axes),
+        "padding": padding if isinstance(padding, str) else _tuple(padding, axes),
+        "dilation": _tuple(found["dilation"], axes),
+        "groups": found["groups"],
+    }
+    if transposed:
+        settings["output_padding"] = _tuple(found["output_padding"], axes)
 
     def build(values: Mapping[str, Tensor]) -> nn.Module:
-        out_channels, in_channels, *kernel = values["weight"].shape
-        conv = nn.Conv2d(
-            in_channels * groups,
-            out_channels,
-            _pair(kernel),
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias="bias" in values,
-            device="meta",
+        first, second, *kernel = values["weight"].shape
+        groups = found["groups"]
+        ends = (first, second * groups) if transposed else (second * groups, first)
+        conv: nn.Module = kind(
+            *ends, tuple(kernel), **settings, bias="bias" in values, device="meta"
         )
         _adopt(conv, values)
         return conv
 
-    settings = (stride, padding, dilation, groups)
-    return Call(node, "conv", tensors, settings, build)
+    return Call(node, "conv", tensors, (kind, *settings.values()), build)
 
 
 def linear_call(node: fx.Node) -> Call | None:
@@ -205,7 +233,7 @@ def dropout_call(node: fx.Node) -> Call | None:
 
 
 _RECOGNISERS: dict[str, Callable[[fx.Node], Call | None]] = {
-    **dict.fromkeys(("conv2d", "_convolution_mode", "convolution", "_convolution"), conv_call),
+    **dict.fromkeys(CONVOLUTIONS, conv_call),
     "linear": linear_call,
     "dropout": dropout_call,
 }
@@ -215,13 +243,18 @@ def _bind(node: fx.Node, names: Sequence[str]) -> dict[str, Any] | None:
     """The node's arguments by name, defaults filled in, if it calls one of these functions."""
     if node.op != "call_function":
         return None
-    name = _BUILTINS.get(node.target) or _aten_name(node.target)
+    name = node_name(node)
     if name not in names:
         return None
     bound = dict(_SIGNATURES[name])
     bound.update(zip(bound, node.args, strict=False))
     bound.update(node.kwargs)
     return bound if isinstance(bound["input"], fx.Node) else None
+
+
+def node_name(node: fx.Node) -> str:
+    """The name of the function that a node calls, one for all its spellings; "" if unknown."""
+    return _BUILTINS.get(node.target) or _aten_name(node.target)
 
 
 def _aten_name(target: Any) -> str:
@@ -256,10 +289,9 @@ def _plain(values: Sequence[Any]) -> bool:
     return all(isinstance(item, (int, float, str)) for item in flat)
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _tuple(value: Any, axes: int) -> tuple[int, ...]:
     items = list(value) if isinstance(value, (list, tuple)) else [value]
-    first, second = items * 2 if len(items) == 1 else items
-    return int(first), int(second)
+    return tuple(int(item) for item in (items * axes if len(items) == 1 else items))
 
 
 def _adopt(module: nn.Module, values: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,8 @@ from torch.nn.parameter import is_lazy
 
 from sepify.errors import CaptureError
 
+_FLOATING = frozenset({"FloatFunctional", "FXFloatFunctional"})  # among torch's quantised layers
+
 
 def require_supported(model: nn.Module) -> None:
     """Raise CaptureError, naming the parameter or layer, for a model without usable weights, or
@@ -17,7 +19,7 @@ def require_supported(model: nn.Module) -> None:
     _require_tree(model, "", [])
     for path, module in model.named_modules():
         require_quotable(path)
-        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+        if _is_quantised(type(module)):
             raise CaptureError(
                 f"layer '{path}' is quantised ({type(module).__name__}); "
                 "give the floating-point model and quantise the converted one"
@@ -37,6 +39,13 @@ def require_quotable(name: str) -> None:
             f"the layer or tensor '{name}' cannot be traced: torch.fx needs names without quotes, "
             "backslashes and line ends; rename it"
         )
+
+
+def _is_quantised(kind: type[nn.Module]) -> bool:
+    """Whether a layer computes on integers. What only marks where they will begin and end, or
+    wraps an addition so that it can be observed, computes in floating point."""
+    namespaces = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+    return kind.__module__.startswith(namespaces) and kind.__name__ not in _FLOATING
 
 
 def _require_values(tensor: Tensor, path: str, leaf: str) -> None:

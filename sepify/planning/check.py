@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import nn
+
 from sepify.errors import PlanError
 from sepify.factorize.factors import full_rank
 from sepify.planning.plan import Decision, Plan, Style
@@ -67,7 +69,7 @@ def _check_ties(plan: Plan, by_name: dict[str, Convolution]) -> None:
     treatment: dict[int, Decision] = {}
     for decision in plan:
         module = by_name[decision.name].module
-        if module is None:
+        if not isinstance(module, nn.Conv2d):
             continue
         first = treatment.setdefault(id(module.weight), decision)
         if (first.action, first.order, first.rank) != (

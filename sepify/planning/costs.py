@@ -60,7 +60,7 @@ class _MapRecorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> object:
         result = super().run_node(n)
         module = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
-        if isinstance(module, nn.Conv2d) and isinstance(result, Tensor):
+        if isinstance(module, nn.modules.conv._ConvNd) and isinstance(result, Tensor):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             self.note_call(str(n.target), module, args, kwargs, result)
         return result
@@ -74,19 +74,21 @@ class _MapRecorder(fx.Interpreter):
         result: Tensor,
     ) -> None:
         """Add a call of the convolution `name` to its maps."""
-        if not isinstance(module, nn.Conv2d):
+        if not isinstance(module, nn.modules.conv._ConvNd):
             return
         given = args[0] if args else kwargs["input"]
+        channels = -1 - len(module.kernel_size)
         maps = self.maps.get(name, Maps(Fraction(0), Fraction(0)))
         self.maps[name] = Maps(
-            maps.read + Fraction(given.numel(), given.shape[-3] * self.images),
-            maps.written + Fraction(result.numel(), result.shape[-3] * self.images),
+            maps.read + Fraction(given.numel(), given.shape[channels] * self.images),
+            maps.written + Fraction(result.numel(), result.shape[channels] * self.images),
         )
 
 
 def standard_cost(convolution: Convolution, maps: Maps | None) -> Cost:
-    """D_K*D_K*M*N*D_F*D_F multiply-adds (MobileNets, section 3.1); None without known maps. Bytes:
-    the input read, the output written and the weights read, once each."""
+    """D_K*D_K*M*N*D_F*D_F multiply-adds (MobileNets, section 3.1), D_F being the size of the map
+    that is written, or of the one that is read by a transposed convolution; None without known
+    maps. Bytes: the input read, the output written and the weights read, once each."""
     if not convolution.kernel or maps is None or convolution.module is None:
         return Cost(None, convolution.params)
     per_pixel = 1
@@ -95,7 +97,8 @@ def standard_cost(convolution: Convolution, maps: Maps | None) -> Cost:
     module = convolution.module
     values = module.in_channels * maps.read + module.out_channels * maps.written
     moved = int((values + convolution.params) * module.weight.element_size())
-    return Cost(int(per_pixel * maps.written), convolution.params, moved)
+    pixels = maps.read if module.transposed else maps.written
+    return Cost(int(per_pixel * pixels), convolution.params, moved)
 
 
 def separable_cost(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
+from sepify.capture.functional import CONVOLUTIONS, node_name
 from sepify.passes.graph import (
     OPAQUE,
     called_module,
@@ -14,27 +15,15 @@ from sepify.passes.graph import (
     why_not_plain_conv,
 )
 
-FUNCTIONAL_CONVS = frozenset(
-    {
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "convolution",
-        "_convolution",
-    }
-)
-
 
 @dataclass(frozen=True)
 class Convolution:
     """A convolution as it stands in the graph.
 
-    `kernel` is (N, M, kh, kw), M per group, or () where the weight is computed; `obstacle` is the
-    reason why it cannot be separated, None if it can; `nodes` are the calls, in execution order.
-    Where it is inside a module that could not be traced, they call that module, at path `leaf`.
+    `kernel` is the weight's shape, (N, M, kh, kw) with M per group for a Conv2d, or () where the
+    weight is computed; `obstacle` is the reason why it cannot be separated, None if it can; `nodes`
+    are the calls, in execution order. Where it is inside a module that could not be traced, they
+    call that module, at path `leaf`.
     """
 
     name: str
@@ -42,7 +31,7 @@ class Convolution:
     params: int
     obstacle: str | None
     nodes: tuple[fx.Node, ...]
-    module: nn.Conv2d | None
+    module: nn.modules.conv._ConvNd | None
     leaf: str | None = None
 
 
@@ -66,11 +55,7 @@ def _is_convolution(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     module = called_module(graph_module, node)
     if module is not None:
         return isinstance(module, nn.modules.conv._ConvNd)
-    if node.op != "call_function":
-        return False
-    # an overload such as aten.conv2d.default has its name in its packet
-    packet = getattr(node.target, "overloadpacket", node.target)
-    return getattr(packet, "__name__", "") in FUNCTIONAL_CONVS
+    return node.op == "call_function" and node_name(node) in CONVOLUTIONS
 
 
 def _describe(
@@ -89,8 +74,7 @@ def _describe(
     kernel = tuple(module.weight.shape)
     params = module.weight.numel() + (0 if module.bias is None else module.bias.numel())
     obstacle = _obstacle(module) or entangled.get(id(module.weight)) or nodes[0].meta.get(OPAQUE)
-    conv = module if isinstance(module, nn.Conv2d) else None
-    return Convolution(name, kernel, params, obstacle, nodes, conv, leaf)
+    return Convolution(name, kernel, params, obstacle, nodes, module, leaf)
 
 
 def _obstacle(module: nn.modules.conv._ConvNd) -> str | None:
@@ -138,5 +122,5 @@ def _stored_kernel(graph_module: fx.GraphModule, node: fx.Node) -> tuple[int, ..
 def separable(convolutions: tuple[Convolution, ...]) -> Iterator[tuple[Convolution, nn.Conv2d]]:
     """Those that can be separated, each with its module."""
     for convolution in convolutions:
-        if convolution.obstacle is None and convolution.module is not None:
+        if convolution.obstacle is None and isinstance(convolution.module, nn.Conv2d):
             yield convolution, convolution.module
