@@ -61,6 +61,13 @@ def compile(
     secret: Annotated[
         Path | None, typer.Option(help="File with the secret that the boards' servers were given")
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Replace a folder that holds a bundle for another target, or of another kind",
+        ),
+    ] = False,
     input_shape: Shapes = None,
     dtype: Types = None,
 ) -> Outcome:
@@ -91,6 +98,7 @@ def compile(
         tune=tune,
         database=database,
         farm=find_farm(tracker, key, device, secret),
+        replace=replace,
     )
     with progress_bar() as progress:
         summary = compile_file(request, progress)

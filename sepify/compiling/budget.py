@@ -7,20 +7,19 @@ from dataclasses import dataclass
 
 from sepify.errors import UsageError
 
-DEFAULT_TRIALS = 16  # of each operator without an own kernel, where nobody asked for tuning
 _LONGEST = 1000  # trials of one operator, when time is the limit
 _UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Trials for all operators together, or seconds; neither: a few trials for each."""
+    """Trials for all operators together, or seconds; neither: nothing is measured."""
 
     trials: int | None = None
     seconds: float | None = None
 
     @property
-    def is_default(self) -> bool:
+    def is_none(self) -> bool:
         """Whether nobody asked for tuning."""
         return self.trials is None and self.seconds is None
 
@@ -38,8 +37,8 @@ class Budget:
         )
 
     def is_spent(self, trials: int, seconds: float) -> bool:
-        """Whether so many trials, or so long a time, use it up. The default one has no trials."""
-        if self.is_default:
+        """Whether so many trials, or so long a time, use it up."""
+        if self.is_none:
             return True
         return trials >= (self.trials or float("inf")) or seconds >= (self.seconds or float("inf"))
 
@@ -53,7 +52,7 @@ class Budget:
         """Trials for the next of `operators` that are left, after `spent` trials."""
         if self.trials is not None:
             return max(1, (self.trials - spent) // operators)
-        return _LONGEST if self.seconds is not None else DEFAULT_TRIALS
+        return _LONGEST
 
     def deadline(self, started: float, operators: int, now: float) -> float | None:
         """When the next of `operators` that are left must stop; times in seconds, as `now`."""

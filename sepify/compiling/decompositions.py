@@ -29,6 +29,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = dict(torch.export.default_decompositions().items())
     ours: dict[Any, Callable[..., Any]] = {
         aten._cdist_forward.default: _cdist,
+        aten._convolution.default: _convolution,
         aten._upsample_bilinear2d_aa.default: _bilinear_antialiased,
         aten.adaptive_max_pool2d.default: _adaptive_max_pool,
         aten.any.default: _any,
@@ -38,6 +39,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.div.Scalar_mode: _divide,
         aten.floor_divide.default: _floor_divide,
         aten.im2col.default: _im2col,
+        aten.linear.default: _linear,
         aten.native_group_norm.default: _group_norm,
         aten.rrelu_with_noise_functional.default: _rrelu,
         aten.select.int: _select,
@@ -72,6 +74,20 @@ def _of_one_type(operator: Any, *operands: Any, **settings: Any) -> Any:
         return NotImplemented
     alike = (x.to(common) if isinstance(x, Tensor) else x for x in operands)
     return operator(*alike, **settings)
+
+
+def _convolution(*arguments: Any) -> Any:
+    """As torch.jit.trace records it, with switches for GPUs after the nine arguments that count."""
+    return aten.convolution.default(*arguments[:9])
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """Row by row; torch repeats the weight for each element of a batch that is not contiguous, each
+    time step of an LSTM for one, and the copies would be stored."""
+    rows, columns = x.reshape(-1, x.shape[-1]), weight.transpose(0, 1)
+    mm, addmm = aten.mm.default, aten.addmm.default
+    y = mm(rows, columns) if bias is None else addmm(bias, rows, columns)
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _any(x: Tensor) -> Any:

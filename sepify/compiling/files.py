@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sepify.compiling.bundle import make_bundle
 from sepify.compiling.device.boards import Farm
+from sepify.compiling.old_folder import FACTS, METADATA, require_replaceable
 from sepify.compiling.pipeline import compile
 from sepify.compiling.targets import Target, find_target, read_target
 from sepify.errors import UsageError
@@ -32,6 +33,7 @@ class CompilationRequest:
     tune: str | None = None
     database: Path | None = None
     farm: Farm | None = None
+    replace: bool = False
 
 
 def compile_file(request: CompilationRequest, progress: Callable[[str, int, int], None]) -> str:
@@ -45,9 +47,11 @@ def compile_file(request: CompilationRequest, progress: Callable[[str, int, int]
         target = read_target(request.target_json)
     require_tvm()
     chosen = find_target(target)
+    plain = request.bundle is None and request.farm is None and not chosen.is_foreign
+    require_replaceable(request.output, chosen.name, METADATA if plain else FACTS, request.replace)
     require_writable(request.output.parent)
     loaded = load_model(request.model, request.inputs)
-    if request.bundle is None and request.farm is None and not chosen.is_foreign:
+    if plain:
         compiled = compile(
             loaded.module,
             loaded.inputs,
@@ -56,7 +60,7 @@ def compile_file(request: CompilationRequest, progress: Callable[[str, int, int]
             database=request.database,
             progress=progress,
         )
-        compiled.save(request.output)
+        compiled.save(request.output, replace=request.replace)
         return compiled.metadata.summary
     return make_bundle(
         loaded.module,
@@ -69,5 +73,6 @@ def compile_file(request: CompilationRequest, progress: Callable[[str, int, int]
         tune=request.tune,
         database=request.database,
         farm=request.farm,
+        replace=request.replace,
         progress=progress,
     ).summary

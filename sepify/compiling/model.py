@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from sepify.compiling import host
+from sepify.compiling.answers import Structure, put_together, require_structure
 from sepify.compiling.dependencies import require_tvm
+from sepify.compiling.old_folder import METADATA, require_replaceable
+from sepify.compiling.tuning import plain_loops
 from sepify.compiling.weight_files import map_weights, write_weights
 from sepify.errors import CompileError, FileError, InputError
 from sepify.storage import atomic_path, decode, file_digest, read_json, reading, write_json
 
-FORMAT = 3
+FORMAT = 4
 _LIBRARY = "module.so"
-_METADATA = "metadata.json"
 
 Shape = tuple[int, ...]
 
@@ -41,7 +43,7 @@ class CompiledMetadata:
     features: tuple[str, ...]  # instruction set extensions that the code may use
     input_shapes: tuple[Shape, ...]  # batch included: they are fixed
     input_dtypes: tuple[str, ...]
-    output: str  # "tensor" or "tuple"
+    returns: Structure  # what the model returns, and where its tensors stand in that
     max_relative_error: float  # max |ours - torch's| / max |torch's|, on the example input
     seconds: float  # to compile
     versions: dict[str, str]  # of tvm, tvm_ffi, torch
@@ -69,7 +71,7 @@ class CompiledMetadata:
             f"{peak:.1f} MB at its peak, weights {weights:.1f} of them; "
             f"{self.layout_changes} layout changes",
         ]
-        lines += [f"not tuned, plain loops: {name}: {why}" for name, why in self.given_up.items()]
+        lines += plain_loops(self.given_up)
         if self.trials:
             less = 100 * (1 - self.tuned_relative)
             lines.append(
@@ -116,8 +118,9 @@ class CompiledModel:
         self._turn = threading.Lock()  # TVM's machine keeps the values of one inference
         _alive.add(self)
 
-    def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The model's output for `inputs`: a tensor, or a tuple of tensors if the model gave one.
+    def __call__(self, *inputs: Tensor) -> Any:
+        """The model's output for `inputs`, as the model gives it: a tensor, or tuples, lists and
+        plain dicts of tensors.
 
         Raises InputError if number, shapes, dtypes or device are not those it was compiled for.
         """
@@ -126,9 +129,8 @@ class CompiledModel:
         with self._turn:
             given = self._entry(*borrowed, *self._borrowed_weights)
         answer = self._lend(given)
-        if isinstance(answer, Tensor) and self.metadata.output == "tuple":
-            return (answer,)  # TVM unwraps a tuple of one
-        return answer
+        tensors = (answer,) if isinstance(answer, Tensor) else answer
+        return put_together(self.metadata.returns, tensors)
 
     @property
     def thread_pool(self) -> str:
@@ -155,15 +157,18 @@ class CompiledModel:
             )
         thread_pool.use_threads(n)
 
-    def save(self, folder: Path | str) -> Path:
+    def save(self, folder: Path | str, *, replace: bool = False) -> Path:
         """Write the folder: code and small weights in a shared library, a file for each weight of
         a MiB or more, and the metadata as JSON.
 
-        Whole or not at all; an old folder of that name is replaced. Linking needs a C compiler;
-        one that was loaded is copied. Raises FileError if the folder cannot be written or what
+        Whole or not at all. A folder of that name that holds a network compiled for the same target
+        is replaced; one for another target, or a bundle, with `replace` alone. Linking needs a C
+        compiler; one that was loaded is copied. Raises UsageError where anything else would be
+        replaced, FileError if the folder cannot be written or what
         was loaded is gone, CompileError if the linker fails.
         """
         folder = Path(folder)
+        require_replaceable(folder, self.metadata.target, METADATA, replace)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             self._write_library(temporary / _LIBRARY)
@@ -174,7 +179,7 @@ class CompiledModel:
                 "weights_sha256": write_weights(temporary, self._weights),
                 **asdict(self.metadata),
             }
-            write_json(temporary / _METADATA, value)
+            write_json(temporary / METADATA, value)
         return folder
 
     def __reduce__(self) -> tuple[Callable[[str], CompiledModel], tuple[str]]:
@@ -250,7 +255,7 @@ def load_compiled(folder: Path | str) -> CompiledModel:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileError(f"no compiled model: {folder} is not a folder")
-    metadata, library_digest, weight_digests = _read_metadata(folder / _METADATA)
+    metadata, library_digest, weight_digests = _read_metadata(folder / METADATA)
     for name in ("tvm", "tvm_ffi"):
         if metadata.versions.get(name) != tvm_runtime.VERSIONS[name]:
             raise FileError(
@@ -298,7 +303,8 @@ def _read_metadata(path: Path) -> tuple[CompiledMetadata, str, list[str]]:
             raise FileError("metadata.input_dtypes are not as many as input_shapes")
         if "weights" not in metadata.memory:
             raise FileError("metadata.memory.weights is missing")
-    except FileError as error:
+        require_structure(metadata.returns)
+    except (FileError, ValueError) as error:
         raise FileError(f"{path} is damaged: {error}; compile it again") from error
     return metadata, library, weights
 
@@ -308,21 +314,10 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def as_tuple(value: Any) -> tuple[Tensor, ...]:
-    """One tensor or several, as a tuple. Raises CompileError for any other structure."""
-    parts = (value,) if isinstance(value, Tensor) else value
-    if not isinstance(parts, (tuple, list)) or not all(isinstance(p, Tensor) for p in parts):
-        raise CompileError(
-            f"the model returns a {type(value).__name__}; only a tensor or a tuple of tensors "
-            "can be compiled: wrap the model so that it returns one"
-        )
-    return tuple(parts)
-
-
-def largest_relative_error(ours: Any, theirs: Any) -> float:
+def largest_relative_error(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """max |ours - theirs| / max |theirs| over all outputs; infinite where ours is not finite."""
     worst = 0.0
-    for have, want in zip(as_tuple(ours), as_tuple(theirs), strict=True):
+    for have, want in zip(ours, theirs, strict=True):
         if have.shape != want.shape or not bool(torch.isfinite(have).all()):
             return float("inf")
         scale = float(want.abs().max()) if want.numel() else 0.0

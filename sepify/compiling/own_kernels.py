@@ -68,7 +68,7 @@ def lower_with_records(
     module = tvm_api.fuse(lower(imported, machine, choose), tvm_target)
     reused = sum(records.best(workload) is not None for workload in workloads)
     tuning = KernelTuning()
-    if budget is not None and not budget.is_default and workloads:
+    if budget is not None and not budget.is_none and workloads:
         all_ = len(workloads) + len(worth_tuning(module))
         with _bench(target, farm) as bench:
             mine = budget.part(len(workloads), all_)

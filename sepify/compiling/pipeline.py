@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
+from sepify.compiling.answers import take_apart
 from sepify.compiling.budget import parse_budget
 from sepify.compiling.dependencies import require_tvm
 from sepify.compiling.model import (
@@ -42,7 +43,8 @@ def compile(
 
     The model is not changed: a copy of it, in eval mode whatever mode `model` is in, is compiled.
     BatchNorm is folded; convolutions, pooling and fully connected layers become own kernels in a
-    blocked layout; convolutions without one (transposed, 1-d, 3-d) are tuned by MetaSchedule.
+    blocked layout, transposed and 1-d convolutions too; matrix products and the convolutions that
+    have none (3-d, dilated transposed) run as MetaSchedule tuned them, or as TVM's plain loops.
 
     Args:
         model: anything that `sepify.capture` takes.
@@ -50,8 +52,8 @@ def compile(
         target: a preset of `targets()`, or a Target; this CPU must be able to run it (a bundle
             for another one: `make_bundle`).
         tune: how long to search for faster kernels: trials in total (`500`), or a time
-            (`"10min"`). Without it, own kernels are cut as the records or the built-in rules say,
-            and MetaSchedule has a few trials for each operator that needs any.
+            (`"10min"`). Without it nothing is measured: own kernels are cut as the records or the
+            built-in rules say, and what has none uses MetaSchedule's records, if there are any.
         database: folder of the tuning records; without it, `sepify` in the user's cache folder.
         progress: called with (what, done, total).
 
@@ -85,7 +87,7 @@ def compile(
         features=ready.features,
         input_shapes=tuple(tuple(tensor.shape) for tensor in ready.inputs),
         input_dtypes=tuple(dtype_name(tensor) for tensor in ready.inputs),
-        output="tensor" if isinstance(ready.expected, Tensor) else "tuple",
+        returns=ready.returns,
         max_relative_error=0.0,
         seconds=0.0,
         versions={**tvm_runtime.VERSIONS, "torch": torch.__version__},
@@ -101,7 +103,7 @@ def compile(
     )
     compiled = CompiledModel(executable, weights, metadata)
     with torch.no_grad():
-        error = largest_relative_error(compiled(*ready.inputs), ready.expected)
+        error = largest_relative_error(take_apart(compiled(*ready.inputs))[0], ready.expected)
     if not error <= MAX_RELATIVE_ERROR:
         raise CompileError(
             f"the compiled network differs from torch by {error:.1e} of its largest output "

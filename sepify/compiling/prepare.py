@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +15,16 @@ from torch import Tensor, fx, nn
 
 from sepify.capture import capture
 from sepify.capture.copying import copy_module, copy_to_run
+from sepify.compiling.answers import Structure, return_tensors, take_apart
 from sepify.compiling.blame import layers_that_call
 from sepify.compiling.budget import Budget
 from sepify.compiling.decompositions import decompositions
 from sepify.compiling.device.boards import Farm
-from sepify.compiling.model import as_tuple
 from sepify.compiling.own_kernels import Lowered, lower_with_records
 from sepify.compiling.targets import Target
 from sepify.compiling.tuning import Tuned, database_root, tune_operators
 from sepify.errors import CompileError, InputError, first_line
+from sepify.passes.as_conv2d import as_conv2d
 from sepify.passes.fold_batchnorm import fold_batchnorm
 
 STAGES = 6
@@ -34,15 +36,16 @@ Progress = Callable[[str, int, int], None]
 class Prepared:
     """Relax, every operator a PrimFunc: own kernels, tuned ones and TVM's plain ones.
 
-    `kernels` and `own_kernels` are those of `CompiledMetadata`; `expected` is what torch computes
-    for `inputs`.
+    `kernels` and `own_kernels` are those of `CompiledMetadata`; `expected` are the tensors that
+    torch computes for `inputs`, and `returns` is the structure that the model puts them in.
     """
 
     target: Target
     tvm_target: Any
     module: Any
     inputs: tuple[Tensor, ...]
-    expected: Tensor | tuple[Tensor, ...]
+    expected: tuple[Tensor, ...]
+    returns: Structure
     features: tuple[str, ...]
     kernels: dict[str, int]
     own_kernels: dict[str, int]
@@ -77,10 +80,13 @@ def prepare(
     with torch.no_grad():
         progress("capturing", 0, STAGES)
         frozen = copy_module(model).eval()
-        expected = _run(copy_to_run(frozen), inputs)
+        answer = _run(copy_to_run(frozen), inputs)
+        expected, returns = take_apart(answer)
+        _require_finite(expected)
         captured = capture(frozen, inputs)
         captured.require_no_state("compiled code keeps nothing from call to call")
-        folded = fold_batchnorm(captured.graph_module.eval())
+        flat = return_tensors(captured.graph_module.eval(), answer)
+        folded = as_conv2d(fold_batchnorm(flat))
         _drop_checks(folded)
         progress("exporting", 1, STAGES)
         module = _import(folded, inputs)
@@ -93,6 +99,7 @@ def prepare(
         if budget is not None and farm is None:
             left = budget.rest(own.tuning.trials, time.monotonic() - started)
             tuned = tune_operators(module, description, left, database, progress)
+        module = tvm_api.share_constants(module)
     calls = list(tvm_api.called_functions(module))
     ours = [name for name, f in tvm_api.functions(module).items() if tvm_api.is_own(f)]
     return Prepared(
@@ -101,6 +108,7 @@ def prepare(
         module=module,
         inputs=inputs,
         expected=expected,
+        returns=returns,
         features=tuple(sorted(tvm_api.code_features(tvm_target))),
         kernels=_count(calls, ours, tuned),
         own_kernels=dict(Counter(_kind(name) for name in calls if name in ours)),
@@ -109,17 +117,18 @@ def prepare(
     )
 
 
-def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     """What torch computes, which the compiled network must too."""
     try:
-        output = model(*inputs)
+        return model(*inputs)
     except Exception as error:  # the model's own code
         first = first_line(error)
         raise InputError(f"the model does not run on the example input: {first}") from error
-    parts = as_tuple(output)
-    if not all(bool(torch.isfinite(part).all()) for part in parts):
+
+
+def _require_finite(expected: tuple[Tensor, ...]) -> None:
+    if not all(bool(torch.isfinite(part).all()) for part in expected):
         raise CompileError("the model's own output is not finite: NaN or infinity in its weights?")
-    return output if isinstance(output, Tensor) else parts
 
 
 def _drop_checks(model: fx.GraphModule) -> None:
@@ -155,16 +164,19 @@ def _import(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
 
 def _export(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     try:
-        program = torch.export.export(model, inputs)
-        written = program.graph_signature.buffers_to_mutate.values()
-        if written:
-            names = ", ".join(f"'{name}'" for name in written)
-            raise CompileError(
-                f"the network writes to {names} while it runs, which compiled code cannot: leave "
-                "that line out, or hand the state in and out as inputs and outputs"
-            )
-        decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions())
-        return decomposed
+        with warnings.catch_warnings():
+            # of attributes that an LSTM sets, and of classes that torch itself is to give up
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, inputs)
+            written = program.graph_signature.buffers_to_mutate.values()
+            if written:
+                names = ", ".join(f"'{name}'" for name in written)
+                raise CompileError(
+                    f"the network writes to {names} while it runs, which compiled code cannot: "
+                    "leave that line out, or hand the state in and out as inputs and outputs"
+                )
+            decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions())
+            return decomposed
     except CompileError:
         raise
     except Exception as error:  # torch.export raises dozens of types

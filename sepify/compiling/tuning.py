@@ -12,26 +12,27 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sepify.compiling.budget import Budget
-from sepify.compiling.metaschedule_files import exclusive
+from sepify.compiling.metaschedule_files import RECORDS, exclusive
 from sepify.errors import SepifyError, TuningWarning, first_line
 
 Progress = Callable[[str, int, int], None]
 
+NOT_ASKED = "not tuned; tune='10min' (--tune 10min) makes them faster"
 _WORTH_TUNING = ("conv", "matmul")
 
 
 @dataclass(frozen=True)
 class Tuned:
     """What tuning did: the operators that have a tuned schedule now, new trials, failed trials,
-    operators whose records were there already, and those for which MetaSchedule found nothing that
-    runs, with the reason: they keep TVM's plain loops."""
+    operators whose records were there already, and those that keep TVM's plain loops, each with
+    the reason: MetaSchedule found nothing that runs, or nobody asked for tuning."""
 
     operators: tuple[str, ...] = ()
     trials: int = 0
@@ -48,19 +49,26 @@ def tune_operators(
     progress: Progress,
 ) -> Tuned:
     """Replace, in the fused `module`, every PrimFunc worth tuning by its best schedule, if it has
-    one. Raises FileError if the database's folder cannot be written."""
+    one; without a budget, by the best that is on record.
+
+    Warns (TuningWarning) of those that keep TVM's plain loops. Raises FileError if the database's
+    folder cannot be written.
+    """
     from sepify.compiling import tvm_api, tvm_runtime
-    from sepify.compiling.metaschedule import Database
 
     names = worth_tuning(module)
     if not names:
         return Tuned()
     folder = database_folder(database, description, tvm_runtime.VERSIONS)
+    if budget.is_none and not (folder / RECORDS).is_file():
+        return _warned(Tuned(given_up=dict.fromkeys(names, NOT_ASKED)))
+    from sepify.compiling.metaschedule import Database
+
     with exclusive(folder):
         # MetaSchedule sizes parallel loops by it
         tuned_for = tvm_api.make_target({**description, "num-cores": os.cpu_count() or 1})
         with closing(Database(folder)) as records:
-            return _tune_all(module, tuned_for, names, budget, records, progress)
+            return _warned(_tune_all(module, tuned_for, names, budget, records, progress))
 
 
 def worth_tuning(module: Any) -> list[str]:
@@ -111,8 +119,11 @@ def _tune_all(
         wanted = budget.share(left, counts.trials)
         measured, valid = records.measured(function)
         try:
-            if valid and (budget.is_default or measured >= wanted):
+            if valid and (budget.is_none or measured >= wanted):
                 counts.reused += 1
+            elif budget.is_none:
+                given_up[name] = NOT_ASKED
+                continue
             else:
                 limit = budget.deadline(started, left, time.monotonic())
                 errors = _measure(records, function, target, wanted, limit, counts)
@@ -128,10 +139,26 @@ def _tune_all(
             continue
         tvm_api.replace_function(module, name, best)
     progress("tuning", len(names), len(names))
-    for name, why in given_up.items():
-        warnings.warn(f"{name} keeps TVM's plain loops: {why}", TuningWarning, stacklevel=2)
     tuned = tuple(name for name in names if name not in given_up)
     return Tuned(tuned, counts.trials, counts.failed, counts.reused, given_up)
+
+
+def _warned(tuned: Tuned) -> Tuned:
+    for line in plain_loops(tuned.given_up):
+        warnings.warn(line, TuningWarning, stacklevel=3)
+    return tuned
+
+
+def plain_loops(given_up: Mapping[str, str]) -> list[str]:
+    """A sentence for each reason why operators keep TVM's plain loops."""
+    names: dict[str, list[str]] = {}
+    for name, why in given_up.items():
+        names.setdefault(why, []).append(name)
+    return [
+        f"{len(them)} operator(s) without a kernel of sepify's run as TVM's plain loops "
+        f"({', '.join(them[:3])}{', ...' if len(them) > 3 else ''}): {why}"
+        for why, them in names.items()
+    ]
 
 
 @dataclass

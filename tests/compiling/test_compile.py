@@ -72,7 +72,7 @@ def test_metadata(compiled):
     assert metadata.target == "native"
     assert metadata.tvm_target["kind"] == "llvm"
     assert metadata.input_shapes == ((2, 3, 19, 22),)
-    assert metadata.output == "tuple"
+    assert metadata.returns == {"tuple": [{"tensor": 0}, {"tensor": 1}]}
     assert metadata.kernels["metaschedule"] == 0
     own = metadata.own_kernels
     assert own["separable"] == 1  # the depthwise convolution and the pointwise one after it

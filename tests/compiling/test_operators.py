@@ -196,3 +196,45 @@ def test_places_of_a_maximum_that_tvm_gets_wrong_are_refused():
 
     with pytest.raises(CompileError, match="TVM could not import the network"):
         compile(Several({"unpool": unpool}), torch.randn(1, 3, 16, 16))
+
+
+class Recurrent(nn.Module):
+    """Columns of a map as time steps, as networks that read text have them."""
+
+    def __init__(self, kind: type[nn.RNNBase], **settings: object) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.rnn = kind(8, 32, batch_first=True, **settings)
+
+    def forward(self, x):
+        return self.rnn(self.conv(x).mean(2).transpose(1, 2))[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(nn.LSTM, {"bidirectional": True, "num_layers": 2}), (nn.GRU, {})],
+    ids=["LSTM", "GRU"],
+)
+def test_recurrent_weights_are_stored_once(kind, settings):
+    torch.manual_seed(0)
+    model, x = Recurrent(kind, **settings).eval(), torch.randn(1, 1, 4, 12)
+    compiled = compile(model, x)
+    torch.testing.assert_close(compiled(x), model(x), atol=1e-4, rtol=1e-4)
+    own = sum(parameter.numel() * 4 for parameter in model.parameters())
+    assert compiled.metadata.memory["weights"] < 1.5 * own  # biases and padding of small layers
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.ConvTranspose2d(8, 6, 3, 2, 1, output_padding=1)],
+    ids=["even", "odd"],
+)
+@pytest.mark.parametrize("form", [torch.jit.trace, lambda model, _: torch.jit.script(model)])
+def test_transposed_convolutions_of_torchscript_have_kernels(layer, form):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), layer).eval()
+    x = torch.randn(1, 3, 7, 9)
+    compiled = compile(form(model, x), x)
+    torch.testing.assert_close(compiled(x), model(x), atol=1e-4, rtol=1e-4)
+    assert not compiled.metadata.given_up
+    assert compiled.metadata.own_kernels["conv"] == 2

@@ -19,7 +19,7 @@ _X = torch.randn(1, 8, 8, 8)
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(8, 8, 1), nn.ConvTranspose2d(8, 4, 2, 2), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(8, 8, 1), nn.ConvTranspose2d(8, 4, 2, dilation=2), nn.ReLU())
 
 
 def test_records_are_reused_even_after_a_kill_in_mid_write(tmp_path):
@@ -44,16 +44,26 @@ def test_all_candidates_failing_is_survived_counted_and_said(tmp_path, monkeypat
         report(trials, ["no such instruction"] * trials)
 
     monkeypatch.setattr(Database, "tune", fail)
-    with pytest.warns(TuningWarning, match="keeps TVM's plain loops"):
-        compiled = compile(network(), _X, database=tmp_path)
+    with pytest.warns(TuningWarning, match="run as TVM's plain loops"):
+        compiled = compile(network(), _X, tune=2, database=tmp_path)
     torch.testing.assert_close(compiled(_X), network()(_X))
     metadata = compiled.metadata
-    assert metadata.trials == metadata.failed_trials > 0
+    assert metadata.failed_trials == 1  # the own kernel had the other trial
     assert metadata.kernels["metaschedule"] == 0
     ((name, why),) = metadata.given_up.items()
     assert why == "every candidate failed; the first: no such instruction"
-    assert f"not tuned, plain loops: {name}: {why}" in metadata.summary
+    assert f"TVM's plain loops ({name}): {why}" in metadata.summary
     assert load_compiled(compiled.save(tmp_path / "bundle")).metadata == metadata
+
+
+def test_nothing_is_measured_unless_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(Database, "tune", lambda *_: pytest.fail("a trial"))
+    with pytest.warns(TuningWarning, match="1 operator.* not tuned; tune='10min'"):
+        compiled = compile(network(), _X, database=tmp_path)
+    torch.testing.assert_close(compiled(_X), network()(_X))
+    assert compiled.metadata.trials == 0
+    assert len(compiled.metadata.given_up) == 1
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_what_metaschedule_raises_is_survived_and_said(tmp_path, monkeypatch):
@@ -61,8 +71,8 @@ def test_what_metaschedule_raises_is_survived_and_said(tmp_path, monkeypatch):
         raise RuntimeError("cannot move the block\nat some line")
 
     monkeypatch.setattr(Database, "tune", fail)
-    with pytest.warns(TuningWarning, match="keeps TVM's plain loops"):
-        compiled = compile(network(), _X, database=tmp_path)
+    with pytest.warns(TuningWarning, match="run as TVM's plain loops"):
+        compiled = compile(network(), _X, tune=2, database=tmp_path)
     torch.testing.assert_close(compiled(_X), network()(_X))
     assert list(compiled.metadata.given_up.values()) == [
         "MetaSchedule failed: cannot move the block"
@@ -78,8 +88,8 @@ def test_other_targets_and_versions_have_their_own_folder(tmp_path):
 
 def test_a_database_that_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="cannot read .*file"):
-        compile(network(), _X, database=tmp_path / "file")
+    with pytest.raises(FileError, match="cannot write .*file"):
+        compile(network(), _X, tune=2, database=tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from sepify.compiling.bundle.c_source import C_TYPES, embedded, header, source
 from sepify.compiling.bundle.program import Program
 from sepify.compiling.bundle.self_test import SelfTest, Written, run_self_test
 from sepify.compiling.bundle.toolchain import find_compiler, find_launcher, run_compiler
-from sepify.compiling.model import as_tuple
 from sepify.compiling.prepare import Prepared
 from sepify.errors import UsageError
 from sepify.storage import write_bytes, write_text
@@ -63,7 +62,7 @@ def write_c(ready: Prepared, folder: Path, name: str, tolerance: float) -> Writt
     write_text(folder / f"{name}_weights.S", embedded(weights))
 
     stored = []
-    for kind, tensors in (("input", ready.inputs), ("output", as_tuple(ready.expected))):
+    for kind, tensors in (("input", ready.inputs), ("output", ready.expected)):
         for index, tensor in enumerate(tensors):
             file = f"{kind}{index}.bin"
             write_bytes(folder / file, tensor.detach().contiguous().numpy().tobytes())

@@ -18,7 +18,8 @@ from sepify.compiling.bundle.runtime_bundle import check_runtime, write_runtime
 from sepify.compiling.bundle.self_test import SelfTest
 from sepify.compiling.dependencies import require_tvm
 from sepify.compiling.device.boards import Farm
-from sepify.compiling.model import as_tuple, dtype_name
+from sepify.compiling.model import dtype_name
+from sepify.compiling.old_folder import FACTS, require_replaceable
 from sepify.compiling.prepare import STAGES, Prepared, prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import UsageError
@@ -79,6 +80,7 @@ def make_bundle(
     tune: str | int | None = None,
     database: Path | str | None = None,
     farm: Farm | None = None,
+    replace: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
     """Compile `model` for `target` at the shapes of `x` and write a folder for the device.
@@ -91,14 +93,16 @@ def make_bundle(
         model: anything that `sepify.capture` takes.
         x: the example input `(N, C, H, W)`, or a tuple of inputs; N at least 1.
         target: a preset of `targets()`, or a Target.
-        folder: written whole or not at all; an old folder of that name is replaced. A name that
-            ends in .tar.xz gives one file, which `tar xf` unpacks to a folder.
+        folder: written whole or not at all. A folder of that name that holds a bundle for the same
+            target is replaced; anything else is refused. A name that ends in .tar.xz gives one
+            file, which `tar xf` unpacks to a folder.
         kind: "runtime" (TVM's runtime, a runner, a Python loader) or "c" (C alone).
         name: of the C functions, for kind "c".
         preprocessing: a note for whoever feeds it, kept in `model.json`.
         tune, database: as in `sepify.compile`.
         farm: boards to measure candidates on (`find_farm`); without one nothing is tuned for a
             target that this machine cannot run. MetaSchedule's operators are never tuned there.
+        replace: replace a bundle for another target too, or a compiled network.
         progress: called with (what, done, total).
 
     Raises what `sepify.compile` does, FileError if the folder cannot be written, DependencyError
@@ -110,12 +114,13 @@ def make_bundle(
     require_identifier(name)
     budget = parse_budget(tune)
     chosen = find_target(target)
-    if chosen.is_foreign and farm is None and not budget.is_default:
+    if chosen.is_foreign and farm is None and not budget.is_none:
         raise UsageError(
             f"tuning for {chosen.name} needs a board to measure on: --device or --tracker"
         )
-    if farm is not None and budget.is_default:
+    if farm is not None and budget.is_none:
         raise UsageError("boards are for tuning: give --tune as well, such as --tune 10min")
+    require_replaceable(Path(folder), chosen.name, FACTS, replace)
     note = progress or _silent
     started = time.monotonic()
     affordable = None if chosen.is_foreign and farm is None else budget
@@ -133,7 +138,7 @@ def make_bundle(
         facts = _facts(ready, kind, name, preprocessing or _AS_IT_IS, time.monotonic() - started)
         facts["memory"] = written.memory
         facts["files"] = {path.name: file_digest(path)[1] for path in sorted(temporary.iterdir())}
-        write_json(temporary / "model.json", facts)
+        write_json(temporary / FACTS, facts)
         write_checksums(temporary)
         note("checking", 5, STAGES)
         tested = check_c(ready, temporary) if kind == "c" else check_runtime(ready, temporary)
@@ -179,7 +184,8 @@ def _facts(
         "tvm_target": ready.target.description,
         "features": list(ready.features),
         "inputs": values(ready.inputs, "input"),
-        "outputs": values(as_tuple(ready.expected), "output"),
+        "outputs": values(ready.expected, "output"),
+        "returns": ready.returns,
         "preprocessing": preprocessing,
         "tolerance": TOLERANCE,
         "kernels": ready.kernels,

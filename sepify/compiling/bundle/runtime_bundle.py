@@ -14,7 +14,7 @@ from sepify.compiling.bundle.c_source import C_TYPES
 from sepify.compiling.bundle.runtime_libraries import headers, runtime_libraries
 from sepify.compiling.bundle.self_test import SelfTest, Written, run_self_test
 from sepify.compiling.bundle.toolchain import find_launcher, require_compiler, run_compiler
-from sepify.compiling.model import as_tuple, dtype_name
+from sepify.compiling.model import dtype_name
 from sepify.compiling.prepare import Prepared
 from sepify.errors import CompileError
 from sepify.storage import write_bytes, write_text
@@ -51,7 +51,7 @@ def write_runtime(ready: Prepared, folder: Path, tolerance: float) -> Written:
     tvm_api.export(executable, folder / "module.so", compiler)
     for name, path in libraries.items():
         write_bytes(folder / name, path.read_bytes())
-    outputs = as_tuple(ready.expected)
+    outputs = ready.expected
     for kind, tensors in (("input", ready.inputs), ("output", outputs)):
         for index, tensor in enumerate(tensors):
             content = tensor.detach().contiguous().numpy().tobytes()

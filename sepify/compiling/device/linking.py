@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sepify.compiling.bundle.toolchain import require_compiler
 from sepify.compiling.dependencies import require_tvm
 from sepify.compiling.device.timing import Network, Value
-from sepify.compiling.model import as_tuple, dtype_name
+from sepify.compiling.model import dtype_name
 from sepify.compiling.prepare import prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import UsageError
@@ -61,7 +61,7 @@ def link_network(
     network = Network(
         str(folder / f"{folder.name}.so"),
         _store(ready.inputs, folder, "input"),
-        _store(as_tuple(ready.expected), folder, "output"),
+        _store(ready.expected, folder, "output"),
         TOLERANCE,
     )
     weakref.finalize(network, shutil.rmtree, folder, ignore_errors=True)

@@ -44,7 +44,7 @@ from sepify.compiling.tvm_api.remote import (
     describe_board,
     set_remote_threads,
 )
-from sepify.compiling.tvm_api.weights import lift_weights
+from sepify.compiling.tvm_api.weights import lift_weights, share_constants
 from sepify.compiling.tvm_api.writing import (
     Builder,
     build_kernel,
@@ -102,6 +102,7 @@ __all__ = [
     "result",
     "set_remote_threads",
     "shape",
+    "share_constants",
     "substitute",
     "tensor",
     "with_arguments",

@@ -1,11 +1,12 @@
-"""Large weights apart from the code: mapped from a file, they cost no time to load and no copy."""
+"""Weights once each, and large ones apart from the code: mapped from a file, they cost no time to
+load and no copy."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
-import numpy as np
 import tvm
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
@@ -17,6 +18,31 @@ from sepify.compiling.tvm_api.names import Expr, Module
 # bytes; a smaller one costs more time in each inference, as one parameter more that TVM checks,
 # than it saves once
 _LARGE = 1 << 20
+
+
+def share_constants(module: Module) -> Module:
+    """The module with one constant for all that are equal. A layer that a network uses several
+    times has been packed for each use, the weights of a recurrent one for each time step."""
+    sharer = _Sharer(module)
+    shared = tvm.IRModule(dict(module.functions_items()), attrs=module.attrs)
+    for name, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            shared[name] = sharer.visit_expr(function)
+    return shared
+
+
+@mutator
+class _Sharer(PyExprMutator):  # type: ignore[misc]
+    def __init__(self, module: Module) -> None:
+        super().__init__(module)
+        self.known: dict[tuple[str, tuple[int, ...], bytes], Expr] = {}
+
+    def visit_generic_const_(self, op: Expr) -> Expr:
+        if not isinstance(op.value, tvm.runtime.Tensor):
+            return op
+        array = op.value.numpy()
+        digest = hashlib.sha256(array.tobytes()).digest()
+        return self.known.setdefault((str(op.value.dtype), array.shape, digest), op)
 
 
 def lift_weights(module: Module) -> tuple[Module, list[Tensor]]:
@@ -35,8 +61,7 @@ def lift_weights(module: Module) -> tuple[Module, list[Tensor]]:
 
 @mutator
 class _Lifter(PyExprMutator):  # type: ignore[misc]
-    """Replaces large constants by variables, equal ones by the same: a layer that a network uses
-    several times has been packed for each."""
+    """Replaces large constants by variables, one that is used several times by the same."""
 
     def __init__(self, module: Module) -> None:
         super().__init__(module)
@@ -49,7 +74,7 @@ class _Lifter(PyExprMutator):  # type: ignore[misc]
         if 4 * math.prod(array.shape) < _LARGE:
             return op
         for variable, known in self.lifted:
-            if np.array_equal(known.numpy(), array.numpy()):
+            if known.same_as(array):
                 return variable
         variable = relax.Var(f"weight{len(self.lifted)}", relax.TensorType(array.shape, "float32"))
         self.lifted.append((variable, array))
