@@ -1,12 +1,13 @@
 """What two threads are worth beside other processes, against one thread and other pools.
 
-Contenders take turns, a process each, in a new random order each round: one thread; two on our
-pool; two on TVM's own, as it is and with threads that sleep at once; onnxruntime on one and two.
-Beside nothing, beside a process that keeps one core busy, and (`crowd`) in a process whose
-onnxruntime session runs in between. Prints least, median and 95th percentile in ms, and the median
-over that of one thread.
+All contenders run in one process and take turns, a few inferences each, in a new random order every
+round, so that a clock that changes is the same for all: one thread; two on our pool; two on TVM's
+own; onnxruntime on one and two. Beside nothing, beside a process that keeps one core busy, and
+(`crowd`) with an inference on onnxruntime's two threads before each. Prints least, median, mean and
+95th percentile in ms, and the median over that of one thread.
 
-    python benchmarks/threads.py --rounds 5 --json
+    python benchmarks/threads.py --seconds 20
+    TVM_THREAD_POOL_SPIN_COUNT=0 python benchmarks/threads.py    # TVM's idle threads sleep at once
 """
 
 from __future__ import annotations
@@ -20,28 +21,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
 
 import sepify
+from sepify.compiling import CompiledModel, thread_pool
 from sepify.storage import write_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from device.networks import demo, resnet18
 
 OUT = Path(__file__).parent / "out" / "threads.json"
-CONTENDERS = {  # who, threads, TVM's looks for work
-    "one thread": ("ours", 1, None),
-    "ours": ("ours", 2, None),
-    "TVM's pool": ("tvm", 2, None),
-    "TVM's, sleeping": ("tvm", 2, "0"),
-    "onnxruntime, one": ("onnxruntime", 1, None),
-    "onnxruntime": ("onnxruntime", 2, None),
-}
 PLACES = ("free", "busy", "crowd")
+WARM = 3  # inferences of a turn that are not counted: sleeping threads wake, caches fill
+REST = 0.004  # seconds between turns, for the threads of others to fall asleep
+
+Call = Callable[[], object]
+Contender = tuple[Call, Call]  # before a turn, and one inference
 
 
 def resnet() -> tuple[torch.nn.Module, torch.Tensor]:
@@ -50,126 +50,127 @@ def resnet() -> tuple[torch.nn.Module, torch.Tensor]:
     return model, torch.randn(1, 3, 224, 224)
 
 
-NETWORKS = {"demo": demo, "ResNet-18": resnet}
+NETWORKS = {"demo": (demo, 200), "ResNet-18": (resnet, 10)}  # and the inferences of a turn
 
 
-def prepare(name: str, folder: Path) -> None:
-    """Compile and export a network into `folder`."""
-    torch.manual_seed(0)
-    model, x = NETWORKS[name]()
-    model.eval()
-    sepify.compile(model, x).save(folder / "network")
-    torch.onnx.export(torch.jit.trace(model, x), (x,), folder / "m.onnx", dynamo=False)
-    torch.save(x, folder / "x.pt")
+def on_tvms_pool(folder: Path) -> CompiledModel:
+    """As it is where there is no C compiler."""
+    ours = thread_pool._carried_by, thread_pool._compiled
+    thread_pool._carried_by = lambda _library: None
+    thread_pool._compiled = lambda: None
+    try:
+        return sepify.load_compiled(folder)
+    finally:
+        thread_pool._carried_by, thread_pool._compiled = ours
+        thread_pool._name = ""  # the next network that is loaded looks for a pool again
 
 
-def onnxruntime_call(folder: Path, x: torch.Tensor, threads: int) -> Callable[[], object]:
+def onnxruntime_call(model: Path, x: torch.Tensor, threads: int) -> Call:
     """One inference by onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(folder / "m.onnx"), options)
+    session = onnxruntime.InferenceSession(str(model), options)
     feed = {session.get_inputs()[0].name: x.numpy()}
     return lambda: session.run(None, feed)
 
 
-def time_here(who: str, folder: Path, threads: int, seconds: float, crowd: bool) -> list[float]:
-    """Milliseconds of each inference for so long, in this process."""
-    torch.set_num_threads(1)
-    x = torch.load(folder / "x.pt")
-    call: Callable[[], object]
-    if who == "onnxruntime":
-        call = onnxruntime_call(folder, x, threads)
-    else:
-        from sepify.compiling import thread_pool
+def prepare(name: str, folder: Path) -> dict[str, Contender]:
+    """Compile and export a network into `folder`, and load it for every contender."""
+    torch.manual_seed(0)
+    model, x = NETWORKS[name][0]()
+    model.eval()
+    onnx, network = folder / "m.onnx", folder / "network"
+    torch.onnx.export(torch.jit.trace(model, x), (x,), onnx, dynamo=False)
+    code = "import sys, torch, sepify; sepify.compile(*torch.load(sys.argv[1], weights_only=False))"
+    torch.save((model, x), folder / "model")  # compiled elsewhere: no pool is chosen here yet
+    subprocess.run(
+        [sys.executable, "-c", f"{code}.save(sys.argv[2])", folder / "model", network], check=True
+    )
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "300000")  # TVM's own number
+    tvms = on_tvms_pool(network)
+    tvms.set_threads(2)
+    fast = sepify.load_compiled(network)
+    return {
+        "one thread": (partial(fast.set_threads, 1), partial(fast, x)),
+        "ours": (partial(fast.set_threads, 2), partial(fast, x)),
+        "TVM's pool": (int, partial(tvms, x)),
+        "onnxruntime, one": (int, onnxruntime_call(onnx, x, 1)),
+        "onnxruntime": (int, onnxruntime_call(onnx, x, 2)),
+    }
 
-        if who == "tvm":  # as it is where there is no C compiler
-            thread_pool._carried_by = lambda _library: None  # type: ignore[assignment]
-            thread_pool._compiled = lambda: None  # type: ignore[assignment]
-        fast = sepify.load_compiled(folder / "network")
-        fast.set_threads(threads)
-        call = partial(fast, x)
-    other = onnxruntime_call(folder, x, 2) if crowd else int
-    times: list[float] = []
-    for _ in range(20):
-        call()
+
+@contextmanager
+def beside(place: str) -> Iterator[None]:
+    """A process that keeps one core busy, if that is the place."""
+    if place != "busy":
+        yield
+        return
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            yield
+        finally:
+            busy.kill()
+
+
+def take_turns(
+    contenders: dict[str, Contender], turn: int, seconds: float, other: Call
+) -> dict[str, list[float]]:
+    """Milliseconds of each inference, sorted, by contender; `other` runs before each."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
-        other()
-        began = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - began))
-    return times
-
-
-def run_once(name: str, place: str, folder: Path, seconds: float) -> list[float]:
-    """The same in a process of its own, beside what `place` says."""
-    who, threads, looks = CONTENDERS[name]
-    environment = {**os.environ, "TVM_NUM_THREADS": "2"}
-    # where ours is not to be had TVM's is told to sleep at once: its own number here
-    environment["TVM_THREAD_POOL_SPIN_COUNT"] = looks or "300000"
-    crowd = "crowd" if place == "crowd" else ""
-    command = [sys.executable, __file__, "--one", who, str(folder), str(threads), str(seconds)]
-    busy = None
-    if place == "busy":
-        busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        done = subprocess.run(
-            [*command, crowd], env=environment, capture_output=True, text=True, check=True
-        )
-    finally:
-        if busy is not None:
-            busy.kill()
-            busy.wait()
-    times: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return times
-
-
-def summarise(runs: list[list[float]]) -> dict[str, float]:
-    """Least of all, and the medians over the rounds of median and 95th percentile."""
-    ordered = [sorted(times) for times in runs]
-    return {
-        "least": min(times[0] for times in ordered),
-        "median": statistics.median(times[len(times) // 2] for times in ordered),
-        "p95": statistics.median(times[int(0.95 * len(times))] for times in ordered),
-    }
+        for name in random.sample(list(contenders), len(contenders)):
+            begin, call = contenders[name]
+            begin()
+            time.sleep(REST)
+            for number in range(WARM + turn):
+                other()
+                began = time.perf_counter()
+                call()
+                if number >= WARM:
+                    times[name].append(1e3 * (time.perf_counter() - began))
+    return {name: sorted(taken) for name, taken in times.items()}
 
 
 def main() -> None:
     """Print a table, and write it."""
-    if sys.argv[1:2] == ["--one"]:
-        who, folder, threads, seconds, crowd = sys.argv[2:]
-        print(json.dumps(time_here(who, Path(folder), int(threads), float(seconds), bool(crowd))))
-        return
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each network and place")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--places", nargs="+", default=list(PLACES))
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS))
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     asked = parser.parse_args()
+    torch.set_num_threads(1)
     rows = []
     for network in asked.networks:
         with tempfile.TemporaryDirectory() as folder:
-            prepare(network, Path(folder))
+            contenders = prepare(network, Path(folder))
             for place in asked.places:
-                runs: dict[str, list[list[float]]] = {name: [] for name in asked.contenders}
-                for _ in range(asked.rounds):
-                    for name in random.sample(asked.contenders, len(asked.contenders)):
-                        runs[name].append(run_once(name, place, Path(folder), asked.seconds))
-                table = {name: summarise(times) for name, times in runs.items()}
-                base = table.get("one thread", {"median": float("nan")})["median"]
-                for name, figures in table.items():
-                    row = {"network": network, "beside": place, "contender": name, **figures}
-                    row["over_one_thread"] = figures["median"] / base
+                other = contenders["onnxruntime"][1] if place == "crowd" else int
+                with beside(place):
+                    taken = take_turns(contenders, NETWORKS[network][1], asked.seconds, other)
+                base = statistics.median(taken["one thread"])
+                for name, times in taken.items():
+                    median = statistics.median(times)
+                    row = {
+                        "network": network,
+                        "beside": place,
+                        "contender": name,
+                        "least": times[0],
+                        "median": median,
+                        "mean": statistics.fmean(times),
+                        "p95": times[int(0.95 * len(times))],
+                        "over_one_thread": median / base,
+                    }
                     rows.append(row)
                     if not asked.json:
-                        numbers = [f"{figures[key]:.3f}" for key in ("least", "median", "p95")]
-                        ratio = f"{row['over_one_thread']:.2f}"
-                        print(network, place, name, *numbers, ratio, sep="\t", flush=True)
+                        cells = [x if isinstance(x, str) else f"{x:.3f}" for x in row.values()]
+                        print(*cells, sep="\t", flush=True)
     value = {"load": os.getloadavg(), "rows": rows}
     OUT.parent.mkdir(exist_ok=True)
     write_json(OUT, value)

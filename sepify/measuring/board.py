@@ -77,7 +77,7 @@ def time_on_board(
     seed: int,
     progress: Progress,
 ) -> BoardLatency:
-    """Both networks on one thread, and on as many as TVM takes there.
+    """Both networks on one thread, and on one for each core.
 
     Raises UsageError for a target that is no board's, DeviceError where the board is lost,
     CompileError where a network cannot be compiled or gives something else there than torch.

@@ -48,7 +48,7 @@ class Network:
 class Turns:
     """How networks take turns on a board: rounds for about `seconds`, within `rounds`; in each,
     every network has one inference that is not timed, then `repeats` times the mean of as many
-    as fill `least_ms`. `threads` None: TVM's own choice."""
+    as fill `least_ms`. `threads` None: one for each core."""
 
     threads: int | None
     seconds: float = 0.0

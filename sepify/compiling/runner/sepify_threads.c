@@ -3,9 +3,9 @@
  * do not get to. It waits only for tasks that were begun. A worker looks for work for a while and
  * then sleeps.
  *
- * What is left is a worker that loses its core in the middle of a task, or that is woken on the
- * caller's core because no other is free. After either the caller goes on alone, for longer each
- * time, and then tries again. */
+ * What is left is a worker that loses its core in the middle of a task. After that the caller goes
+ * on alone, for some times as long as it had to wait, and then tries again: a small share of the
+ * time is lost, however long or often a neighbour takes the core. */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
@@ -51,16 +51,19 @@ __asm__(".symver pthread_create, pthread_create@GLIBC_2.17");
 #define SEPIFY_BEFORE_TAKING(thread) ((void)0) /* for tests */
 #endif
 
-/* Nanoseconds. Layers follow each other within microseconds, and inferences within tens of them. */
+/* Nanoseconds; chosen by benchmarks/threads.py. Layers follow each other within microseconds, and
+ * inferences within tens of them. */
 enum {
   WORKER_LOOKS = 100000, /* for work, before it sleeps */
-  CALLER_LOOKS = 20000,  /* whether begun tasks are done, before it sleeps */
+  CALLER_LOOKS = 100000, /* whether begun tasks are done, before it sleeps */
   LATE = 20000,          /* a worker is, so long after its last task should have been done */
-  ALONE = 1000000,       /* the caller goes on alone, at first, */
-  ALONE_TIMES = 4,       /* or for so many times what it waited */
+  ALONE_TIMES = 3,       /* the caller goes on alone for so many times what it waited, */
+  LEAST_ALONE = 200000,
   MOST_ALONE = 250000000
 };
-enum { TASKS_EACH = 8, MOST_UNITS = 2048 };
+/* tasks for each thread where the loop leaves the number open: two cost what one does, and halve
+ * what a late worker holds up */
+enum { TASKS_EACH = 2, MOST_UNITS = 2048 };
 
 /* A thread's share of the tasks: from `next` up to `end`. With `used` in the same word nobody takes
  * what was not meant for it: whoever is late may look at a later loop's ticket, which is as good. */
@@ -82,7 +85,7 @@ static struct {
   int units; /* that the tasks are taken in, where there are very many */
   /* the caller's */
   atomic_flag busy;
-  long long alone_until, alone_for, together_since;
+  long long alone_until;
   /* set from outside */
   pthread_mutex_t making;
   atomic_int made; /* threads, the caller among them */
@@ -90,10 +93,9 @@ static struct {
   const SepifyErrors *errors;
   /* between threads */
   _Alignas(64) atomic_uint round; /* moves on when there is work */
-  atomic_int caller_core;
   _Alignas(64) atomic_uint finished; /* units, by workers */
   atomic_int waits;                  /* the caller sleeps until they are */
-  atomic_int failed, crowded;
+  atomic_int failed;
   void *_Atomic error;
   Share shares[SEPIFY_MOST_THREADS];
 } pool = {.busy = ATOMIC_FLAG_INIT, .making = PTHREAD_MUTEX_INITIALIZER, .made = 1, .used = 1};
@@ -119,12 +121,9 @@ static void pause_core(void) {
 #if defined(__linux__) && !defined(SEPIFY_NO_FUTEX)
 
 #include <linux/futex.h>
-#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-static int core(void) { return sched_getcpu(); }
 
 static void name_thread(void) { prctl(PR_SET_NAME, "sepify worker"); }
 
@@ -139,8 +138,6 @@ static void hold_sleepers(void) {}
 static void let_sleepers_go(int forget) { (void)forget; }
 
 #else
-
-static int core(void) { return -1; }
 
 static void name_thread(void) {}
 
@@ -168,14 +165,6 @@ static void let_sleepers_go(int forget) {
 }
 
 #endif
-
-/* no other core is free for this worker */
-static int is_crowded(void) {
-  int here = core();
-  if (here < 0 || here != atomic_load_explicit(&pool.caller_core, memory_order_relaxed)) return 0;
-  atomic_store_explicit(&pool.crowded, 1, memory_order_relaxed);
-  return 1;
-}
 
 static void note_failure(void) {
   const SepifyErrors *errors = pool.errors;
@@ -205,7 +194,6 @@ static unsigned work(void) {
       if (!atomic_compare_exchange_weak(ticket, &seen, seen + 1)) continue;
       run_unit(NEXT(seen));
       ++done;
-      if (number && is_crowded()) return done;
       seen = atomic_load(ticket);
     }
     used = USED(seen);
@@ -219,7 +207,7 @@ static void wait_for_work(unsigned seen) {
   long long until = nanoseconds() + WORKER_LOOKS;
   for (int i = 1; atomic_load(&pool.round) == seen; ++i) {
     pause_core();
-    if (i % 32 || (nanoseconds() < until && !is_crowded())) continue;
+    if (i % 32 || nanoseconds() < until) continue;
     /* it says that it sleeps before it looks a last time, and the caller moves the round on before
      * it looks for sleepers: one of the two sees the other */
     atomic_store(asleep, 1);
@@ -234,7 +222,6 @@ static void *serve(void *argument) {
   for (unsigned seen = atomic_load(&pool.round);;) {
     wait_for_work(seen);
     seen = atomic_load(&pool.round);
-    if (is_crowded()) continue;
     unsigned done = work();
     if (!done) continue;
     /* the last one counts before it looks for a sleeper: as above */
@@ -292,13 +279,10 @@ void sepify_hand_over_errors(const SepifyErrors *errors) { pool.errors = errors;
 
 /* It did not pay to work together. */
 static void go_alone(long long now, long long waited) {
-  if (now - pool.together_since >= pool.alone_for) {
-    pool.alone_for = ALONE_TIMES * waited;
-    if (pool.alone_for < ALONE) pool.alone_for = ALONE;
-  } else if (pool.alone_for < MOST_ALONE) {
-    pool.alone_for *= 2;
-  }
-  pool.together_since = pool.alone_until = now + pool.alone_for;
+  long long alone = ALONE_TIMES * waited;
+  if (alone < LEAST_ALONE) alone = LEAST_ALONE;
+  if (alone > MOST_ALONE) alone = MOST_ALONE;
+  pool.alone_until = now + alone;
 }
 
 static void publish(SepifyTask task, void *closure, int tasks, int used) {
@@ -310,7 +294,6 @@ static void publish(SepifyTask task, void *closure, int tasks, int used) {
   atomic_store(&pool.failed, 0);
   atomic_store(&pool.error, (void *)0);
   atomic_store(&pool.finished, 0);
-  atomic_store_explicit(&pool.caller_core, core(), memory_order_relaxed);
   for (int i = 0; i < used; ++i) {
     unsigned first = (unsigned)(units * i / used), end = (unsigned)(units * (i + 1) / used);
     atomic_store_explicit(&pool.shares[i].ticket, TICKET(used, end, first), memory_order_release);
@@ -350,7 +333,6 @@ int sepify_parallel(SepifyTask task, void *closure, int tasks) {
     long long each = (worked - start) / (mine ? mine : 1);
     if (now - worked > 2 * each + LATE) go_alone(now, now - worked);
   }
-  if (atomic_exchange(&pool.crowded, 0)) go_alone(nanoseconds(), 0);
   int failed = atomic_load(&pool.failed);
   void *error = atomic_load(&pool.error);
   const SepifyErrors *errors = pool.errors;
