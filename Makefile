@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/sepify demo
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

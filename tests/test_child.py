@@ -99,7 +99,6 @@ def use_descriptors(request):
         (succeed, Ending("done")),
         (fail, Ending("error", "KeyError: 'odd'")),
         (loop, Ending("time")),
-        (sleep, Ending("time")),
         (crash, Ending("crash", "SIGSEGV")),
         (leave, Ending("crash", "it gave no answer")),
     ],
@@ -108,6 +107,10 @@ def test_every_ending_is_told(work, ending):
     before = children()
     assert do_in_child(work, {"size": 100_000}, LIMITS) == ending
     assert children() == before
+
+
+def test_what_only_waits_is_ended_too():
+    assert do_in_child(sleep, {}, Limits(1, 1 << 30)) == Ending("time")
 
 
 @pytest.mark.parametrize("work", [allocate, swallow])
