@@ -147,9 +147,9 @@ def convert(
     captured = capture(model, inputs)
     original = captured.graph_module
     require_finite_weights(original)
-    require_taken(original, batches)
     style, width, resolution = _shape(plan, style, width, resolution)
     require_steady(captured, batches, width, resolution)
+    require_taken(original, batches)
     split = _held_out(batches, holdout, plan, memory)
     fit = None if split is None else split.fit
     reduced = reduce_network(original, inputs, fit, width, resolution)

@@ -202,7 +202,9 @@ def broken(shell_args, code, message):
         broken(["model.pt", "--input-shape", "1,4,12,12"], 1, "4"),
         broken(["model.pt", "--input-shape", "big"], 2, "'big' is not like 1,3,224,224"),
         broken(["model.pt", "--calibration", "none.npy"], 1, "no such file: none.npy"),
-        broken(["model.pt", "--calibration", "text.npy"], 1, "not a readable .npy file"),
+        broken(
+            ["model.pt", "--calibration", "text.npy"], 1, "text.npy is damaged, or not an .npy file"
+        ),
         broken(["model.pt", "--calibration", "nan.npy"], 1, "holds NaN"),
         broken(["model.pt", "--plan", "text.pt"], 1, "not valid JSON"),
         broken(["model.pt", "--plan", "other.json"], 1, "which is no convolution of this model"),

@@ -17,7 +17,7 @@ import sepify
 from sepify.capture import capture
 from sepify.cli import main
 from sepify.converting import ConversionRequest, convert_file
-from sepify.errors import DependencyError, PlanError, UntrainedWarning, UsageError
+from sepify.errors import DependencyError, FidelityWarning, PlanError, UntrainedWarning, UsageError
 from sepify.measuring import load_report
 from sepify.models import load_model
 from sepify.multipliers import resize_images, target_size
@@ -293,6 +293,7 @@ def test_at_the_shell(tmp_path, monkeypatch, capsys):
 def test_nothing_changes_without_them():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", FidelityWarning)
         plan = sepify.convert(seeded(Plain()), width=1.0, method="svd").meta["sepify"].plan
     assert (plan.width, plan.resolution) == (1.0, None)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.capture.copying import copy_to_run
+from sepify.capture.memory import same_values
 from sepify.errors import InputError
 
 Inputs = tuple[Tensor, ...]
@@ -108,7 +109,7 @@ def restored_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, before in buffers:
-                if not torch.equal(buffer, before):  # what was not written to is not written to
+                if not same_values(buffer, before):  # what was not written to is not written to
                     buffer.copy_(before)
 
 

@@ -60,7 +60,7 @@ class Memory:
         return (
             self.changed()
             or any(_version(tensor) != version for tensor, version in self._versions)
-            or not all(_equal(buffer, before) for buffer, before in self._buffers)
+            or not all(same_values(buffer, before) for buffer, before in self._buffers)
         )
 
     def written(self, model: nn.Module) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class Memory:
         ]
         paths = {module: path for path, module in model.named_modules()}
         for (module, name), (buffer, before) in zip(self._owners, self._buffers, strict=True):
-            if not _is_torchs(module) and not _equal(buffer, before):
+            if not _is_torchs(module) and not same_values(buffer, before):
                 names.append(f"{paths[module]}.{name}".lstrip("."))
         known = set(map(id, (vars(m) for m in model.modules())))
         known |= {id(registry) for m in model.modules() for registry in _registries(m)}
@@ -174,8 +174,14 @@ def _is_count(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _equal(now: Tensor, before: Tensor) -> bool:
-    return now.shape == before.shape and torch.equal(now, before)
+def same_values(now: Tensor, before: Tensor) -> bool:
+    """Whether both hold the same, NaN being the same as NaN."""
+    if now.shape != before.shape:
+        return False
+    if torch.equal(now, before):
+        return True
+    floating = now.is_floating_point() and now.dtype == before.dtype
+    return floating and torch.allclose(now, before, rtol=0, atol=0, equal_nan=True)
 
 
 def _place(model: nn.Module, item: Any) -> str:

@@ -86,8 +86,8 @@ def make_plan(
     inputs, batches = inputs_and_batches(model, example_inputs, calibration)
     captured = capture(model, inputs)
     require_finite_weights(captured.graph_module)
-    require_taken(captured.graph_module, batches)
     require_steady(captured, batches, width, resolution)
+    require_taken(captured.graph_module, batches)
     original = captured.graph_module
     split = None if batches is None else hold_out(batches, holdout)
     labelled = apart_from(split, labelled)
@@ -95,7 +95,7 @@ def make_plan(
     fit = None if split is None else split.fit
     reduced = reduce_network(original, inputs, fit, width, resolution)
     if budget is None or split is None:
-        return plan_reduced(reduced, wish, guarded(progress))
+        return plan_reduced(reduced, wish, guarded(progress), known)
     below = split.below
     if known is not None:
         known, below = known.apart_from(below), known.least(below)

@@ -41,12 +41,13 @@ def reading(path: Path | str, what: str, advice: str = "") -> Iterator[None]:
 @contextmanager
 def users_code(what: str, kind: type[SepifyError] = InputError) -> Iterator[None]:
     """Turn whatever the user's own code raises into an error of `kind` that names it (`what`: "the
-    metric f1"), and the type and message of what it raised. A SepifyError passes unchanged."""
+    metric f1"), and the type and message of what it raised. A SepifyError passes unchanged, and so
+    does what is no Exception: a stop."""
     try:
         yield
-    except (SepifyError, *_STOPS):
+    except SepifyError:
         raise
-    except BaseException as error:  # its code may call sys.exit()
+    except (Exception, SystemExit) as error:  # its code may call sys.exit()
         raise kind(f"{what} failed: {told(error)}") from error
 
 

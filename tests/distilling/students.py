@@ -50,7 +50,8 @@ def pictures(count: int = 192) -> Tensor:
 
 def student(network: nn.Module, rank: int = 1, **options) -> fx.GraphModule:
     """What convert makes of `network` on a few of its images."""
-    return sepify.convert(network, rank=rank, calibration=pictures()[:64], refine=False, **options)
+    settings = {"refine": False, "holdout": 0, **options}
+    return sepify.convert(network, rank=rank, calibration=pictures()[:64], **settings)
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:

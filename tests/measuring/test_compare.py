@@ -43,7 +43,7 @@ def plan() -> Plan:
     kept = Decision("conv1", "keep", "first layer", (8, 3, 3, 3), Cost(1, 216), Cost(1, 216))
     costs = Cost(16 * 8 * 9 * 36, 16 * 8 * 9 + 16), Cost((8 * 9 + 8 * 16) * 36, 8 * 9 + 8 * 16 + 16)
     separated = Decision(
-        "conv2", "separate", "asked for", (16, 8, 3, 3), *costs, "dw-pw", 1, 0.4, float("nan")
+        "conv2", "separate", "asked for", (16, 8, 3, 3), *costs, "dw-pw", 1, 0.4, None
     )
     return Plan((kept, separated), "svd")
 

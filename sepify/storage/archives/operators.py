@@ -26,7 +26,7 @@ _REFUSED: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
     "aten": (
         (re.compile(r"save|from_file"), _FILES),
         (re.compile(r".*_tensor_unsafe|_nested_view_from_.*|_sparse_semi_structured.*"), _MEMORY),
-        (re.compile(r"_cslt_.*|_nested_tensor_.*|_segment_reduce_backward"), _MEMORY),
+        (re.compile(r"_cslt_.*|_nested_tensor_(?!from_mask).*|_segment_reduce_backward"), _MEMORY),
         (re.compile(r"_(sparse_)?coo_tensor_with_dims.*|sparse_resize.*"), _MEMORY),
         (re.compile(r"_cufft_.*|record_stream|_?pin_memory"), _DEVICE),
         (re.compile(r"_test_.*"), _TESTS),
