@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sepify import trial
 from sepify.errors import CaptureError, InputError, UsageError
 from sepify.input_note import InputRequest
 from sepify.models import load_model
-from sepify.storage import child
 from sepify.trial import MEMORY, SECONDS
 
 SHAPE = InputRequest(((1, 3, 8, 8),))
@@ -86,8 +86,8 @@ def test_what_the_model_says_of_its_input_comes_from_the_child(tmp_path):
 
 def test_a_file_is_tried_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
     calls = []
-    begin = child._forked
-    monkeypatch.setattr(child, "_forked", lambda *given: calls.append(1) or begin(*given))
+    begin = trial.do_in_child
+    monkeypatch.setattr(trial, "do_in_child", lambda *given: calls.append(1) or begin(*given))
     path = saved(nn.Conv2d(3, 4, 3), tmp_path / "model.pt")
     load_model(path, SHAPE)
     load_model(path, SHAPE)

@@ -119,7 +119,7 @@ def _tensors(graph_module: fx.GraphModule) -> dict[str, Tensor]:
 
 def _memory(tensor: Tensor) -> Any:
     strided = tensor.layout is torch.strided and not tensor.is_meta
-    return tensor.untyped_storage().data_ptr() if strided else id(tensor)
+    return tensor.untyped_storage()._cdata if strided else id(tensor)
 
 
 def _is_bad(tensor: Tensor) -> bool:

@@ -94,7 +94,7 @@ def test_diff(shell):
         ((*PLAN, "--budget", "macs=1%", "-o", "plan.json"), 1, "least possible"),
         ((*PLAN, "--budget", "latency=50%@raspberry-pi-4", "-o", "plan.json"), 2, "name a board"),
         ((*PLAN, "--budget", "macs=0.3", "-o", "plan.json", "--keep", "x*"), 1, "matches no"),
-        (("diff", "model.pt", "model.pt"), 1, "not a JSON file"),
+        (("diff", "model.pt", "model.pt"), 1, "not a text file"),
     ],
 )
 def test_what_is_refused_leaves_nothing(shell, tmp_path, args, code, message):
