@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 PROGRAM = """
+import signal
 import sys
 import torch
 from sepify.cli.interrupt import interruptible
@@ -21,6 +22,7 @@ class Forever(torch.nn.Module):
             x = x + 1
         return x
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 script = torch.jit.script(Forever())
 with interruptible(), atomic_path("small.pt") as temporary:
     temporary.write_text("half of it")

@@ -132,8 +132,10 @@ def test_ctrl_c_while_they_move_waits_until_all_have_moved(old, monkeypatch):
         return replace(source, target, **options)
 
     monkeypatch.setattr(os, "replace", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     with pytest.raises(KeyboardInterrupt):
         write_three(old)
+    signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     assert state(old) == dict.fromkeys(("a.json", "b.json", "c.json"), b"new")
 

@@ -18,7 +18,7 @@ _X = torch.randn(1, 8, 8, 8)
 def network(out: int) -> nn.Module:
     """An own kernel, and an operator for MetaSchedule."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(8, out, 1), nn.ConvTranspose2d(out, 4, 2, 2)).eval()
+    return nn.Sequential(nn.Conv2d(8, out, 1), nn.ConvTranspose2d(out, 4, 2, dilation=2)).eval()
 
 
 @pytest.fixture(scope="module")

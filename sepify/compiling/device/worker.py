@@ -10,6 +10,7 @@ started it ends it when it hangs.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
@@ -88,6 +89,10 @@ def _answer(
         return {"error": str(error)}
     except Exception as error:  # the session ended: its candidate's fault, or the board's
         return {"lost": first_line(error)[:300]}
+    finally:
+        # the board serves one session at a time: this one ends before the next begins
+        del session
+        gc.collect()
 
 
 def _race(
