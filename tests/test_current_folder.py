@@ -61,7 +61,8 @@ def test_tuning_there_runs_nothing_of_it(hostile):
     (hostile / "sepify.py").unlink()  # `python -m sepify` names it
     torch.manual_seed(0)
     # a kernel of our own, and one for MetaSchedule, whose workers are TVM's
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, dilation=2)).eval()
+    wide = nn.ConvTranspose2d(8, 4, 2, dilation=2)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), wide).eval()
     save_torchscript(torch.jit.script(net), "model.pt", [(1, 3, 8, 8)])
     command = [sys.executable, "-m", "sepify", "compile", "model.pt", "-o", "out", "--tune", "3"]
     done = subprocess.run(
