@@ -235,7 +235,7 @@ def _variance(parts: Sequence[Tensor]) -> float:
 def _rules(
     network: fx.GraphModule, nodes: set[fx.Node], sample: Batch
 ) -> dict[fx.Node, list[Rule]]:
-    """Of each node's leaves."""
+    """The leaves of each node's value."""
     seen: list[dict[fx.Node, Any]] = [{}, {}]
     for values, images in zip(seen, (FEW, MORE), strict=True):
 
