@@ -61,7 +61,7 @@ class SplitMomentSums:
                 sums.add(inputs.index_select(0, rows), outputs.index_select(0, rows), at)
 
     def _positions(self, outputs: Tensor) -> Tensor | None:
-        """Of the output positions in each image those that count, None: all."""
+        """The output positions in each image that count; None for all of them."""
         there = outputs.shape[2] * outputs.shape[3]
         if self.per_image >= NEARLY_ALL * there:
             return None
@@ -87,7 +87,7 @@ class SplitMomentSums:
         return apply_factors(factors, *self.moments())
 
     def moments(self) -> tuple[Moments, Moments]:
-        """Of the fitted, of the held-out images."""
+        """Moments of the fitted images, and of those held out of them."""
         return self.fit.moments(), self.heldout.moments()
 
 
@@ -142,7 +142,7 @@ class SplitMaps:
         return judge_on_maps(factors, self.conv, *self._split())
 
     def _split(self) -> tuple[Maps, Maps]:
-        """Of the fitted, of the held-out images."""
+        """Maps of the fitted images, and of those held out of them."""
         inputs = torch.cat([each.inputs for each in self.taken])
         outputs = torch.cat([each.outputs for each in self.taken])
         out = torch.arange(len(inputs), device=inputs.device) % HELDOUT == HELDOUT - 1

@@ -105,7 +105,7 @@ class _Walk:
         }
 
     def position(self, name: str, block: Block) -> int:
-        """Of the first call of the module at path `name`, which is inside `block`."""
+        """Where the module at path `name`, which is inside `block`, is first called."""
         for index in range(block.start, block.stop):
             if self.nodes[index].op == "call_module" and self.nodes[index].target == name:
                 return index
