@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -90,7 +91,8 @@ def prepare(name: str, folder: Path) -> dict[str, Contender]:
         [sys.executable, "-c", f"{code}.save(sys.argv[2])", folder / "model", network], check=True
     )
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "300000")  # TVM's own number
-    tvms = on_tvms_pool(network)
+    # a copy: one library is loaded once, and has one pool
+    tvms = on_tvms_pool(Path(shutil.copytree(network, folder / "on TVM's")))
     tvms.set_threads(2)
     fast = sepify.load_compiled(network)
     return {
