@@ -59,6 +59,7 @@ def on_tvms_pool(folder: Path) -> CompiledModel:
     ours = thread_pool._carried_by, thread_pool._compiled
     thread_pool._carried_by = lambda _library: None
     thread_pool._compiled = lambda: None
+    thread_pool.use_threads(2)  # of what is loaded next, whatever the last turn asked for
     try:
         return sepify.load_compiled(folder)
     finally:
@@ -93,7 +94,6 @@ def prepare(name: str, folder: Path) -> dict[str, Contender]:
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "300000")  # TVM's own number
     # a copy: one library is loaded once, and has one pool
     tvms = on_tvms_pool(Path(shutil.copytree(network, folder / "on TVM's")))
-    tvms.set_threads(2)
     fast = sepify.load_compiled(network)
     return {
         "one thread": (partial(fast.set_threads, 1), partial(fast, x)),

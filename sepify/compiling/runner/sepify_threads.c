@@ -4,8 +4,9 @@
  * then sleeps.
  *
  * What is left is a worker that loses its core in the middle of a task. After that the caller goes
- * on alone, for some times as long as it had to wait, and then tries again: a small share of the
- * time is lost, however long or often a neighbour takes the core. */
+ * on alone, for as long as it had to wait, and then tries again; for twice as long each time that
+ * this happens again soon. So a core that is gone for once costs little, and so does one that a
+ * neighbour takes again and again. */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
@@ -35,6 +36,7 @@ int sepify_parallel(SepifyTask task, void *closure, int tasks) {
 #else
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -57,8 +59,9 @@ enum {
   WORKER_LOOKS = 100000, /* for work, before it sleeps */
   CALLER_LOOKS = 100000, /* whether begun tasks are done, before it sleeps */
   LATE = 20000,          /* a worker is, so long after its last task should have been done */
-  ALONE_TIMES = 3,       /* the caller goes on alone for so many times what it waited, */
-  LEAST_ALONE = 200000,
+  MOST_TIMES = 16,       /* the caller goes on alone for 1 to so many times what it waited, */
+  SOON = 4,              /* more each time that not so many times that have gone well since, */
+  LEAST_ALONE = 200000,  /* between these */
   MOST_ALONE = 250000000
 };
 /* tasks for each thread where the loop leaves the number open: two cost what one does, and halve
@@ -86,6 +89,7 @@ static struct {
   /* the caller's */
   atomic_flag busy;
   long long alone_until;
+  long long times; /* that it goes alone for what it waited */
   /* set from outside */
   pthread_mutex_t making;
   atomic_int made; /* threads, the caller among them */
@@ -207,7 +211,9 @@ static void wait_for_work(unsigned seen) {
   long long until = nanoseconds() + WORKER_LOOKS;
   for (int i = 1; atomic_load(&pool.round) == seen; ++i) {
     pause_core();
-    if (i % 32 || nanoseconds() < until) continue;
+    if (i % 32) continue;
+    sched_yield(); /* to whoever needs this core, the caller perhaps */
+    if (nanoseconds() < until) continue;
     /* it says that it sleeps before it looks a last time, and the caller moves the round on before
      * it looks for sleepers: one of the two sees the other */
     atomic_store(asleep, 1);
@@ -279,7 +285,9 @@ void sepify_hand_over_errors(const SepifyErrors *errors) { pool.errors = errors;
 
 /* It did not pay to work together. */
 static void go_alone(long long now, long long waited) {
-  long long alone = ALONE_TIMES * waited;
+  int soon = now - waited - pool.alone_until < SOON * waited;
+  pool.times = !soon || !pool.times ? 1 : pool.times < MOST_TIMES ? 2 * pool.times : MOST_TIMES;
+  long long alone = pool.times * waited;
   if (alone < LEAST_ALONE) alone = LEAST_ALONE;
   if (alone > MOST_ALONE) alone = MOST_ALONE;
   pool.alone_until = now + alone;
@@ -308,8 +316,10 @@ static void publish(SepifyTask task, void *closure, int tasks, int used) {
 /* Wait until workers have finished `theirs`; the time then. */
 static long long wait_for_workers(unsigned theirs, long long from) {
   long long now = from;
+  unsigned looks = 0;
   for (unsigned have; (have = atomic_load(&pool.finished)) != theirs; now = nanoseconds()) {
     pause_core();
+    if (++looks % 32 == 0) sched_yield(); /* to the worker, if it needs this core */
     if (now - from < CALLER_LOOKS) continue;
     atomic_store(&pool.waits, 1); /* the core is for the worker, if this is the one it needs */
     while ((have = atomic_load(&pool.finished)) != theirs) sleep_on(&pool.finished, have);
