@@ -42,7 +42,7 @@ from torch import Tensor, fx, nn
 import sepify
 from sepify.distilling import Distillation, Losses, Training, shift_and_mirror
 from sepify.errors import FileError
-from sepify.measuring.accuracy import top1, wilson
+from sepify.judging.statistics import top1, wilson
 from sepify.passes.separate import separable_names
 from sepify.storage import read_json, write_json
 

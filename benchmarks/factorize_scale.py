@@ -25,7 +25,7 @@ from stages import stage_times
 from torch import fx, nn
 
 import sepify
-from sepify.calibration.batches import calibration_batches
+from sepify.graph.batches import calibration_batches
 from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
 from sepify.storage import read_json, write_json
 

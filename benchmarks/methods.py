@@ -14,11 +14,11 @@ from subjects import Subject
 from torch import Tensor, fx, nn
 
 import sepify
-from sepify.calibration.batches import calibration_batches
-from sepify.factorize.factors import Order
-from sepify.passes.graph import set_module
+from sepify.graph.batches import calibration_batches
+from sepify.graph.maps import measure_maps
+from sepify.graph.modules import set_module
 from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
-from sepify.planning.costs import measure_maps
+from sepify.plans.forms import Order
 
 Made = Callable[[Subject, int], nn.Module]
 

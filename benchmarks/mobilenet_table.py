@@ -47,7 +47,7 @@ from torch import Tensor, fx, nn
 import sepify
 from sepify.distilling import Training, shift_and_mirror
 from sepify.errors import DistillationWarning, FileError, UntrainedWarning
-from sepify.measuring.accuracy import top1
+from sepify.judging.statistics import top1
 from sepify.storage import atomic_path, read_json, write_json
 
 RESULTS_FILE = OUT / "mobilenet_table.json"

@@ -36,20 +36,20 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import sepify
-from sepify.calibration.batches import calibration_batches
 from sepify.capture import capture
 from sepify.errors import FileError, PlanError
-from sepify.measuring.accuracy import top1
-from sepify.planning import Plan, survey
+from sepify.graph import convolutions as survey
+from sepify.graph.batches import calibration_batches
+from sepify.graph.convolutions import separable
+from sepify.judging.statistics import top1
+from sepify.planning.budgeted import Known, measure_candidates
 from sepify.planning.columns import column_of
 from sepify.planning.knapsack import choose
 from sepify.planning.measurements import Measurements, load_measurements, save_measurements
-from sepify.planning.plan import Decision
-from sepify.planning.planner import Known, measure_candidates
-from sepify.planning.rounds import chosen_forms, damage_table
-from sepify.planning.survey import separable
+from sepify.planning.search import chosen_forms, damage_table
+from sepify.planning.trials import set_up
 from sepify.planning.unmeasured import Picks, by_rank, energy_picks, uniform_picks
-from sepify.planning.workbench import set_up
+from sepify.plans.plan import Decision, Plan
 from sepify.storage import read_json, write_json
 
 IMAGES = 1_024

@@ -13,8 +13,8 @@ from rich.table import Table
 from subjects import Subject
 from torch import Tensor, nn
 
-from sepify.measuring.accuracy import wilson
-from sepify.measuring.fidelity import fidelity
+from sepify.judging.fidelity import fidelity
+from sepify.judging.statistics import wilson
 from sepify.storage import read_json, write_json
 
 BATCH = 250

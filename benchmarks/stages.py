@@ -10,7 +10,9 @@ from functools import wraps
 from typing import Any
 
 from sepify import convert as _  # noqa: F401 - its modules must be loaded before they are timed
-from sepify.calibration import gathering, lockstep, solve
+from sepify.calibration import moments as gathering
+from sepify.calibration import replay as lockstep
+from sepify.calibration import solve
 from sepify.factorize import statistics
 
 # (holder, name, stage): the name is looked up in the holder each time that it is called

@@ -24,7 +24,7 @@ from train_vgg import VGG_FILE
 from sepify.demo.data import MODEL_FILE
 from sepify.demo.network import DemoResNet
 from sepify.errors import FileError
-from sepify.storage import load_torchscript
+from sepify.formats.torchscript_read import load_torchscript
 
 RESNET20_FILE = SHARED / "resnet20-cifar10.th"
 

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from sepify.demo.train import augment, read_split
-from sepify.measuring.accuracy import top1
+from sepify.judging.statistics import top1
 from sepify.storage import atomic_path
 
 VGG_FILE = Path(__file__).with_name("out") / "vgg.pt"

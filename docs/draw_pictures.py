@@ -13,8 +13,8 @@ from torch import nn
 
 from sepify.capture import capture
 from sepify.demo.data import MODEL_FILE, load_demo_data
+from sepify.formats.torchscript_read import load_torchscript
 from sepify.measuring.rank_curves import energy_lost
-from sepify.storage import load_torchscript
 
 FOLDER = Path(__file__).with_name("pictures")
 LAYER, CHANNEL, SHOWN = "blocks.2.conv1", 0, 8

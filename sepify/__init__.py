@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from sepify import errors
 from sepify.calibration.refine import Refinement
-from sepify.convert import Conversion, convert
-from sepify.planning import Decision, Plan, load_plan, save_plan
-from sepify.planning.budget import Budget
+from sepify.conversion import Conversion, convert
 from sepify.planning.make import make_plan as plan
+from sepify.plans.budget import Budget
+from sepify.plans.file import load_plan, save_plan
+from sepify.plans.plan import Decision, Plan
 
 if TYPE_CHECKING:
     from sepify.compiling import CompiledModel, compile, load_compiled
     from sepify.distilling import DistillationPair, Losses, Training, distill
-    from sepify.forms import load_weights, save_model
+    from sepify.formats import load_weights, save_model
     from sepify.measuring import Report, compare, load_report
 
 __version__ = "0.1.0"
@@ -35,8 +36,8 @@ _LATER = {
     "Report": "sepify.measuring",
     "compare": "sepify.measuring",
     "load_report": "sepify.measuring",
-    "load_weights": "sepify.forms",
-    "save_model": "sepify.forms",
+    "load_weights": "sepify.formats",
+    "save_model": "sepify.formats",
 }
 
 __all__ = [

@@ -19,6 +19,8 @@ from nets import images, seeded
 from torch import nn
 
 import sepify
+from sepify.formats.pt2_read import load_exported, noted_inputs
+from sepify.formats.torchscript_read import load_torchscript
 from sepify.images import read_images, read_maybe_labelled, read_preparation
 from sepify.planning.latency_table import LatencyTable, load_table, save_table
 from sepify.planning.measurements import (
@@ -28,8 +30,8 @@ from sepify.planning.measurements import (
     load_measurements,
     save_measurements,
 )
-from sepify.planning.plan import Cost
-from sepify.storage import load_exported, load_torchscript, noted_inputs, read_state, read_weights
+from sepify.plans.plan import Cost
+from sepify.storage import read_state, read_weights
 
 SHAPE = (1, 3, 12, 12)
 Mutate = Callable[[bytes, Random], bytes]
@@ -107,7 +109,7 @@ def _plan(path: Path) -> None:
 
 
 def _read_plan(path: Path) -> None:
-    from sepify.plan_files import diff_files
+    from sepify.jobs.plan import diff_files
 
     str(diff_files(path, path))
     sepify.convert(_network(), plan=sepify.load_plan(path), example_inputs=torch.zeros(SHAPE))
@@ -183,14 +185,15 @@ def _read_state(path: Path) -> None:
 
 
 def _weights(path: Path) -> None:
-    from sepify.input_note import note_inputs
+    from sepify.formats.input_note import METADATA_NAME, note_inputs
     from sepify.storage import save_weights
 
-    save_weights(_network().state_dict(), path, note_inputs((torch.zeros(SHAPE),)))
+    note = note_inputs((torch.zeros(SHAPE),))
+    save_weights(_network().state_dict(), path, {METADATA_NAME: note.to_json()})
 
 
 def _torchscript(path: Path) -> None:
-    from sepify.storage import save_torchscript
+    from sepify.formats.torchscript_read import save_torchscript
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -199,8 +202,8 @@ def _torchscript(path: Path) -> None:
 
 
 def _exported(path: Path) -> None:
-    from sepify.input_note import note_inputs
-    from sepify.storage import save_exported
+    from sepify.formats.input_note import note_inputs
+    from sepify.formats.pt2_read import save_exported
 
     example = (torch.zeros(SHAPE),)
     save_exported(torch.export.export(_network(), example), path, note_inputs(example))
@@ -228,7 +231,7 @@ def _records(path: Path) -> None:
 
 def _read_records(path: Path) -> None:
     from sepify.compiling.kernel_tuning.records import Records
-    from sepify.compiling.merging import merge_databases
+    from sepify.jobs.merge import merge_databases
 
     Records(path, {"kind": "llvm"}, {"tvm": "1"})
     merge_databases([path], path.parent / "merged")
@@ -246,7 +249,7 @@ def _metaschedule(path: Path) -> None:
 
 
 def _read_metaschedule(path: Path) -> None:
-    from sepify.compiling.merging import merge_databases
+    from sepify.jobs.merge import merge_databases
 
     merge_databases([path], path.parent / "merged")
 

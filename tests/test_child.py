@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from sepify.errors import FileError, InputError
-from sepify.storage.child import Ending, _read_answer, do_in_child
-from sepify.storage.confinement import Limits
-from sepify.trial import load_and_run
+from sepify.formats.trial import load_and_run
+from sepify.process.child import Ending, _read_answer, do_in_child
+from sepify.process.confinement import Limits
 
 LIMITS = Limits(seconds=1, memory=1 << 30)
 

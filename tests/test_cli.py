@@ -14,9 +14,9 @@ from torch import nn
 import sepify
 from sepify.cli import main
 from sepify.compiling import load_compiled
+from sepify.formats.load import load_model
+from sepify.formats.torchscript_read import load_torchscript, save_torchscript
 from sepify.measuring import load_report
-from sepify.models import load_model
-from sepify.storage import load_torchscript, save_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -311,7 +311,7 @@ def test_ctrl_c_leaves_nothing_behind(shell, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sepify.converting.convert", interrupted)
+    monkeypatch.setattr("sepify.jobs.convert.convert", interrupted)
     assert shell("convert", "--method", "svd", "model.pt", "-o", "small.pt").code == 130
     assert files() == {"model.pt"}
     assert "interrupted" in shell.err

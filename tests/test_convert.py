@@ -12,8 +12,8 @@ from torch import fx, nn
 
 import sepify
 from sepify.errors import ConversionError, InputError, UsageError
-from sepify.factorize.factors import ORDERS
-from sepify.verify import verify_conversion
+from sepify.graph.sound import verify_conversion
+from sepify.plans.forms import ORDERS
 
 QUICK = sepify.Refinement(steps=10, batch=16)
 

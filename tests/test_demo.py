@@ -9,8 +9,8 @@ from torch import nn
 import sepify
 from sepify.capture import capture
 from sepify.demo.data import CLASSES, DATA_FILE, MODEL_FILE, load_demo_data
-from sepify.measuring.accuracy import top1
-from sepify.storage import load_torchscript
+from sepify.formats.torchscript_read import load_torchscript
+from sepify.judging.statistics import top1
 
 SIX_MEGABYTES = 6 * 2**20
 

@@ -26,8 +26,8 @@ from PIL import Image
 import sepify
 from sepify.cli import main
 from sepify.demo.data import MODEL_FILE, load_demo_data
-from sepify.planning.plan_file import save_plan
-from sepify.storage import save_torchscript
+from sepify.formats.torchscript_read import save_torchscript
+from sepify.plans.file import save_plan
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sepify.errors import FileError, InputError, PlanError, UsageError
-from sepify.storage.faults import open_file, read_bytes, reading, users_code, users_items
+from sepify.faults import open_file, read_bytes, reading, users_code, users_items
 
 
 class Panic(BaseException):

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 import sepify
 from sepify.errors import ConversionError, DependencyError, FileError, UsageError
-from sepify.forms import agreement
-from sepify.forms.onnx import onnxruntime_session
-from sepify.input_note import METADATA_NAME, InputNote, read_note
-from sepify.models import load_model
-from sepify.storage import load_exported, load_torchscript, noted_inputs
+from sepify.formats import agreement
+from sepify.formats.input_note import METADATA_NAME, InputNote, read_note
+from sepify.formats.load import load_model
+from sepify.formats.onnx_write import onnxruntime_session
+from sepify.formats.pt2_read import load_exported, noted_inputs
+from sepify.formats.torchscript_read import load_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -210,7 +211,7 @@ def test_a_trace_says_whether_it_holds_a_size(fixed, told, tmp_path):
 
 def test_forms_that_answer_otherwise_are_not_kept(small, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        "sepify.forms.onnx.answers_in_eval",
+        "sepify.formats.onnx_write.answers_in_eval",
         lambda network, inputs: [a + 1 for a in agreement.answers_in_eval(network, inputs)],
     )
     with pytest.raises(ConversionError, match="ONNX form's output 0 differs by up to 1"):
@@ -243,7 +244,7 @@ def test_a_form_that_does_not_run_says_so():
 
 
 def test_onnx_without_its_packages_is_refused_before_the_work(small, monkeypatch, tmp_path):
-    monkeypatch.setattr("sepify.forms.onnx.PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr("sepify.formats.onnx_write.PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(
         DependencyError, match=r"needs no_such_package: pip install 'sepify\[onnx\]'"
     ):

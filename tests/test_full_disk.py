@@ -47,7 +47,7 @@ def attempt(name, write):
 """
 
 WRITERS = """
-from sepify.input_note import note_inputs
+from sepify.formats.input_note import METADATA_NAME, note_inputs
 from sepify.storage import (
     save_exported, save_state, save_torchscript, save_weights, write_bytes, write_json
 )
@@ -59,7 +59,9 @@ state = model.state_dict()
 for name, write in {
     "model.pt": lambda path: save_torchscript(script, path, [(1, 3, 9, 9)]),
     "model.pt2": lambda path: save_exported(program, path, note_inputs((x,))),
-    "model.safetensors": lambda path: save_weights(state, path, note_inputs((x,))),
+    "model.safetensors": lambda path: save_weights(
+        state, path, {METADATA_NAME: note_inputs((x,)).to_json()}
+    ),
     "checkpoint": lambda path: save_state(state, path),
     "model.onnx": lambda path: write_bytes(path, bytes(20_000)),
     "plan.json": lambda path: write_json(path, ["x"] * 9_000),

@@ -22,11 +22,11 @@ import sepify
 from sepify.cli import console, progress
 from sepify.cli.app import app, main
 from sepify.errors import SepifyError
-from sepify.measuring.report.comparison import Comparison
-from sepify.measuring.report.comparison import as_html as comparison_html
-from sepify.measuring.report.comparison import as_markdown as comparison_markdown
-from sepify.measuring.report.html import as_html
-from sepify.measuring.report.markdown import as_markdown, escape_markdown
+from sepify.report.comparison import Comparison
+from sepify.report.comparison import as_html as comparison_html
+from sepify.report.comparison import as_markdown as comparison_markdown
+from sepify.report.html import as_html
+from sepify.report.markdown import as_markdown, escape_markdown
 from sepify.storage import write_json
 
 RAW = "\x1b[31m\x07\x08\x7f\x9b\u202e\u2066\u2028\u200b\ufeff\r\n"

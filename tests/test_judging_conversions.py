@@ -12,10 +12,10 @@ from test_cli import shell  # noqa: F401 (a fixture)
 from torch import nn
 
 import sepify
-from sepify.calibration.heldout import held_out, image_marks, not_held_out
 from sepify.errors import FidelityWarning, InputError, UntrainedWarning, UsageError
+from sepify.formats.torchscript_read import load_torchscript, save_torchscript
+from sepify.judging.heldout import held_out, image_marks, not_held_out
 from sepify.measuring import load_report
-from sepify.storage import load_torchscript, save_torchscript
 
 QUICK = sepify.Refinement(steps=10, batch=16)
 OTHERS = {

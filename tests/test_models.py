@@ -6,9 +6,9 @@ from nets import Plain, images, seeded
 from torch import Tensor, nn
 
 from sepify.errors import CaptureError, FileError, UsageError
-from sepify.input_note import InputNote, InputRequest
-from sepify.models import load_model, parse_dtype, parse_shape, random_inputs
-from sepify.storage import save_torchscript
+from sepify.formats.input_note import InputNote, InputRequest
+from sepify.formats.load import load_model, parse_dtype, parse_shape, random_inputs
+from sepify.formats.torchscript_read import save_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

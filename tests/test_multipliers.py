@@ -16,12 +16,12 @@ from torch import nn
 import sepify
 from sepify.capture import capture
 from sepify.cli import main
-from sepify.converting import ConversionRequest, convert_file
 from sepify.errors import DependencyError, FidelityWarning, PlanError, UntrainedWarning, UsageError
+from sepify.formats.load import load_model
+from sepify.jobs.convert import ConversionRequest, convert_file
 from sepify.measuring import load_report
-from sepify.models import load_model
-from sepify.multipliers import resize_images, target_size
 from sepify.passes.thin_channels import thin_channels, thinned_channels
+from sepify.plans.resolution import resize_images, target_size
 
 QUICK = sepify.Refinement(steps=5, batch=16)
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import sepify
 from sepify.errors import CalibrationWarning, FidelityWarning, InputError, SepifyError
-from sepify.planning.plan_file import plan_to_dict
+from sepify.plans.file import plan_to_dict
 
 X = images(32, size=8)
 PIXELS = (X * 40 + 128).clamp(0, 255).to(torch.uint8)
@@ -239,7 +239,7 @@ def test_a_loader_without_an_end_is_taken_up_to_a_number_of_images():
 
 
 def test_a_loader_without_an_end_is_taken_up_to_a_number_of_bytes(monkeypatch):
-    monkeypatch.setattr("sepify.calibration.batches.MOST_BYTES", 3 * X.numel() * 4)
+    monkeypatch.setattr("sepify.graph.batches.MOST_BYTES", 3 * X.numel() * 4)
     with pytest.warns(CalibrationWarning, match="first 96 images of the loader"):
         convert(plain(), itertools.repeat(X), refine=False)
 

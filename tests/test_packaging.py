@@ -27,14 +27,14 @@ def test_the_wheel_ships_the_demo_the_template_and_the_type_marker(built):
         "sepify/demo/fashion-mnist.npz",
         "sepify/demo/resnet.pt",
         "sepify/demo/LICENSE.fashion-mnist",
-        "sepify/measuring/report/page/report.html",
-        "sepify/measuring/report/page/style.css",
-        "sepify/measuring/report/page/report.md",
-        "sepify/measuring/report/report-4.schema.json",
-        "sepify/measuring/report/vendor/plot.min.js",
-        "sepify/measuring/report/vendor/LICENSE.plot",
-        "sepify/measuring/report/vendor/d3.min.js",
-        "sepify/measuring/report/vendor/LICENSE.d3",
+        "sepify/report/page/report.html",
+        "sepify/report/page/style.css",
+        "sepify/report/page/report.md",
+        "sepify/report/report-4.schema.json",
+        "sepify/report/vendor/plot.min.js",
+        "sepify/report/vendor/LICENSE.plot",
+        "sepify/report/vendor/d3.min.js",
+        "sepify/report/vendor/LICENSE.d3",
     } <= names
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "sepify").rglob("*.py")}
     assert sources <= names

@@ -8,7 +8,8 @@ from test_cli import Shell
 
 from sepify.cli import progress
 from sepify.cli.console import notes
-from sepify.storage import read_json, save_torchscript
+from sepify.formats.torchscript_read import save_torchscript
+from sepify.storage import read_json
 
 
 def test_a_line_after_two_seconds_and_then_one_in_ten(capsys):

@@ -15,13 +15,13 @@ from PIL import Image
 import sepify
 from sepify.cli.streams import checked_streams
 from sepify.compiling.kernel_tuning.records import FILE_NAME, Records
-from sepify.compiling.merging import merge_databases
 from sepify.compiling.targets import read_target
 from sepify.errors import DatabaseWarning, FileError, InputError, UsageError
+from sepify.formats.input_note import InputNote, read_note
+from sepify.formats.load import random_inputs
 from sepify.images import read_images, read_labelled, read_preparation
-from sepify.input_note import InputNote, read_note
-from sepify.memory import free_memory, require_memory
-from sepify.models import random_inputs
+from sepify.jobs.merge import merge_databases
+from sepify.process.memory import free_memory, require_memory
 from sepify.storage import parse_json, parse_lines, read_array, read_json, read_picture
 
 

@@ -20,8 +20,8 @@ from test_cli import Shell
 
 from sepify.cli.app import app
 from sepify.compiling.device import counting, timing
+from sepify.formats.torchscript_read import save_torchscript
 from sepify.measuring import load_report
-from sepify.storage import save_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

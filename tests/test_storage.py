@@ -8,14 +8,13 @@ import torch
 from nets import Plain, images, seeded
 
 from sepify.errors import FileError
+from sepify.formats.torchscript_read import load_torchscript, save_torchscript
 from sepify.storage import (
     atomic_path,
-    load_torchscript,
     read_array,
     read_arrays,
     read_json,
     require_writable,
-    save_torchscript,
     write_json,
 )
 

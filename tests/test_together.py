@@ -7,11 +7,12 @@ import pytest
 import torch
 from nets import Plain, seeded
 
-from sepify.converting import ConversionRequest, convert_file
 from sepify.errors import FileError, SepifyError
-from sepify.models import InputRequest
-from sepify.progress import silent
-from sepify.storage import save_torchscript, write_json, write_text, written_together
+from sepify.formats.load import InputRequest
+from sepify.formats.torchscript_read import save_torchscript
+from sepify.jobs.convert import ConversionRequest, convert_file
+from sepify.process.progress import silent
+from sepify.storage import write_json, write_text, written_together
 
 
 def state(folder: Path) -> dict[str, bytes | None]:
@@ -192,7 +193,7 @@ def test_a_report_that_is_a_folder_leaves_the_model_unwritten(model, tmp_path):
 
 
 def test_reports_are_saved_as_all_outputs_or_as_none(tmp_path):
-    from sepify.reporting import save_all
+    from sepify.jobs.report import save_all
 
     class Unrenderable:
         def save(self, path):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sepify import trial
 from sepify.errors import CaptureError, InputError, UsageError
-from sepify.input_note import InputRequest
-from sepify.models import load_model
-from sepify.trial import MEMORY, SECONDS
+from sepify.formats import trial
+from sepify.formats.input_note import InputRequest
+from sepify.formats.load import load_model
+from sepify.formats.trial import MEMORY, SECONDS
 
 SHAPE = InputRequest(((1, 3, 8, 8),))
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from sepify.calibration.batches import Batch
 from sepify.calibration.blocks import Block, find_blocks
-from sepify.capture.inputs import restored_buffers
 from sepify.errors import first_line
+from sepify.graph.batches import Batch
+from sepify.graph.inputs import restored_buffers
 
 Values = dict[fx.Node, Any]
 

@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 from sepify.calibration.blocks import Block
 from sepify.calibration.following import Images
-from sepify.calibration.lockstep import Edges, run_block
+from sepify.calibration.replay import Edges, run_block
 from sepify.errors import first_line
 from sepify.factorize.coordinates import Coordinates, whiten
 from sepify.factorize.factors import Factors
-from sepify.passes.graph import called_module
+from sepify.graph.modules import called_module
 
 Tell = Callable[[int, int], None]  # steps done, steps in all
 

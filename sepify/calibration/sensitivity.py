@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import computing_nodes
 from sepify.calibration.following import Values
-from sepify.calibration.lockstep import run_node
+from sepify.calibration.output_loss import OutputLoss, Outputs, output_tensors
+from sepify.calibration.replay import run_node
 from sepify.errors import ConversionError, first_line
 from sepify.factorize.factors import Factors
 from sepify.factorize.statistics import extract_patches
-from sepify.planning.output_loss import OutputLoss, Outputs, output_tensors
-from sepify.progress import Progress
+from sepify.graph.batches import Batch, image_count
+from sepify.process.progress import Progress
 
 Call = tuple[str, Tensor, Tensor]  # of a convolution: its name, its input, a probe at its output
 

@@ -8,20 +8,25 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
-from sepify.calibration.activate import activate, activate_blindly, fit_pointwise, judge_pointwise
-from sepify.calibration.batches import Batch, image_count
 from sepify.calibration.blocks import Block
-from sepify.calibration.gathering import HELDOUT, MEMORY, gather, require_finite, require_solved
-from sepify.calibration.lockstep import Edges, Feed, solve_in_step
+from sepify.calibration.mobilenet_block import (
+    activate,
+    activate_blindly,
+    fit_pointwise,
+    judge_pointwise,
+)
+from sepify.calibration.moments import HELDOUT, MEMORY, gather, require_finite, require_solved
 from sepify.calibration.refine import Refinement, refine_block
+from sepify.calibration.replay import Edges, Feed, solve_in_step
 from sepify.errors import CalibrationWarning, InputError
 from sepify.factorize.factors import Factors
 from sepify.factorize.least_squares import Solution
 from sepify.factorize.svd import factorize_svd
-from sepify.passes.graph import leaf_around
+from sepify.graph.batches import Batch, image_count
+from sepify.graph.modules import leaf_around
 from sepify.passes.inference import inference_copy
-from sepify.planning.plan import Decision, Plan
-from sepify.progress import Progress
+from sepify.plans.plan import Decision, Plan
+from sepify.process.progress import Progress
 
 FEW = 2  # positions for each element of a patch, below which the user is warned
 

@@ -7,7 +7,6 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from sepify.capture.captured import Captured, checked
-from sepify.capture.comparing import difference
 from sepify.capture.exported import example_inputs_of
 from sepify.capture.front_ends import (
     from_export,
@@ -17,13 +16,14 @@ from sepify.capture.front_ends import (
     from_torchscript,
     from_value_tracer,
 )
-from sepify.capture.inputs import require_tensors, run_in_place
 from sepify.capture.plain import has_hooks, plain_copy
 from sepify.capture.reference import Reference, reference_run
 from sepify.capture.supported import require_supported
 from sepify.capture.torchscript import require_operators
 from sepify.errors import CaptureError, InputError
-from sepify.process_state import keeps_process_state
+from sepify.graph.comparing import difference
+from sepify.graph.inputs import require_tensors, run_in_place
+from sepify.process.state import keeps_process_state
 
 Model = nn.Module | fx.GraphModule | torch.jit.ScriptModule | ExportedProgram
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from sepify.capture.comparing import difference
-from sepify.capture.inputs import Inputs, describe, run_restored
 from sepify.capture.own_state import OwnState
 from sepify.errors import CaptureError, UsageError, first_line
+from sepify.graph.comparing import difference
+from sepify.graph.inputs import Inputs, describe, run_restored
 
 REORDERED = ("torchscript", "torch-export")
 """Front ends that may compute the same by other operators; the others give the same bits."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-_OURS = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))
+_HERE = Path(__file__).parent
+_OURS = tuple(f"{p}{os.sep}" for p in (Path(torch.__file__).parent, _HERE, _HERE.parent / "graph"))
 
 
 def running_line() -> str:

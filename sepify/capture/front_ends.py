@@ -10,8 +10,6 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from sepify.capture.captured import Captured, checked, following
-from sepify.capture.comparing import difference
-from sepify.capture.copying import copy_module
 from sepify.capture.exported import (
     OPENNESS,
     Rebuilt,
@@ -21,17 +19,19 @@ from sepify.capture.exported import (
     state_of_program,
     varied,
 )
-from sepify.capture.inputs import Inputs, run_restored
 from sepify.capture.leaves import mark_opaque_leaves
-from sepify.capture.memory import Memory
 from sepify.capture.plain import is_training, made_plain, plain_copy, training_note
 from sepify.capture.raising import raise_modules
 from sepify.capture.reference import Reference
+from sepify.capture.size_independent import trace_widely
 from sepify.capture.symbolic import drop_unresolved_annotations, symbolic_trace
 from sepify.capture.torchscript import import_torchscript
-from sepify.capture.widely import trace_widely
 from sepify.errors import CaptureError, InputError
-from sepify.passes.graph import set_module
+from sepify.graph.comparing import difference
+from sepify.graph.copying import copy_module
+from sepify.graph.inputs import Inputs, run_restored
+from sepify.graph.modules import set_module
+from sepify.graph.own_memory import Memory
 
 ALL_KINDS = ("conv", "bn", "linear", "dropout")
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
+from sepify.graph.operators import CONVOLUTIONS, node_name
+
 CONSTANT_PREFIX = "_tensor_constant"  # torch.fx's name for a tensor that has none of its own
 
 _CONV = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
@@ -55,27 +57,6 @@ _SIGNATURES: dict[str, dict[str, Any]] = {
     "dropout": {"input": None, "p": 0.5, "train": True},
 }
 
-_BUILTINS: dict[Any, str] = {
-    torch.conv1d: "conv1d",
-    torch.conv2d: "conv2d",
-    torch.conv3d: "conv3d",
-    torch.conv_transpose1d: "conv_transpose1d",
-    torch.conv_transpose2d: "conv_transpose2d",
-    torch.conv_transpose3d: "conv_transpose3d",
-    torch.convolution: "convolution",
-    torch._convolution: "_convolution",
-    torch._convolution_mode: "_convolution_mode",
-    torch.batch_norm: "batch_norm",
-    nn.functional.batch_norm: "F.batch_norm",
-    torch._C._nn.linear: "linear",
-    torch.dropout: "dropout",
-}
-
-CONVOLUTIONS = (
-    *("conv1d", "conv2d", "conv3d", "_convolution_mode", "convolution", "_convolution"),
-    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-)
-"""Every name that torch has for a convolution as a function."""
 
 _CONV_MODULES: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED_MODULES: dict[int, Callable[..., nn.Module]] = {
@@ -250,20 +231,6 @@ def _bind(node: fx.Node, names: Sequence[str]) -> dict[str, Any] | None:
     bound.update(zip(bound, node.args, strict=False))
     bound.update(node.kwargs)
     return bound if isinstance(bound["input"], fx.Node) else None
-
-
-def node_name(node: fx.Node) -> str:
-    """The name of the function that a node calls, one for all its spellings; "" if unknown."""
-    return _BUILTINS.get(node.target) or _aten_name(node.target)
-
-
-def _aten_name(target: Any) -> str:
-    if isinstance(target, torch._ops.OpOverload):
-        target = target.overloadpacket
-    if isinstance(target, torch._ops.OpOverloadPacket):
-        qualified: str = target._qualified_op_name
-        return qualified.removeprefix("aten::")
-    return ""
 
 
 def _stored(bound: Mapping[str, Any], *names: str) -> dict[str, fx.Node] | None:

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from sepify.capture.comparing import difference
-from sepify.capture.copying import copy_to_run
-from sepify.capture.inputs import Inputs, run, run_in_place
 from sepify.errors import first_line
-from sepify.passes.graph import OPAQUE, convolutions_inside, set_module
+from sepify.graph.comparing import difference
+from sepify.graph.copying import copy_to_run
+from sepify.graph.inputs import Inputs, run, run_in_place
+from sepify.graph.modules import OPAQUE, convolutions_inside, set_module
 
 
 def mark_opaque_leaves(graph_module: fx.GraphModule, inputs: Inputs) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
-from sepify.capture.comparing import difference
-from sepify.capture.copying import copy_module
-from sepify.capture.inputs import Inputs, run_in_place
-from sepify.capture.memory import Memory
+from sepify.graph.comparing import difference
+from sepify.graph.copying import copy_module
+from sepify.graph.inputs import Inputs, run_in_place
+from sepify.graph.own_memory import Memory
 
 if TYPE_CHECKING:
     from sepify.capture.reference import Reference

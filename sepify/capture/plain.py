@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
-from sepify.capture.copying import copy_module
+from sepify.graph.copying import copy_module
 
 HOOKS = (
     "_forward_pre_hooks",

@@ -11,18 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sepify.capture.copying import copy_module
-from sepify.capture.inputs import (
-    Inputs,
-    describe,
-    forward_arguments,
-    restored_buffers,
-    run_in_place,
-)
-from sepify.capture.memory import Memory
 from sepify.capture.own_state import OwnState, own_state
 from sepify.capture.plain import is_plain, is_training
 from sepify.errors import CaptureError, InputError
+from sepify.graph.copying import copy_module
+from sepify.graph.inputs import Inputs, describe, forward_arguments, restored_buffers, run_in_place
+from sepify.graph.own_memory import Memory
 
 
 @dataclass

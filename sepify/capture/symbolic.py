@@ -16,9 +16,9 @@ from torch.fx.node import Argument
 from torch.fx.proxy import ParameterProxy
 
 from sepify.capture.frames import failed_line
-from sepify.capture.inputs import restored_buffers
 from sepify.capture.raising import compiled_when_raised, raise_modules
 from sepify.errors import CaptureError, first_line
+from sepify.graph.inputs import restored_buffers
 
 _SIMPLE = (torch.Tensor, int, float, bool)
 _AS_IT_IS = frozenset({int, float, bool, str, type(None), type(...), torch.dtype, torch.device})

@@ -16,13 +16,13 @@ from torch import Tensor, fx, nn
 
 from sepify.capture.constructors import recorded_constructors
 from sepify.capture.frames import running_line
-from sepify.capture.inputs import Inputs
 from sepify.capture.known import Known, dependence
 from sepify.capture.proxies import ValueProxy
 from sepify.capture.symbolic import Arguments, LayerTracer, Traced, split_arguments, trace_with
 from sepify.capture.torchscript.scalars import negated_node
 from sepify.capture.torchscript.values import Dependence
 from sepify.errors import CaptureError
+from sepify.graph.inputs import Inputs
 
 CHECKED = "captured for inputs with "  # how the message of a check begins
 

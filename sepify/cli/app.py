@@ -34,7 +34,7 @@ from sepify.cli.outcome import Outcome
 from sepify.cli.streams import checked_streams
 from sepify.errors import SepifyError
 from sepify.printable import printable
-from sepify.processes import is_main_process, leave_current_folder
+from sepify.process.starting import is_main_process, leave_current_folder
 
 
 @contextmanager

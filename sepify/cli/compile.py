@@ -73,9 +73,10 @@ def compile(
 ) -> Outcome:
     """Compile a model with TVM for a CPU. What this machine can run is checked against torch before
     it is kept; a bundle for another one checks itself there: its self-test."""
-    from sepify.compiling import CompilationRequest, compile_file, targets
+    from sepify.compiling import targets
     from sepify.compiling.device.boards import find_farm
     from sepify.errors import UsageError
+    from sepify.jobs.compile import CompilationRequest, compile_file
 
     if target == "list":
         table = Table.grid(padding=(0, 2))

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from sepify.errors import SepifyWarning
 from sepify.printable import printable
-from sepify.processes import is_main_process
+from sepify.process.starting import is_main_process
 
 
 class _PrintableConsole(Console):

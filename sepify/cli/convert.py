@@ -109,8 +109,8 @@ def convert(
     dtype: Types = None,
 ) -> Outcome:
     """Rewrite a model's convolutions into depthwise + pointwise ones."""
-    from sepify.converting import ConversionRequest, convert_file
-    from sepify.lessons import Lesson
+    from sepify.jobs.convert import ConversionRequest, convert_file
+    from sepify.jobs.distillation import Lesson
 
     lesson = None
     if distill is None:

@@ -42,7 +42,7 @@ def count(
     """Instructions, multiply-adds, loads and stores of one inference, counted under qemu-user, and
     bytes of code, weights and memory. Never a time: an emulator's says nothing about a board's."""
     from sepify.compiling.device.counting import footprint, footprint_json, footprint_table
-    from sepify.models import load_model
+    from sepify.formats.load import load_model
     from sepify.storage import require_writable, write_json
 
     if output is not None:

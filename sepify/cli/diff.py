@@ -20,7 +20,7 @@ def diff(
     second: Annotated[Path, typer.Argument(help="plan.json; - is stdin")],
 ) -> Outcome:
     """What the second plan does differently from the first."""
-    from sepify.plan_files import diff_files
+    from sepify.jobs.plan import diff_files
 
     found = diff_files(first, second)
     return Outcome(found.render(), found.to_dict())

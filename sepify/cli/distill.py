@@ -78,8 +78,8 @@ def distill(
 
     Runs in several processes or on several machines under `accelerate launch -m sepify distill`.
     """
-    from sepify.distill_files import DistillationRequest, distill_file
-    from sepify.lessons import Lesson
+    from sepify.jobs.distill import DistillationRequest, distill_file
+    from sepify.jobs.distillation import Lesson
 
     lesson = Lesson(
         data=data,

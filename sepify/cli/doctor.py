@@ -12,7 +12,7 @@ EXAMPLES = (
 
 def doctor() -> Outcome:
     """What is installed, what this CPU can do, and what is missing for which command."""
-    from sepify.doctoring import examine, render
+    from sepify.jobs.doctor import examine, render
 
     found = examine()
     return Outcome(render(found), found.to_dict())

@@ -14,8 +14,8 @@ EXAMPLES = (
 
 def inspect(model: Model, input_shape: Shapes = None, dtype: Types = None) -> Outcome:
     """What is worth converting: layers, their cost, how separable each is, MACs at ranks 1 to 3."""
-    from sepify.inspecting import inspect_model, render
-    from sepify.models import load_model
+    from sepify.formats.load import load_model
+    from sepify.jobs.inspect import inspect_model, render
 
     loaded = load_model(model, input_request(input_shape, dtype))
     with progress_bar() as progress:

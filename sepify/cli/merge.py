@@ -21,7 +21,7 @@ def merge(
     into: Annotated[Path, typer.Option(help="Folder that gets what it lacks; may be new")],
 ) -> Outcome:
     """Put the tuning records of several folders into one, each once."""
-    from sepify.compiling.merging import merge_databases
+    from sepify.jobs.merge import merge_databases
 
     added = merge_databases(sources, into)
     shown = f"{added['kernels']} records of own kernels and {added['metaschedule']} of MetaSchedule"

@@ -11,8 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
-    from sepify.evidence import DataRequest
-    from sepify.input_note import InputRequest
+    from sepify.formats.input_note import InputRequest
+    from sepify.jobs.data_options import DataRequest
 
 Model = Annotated[str, typer.Argument(help="A .pt or .pt2 file, or module:factory")]
 Shapes = Annotated[
@@ -136,7 +136,7 @@ def data_request(
     mirror: bool = False,
 ) -> DataRequest:
     """The options that name data, and the command that they stand in."""
-    from sepify.evidence import DataRequest
+    from sepify.jobs.data_options import DataRequest
 
     command = shlex.join(["sepify", *sys.argv[1:]])
     return DataRequest(data, calibration, preprocess, metric, command, mirror)
@@ -155,8 +155,8 @@ def refuse_given(without: str, options: dict[str, object]) -> None:
 
 def input_request(shapes: list[str] | None, dtypes: list[str] | None) -> InputRequest:
     """The inputs that --input-shape and --dtype name. Raises UsageError where one says nothing."""
-    from sepify.input_note import InputRequest
-    from sepify.models import parse_dtype, parse_shape
+    from sepify.formats.input_note import InputRequest
+    from sepify.formats.load import parse_dtype, parse_shape
 
     return InputRequest(
         tuple(parse_shape(text) for text in shapes or ()),

@@ -71,7 +71,7 @@ def plan(
     dtype: Types = None,
 ) -> Outcome:
     """Choose order and rank of each convolution for a budget."""
-    from sepify.plan_files import PlanningRequest, plan_file
+    from sepify.jobs.plan import PlanningRequest, plan_file
 
     request = PlanningRequest(
         model=model,

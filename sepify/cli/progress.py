@@ -17,7 +17,7 @@ from rich.progress import (
 
 from sepify.cli.console import err, notes
 from sepify.printable import printable
-from sepify.processes import is_main_process
+from sepify.process.starting import is_main_process
 
 FIRST_LINE = 2.0  # seconds after which the first line comes where there is no terminal
 NEXT_LINE = 10.0  # and the others, at least

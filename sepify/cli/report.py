@@ -76,9 +76,9 @@ def report(
     """Compare two models: MACs, FLOPs, parameters, size, latency, accuracy, fidelity; or several
     reports."""
     from sepify.errors import UsageError
-    from sepify.measuring.report.comparison import compare_reports
-    from sepify.measuring.report.model import report_schema
-    from sepify.reporting import ReportRequest, parse_ranks, report_files, save_all
+    from sepify.jobs.report import ReportRequest, parse_ranks, report_files, save_all
+    from sepify.report.comparison import compare_reports
+    from sepify.report.model import report_schema
 
     given, outputs = models or [], tuple(output or ())
     if schema:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from sepify.errors import FileError
-from sepify.storage.faults import cause
+from sepify.faults import cause
 
 
 @contextmanager

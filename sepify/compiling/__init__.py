@@ -2,20 +2,17 @@
 
 from sepify.compiling.bundle import Bundle, make_bundle
 from sepify.compiling.device.boards import Farm, find_farm
-from sepify.compiling.files import CompilationRequest, compile_file
 from sepify.compiling.model import CompiledMetadata, CompiledModel, load_compiled
 from sepify.compiling.pipeline import compile
 from sepify.compiling.targets import Target, read_target, targets
 
 __all__ = [
     "Bundle",
-    "CompilationRequest",
     "CompiledMetadata",
     "CompiledModel",
     "Farm",
     "Target",
     "compile",
-    "compile_file",
     "find_farm",
     "load_compiled",
     "make_bundle",

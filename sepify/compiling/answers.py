@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from sepify.errors import CompileError
-from sepify.passes.graph import with_dict_outputs
+from sepify.passes.plain_dict_outputs import with_dict_outputs
 
 Structure = dict[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sepify.machine import cpuinfo
+from sepify.process.machine import cpuinfo
 
 # LLVM's name of an extension -> that in Linux's /proc/cpuinfo, without dots and underscores;
 # the others are the same

@@ -17,7 +17,7 @@ from tvm.s_tir.meta_schedule.builder.local_builder import _worker_func
 from tvm.support import popen_pool
 from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker, StatusKind
 
-from sepify.processes import python_command, python_environment
+from sepify.process.starting import python_command, python_environment
 
 _WORKERS = 2
 _SECONDS = 60  # for one candidate

@@ -22,7 +22,8 @@ from sepify.compiling.old_folder import METADATA, require_replaceable
 from sepify.compiling.tuning import plain_loops
 from sepify.compiling.weight_files import map_weights, write_weights
 from sepify.errors import CompileError, FileError, InputError
-from sepify.storage import atomic_path, decode, file_digest, read_json, reading, write_json
+from sepify.faults import reading
+from sepify.storage import atomic_path, decode, file_digest, read_json, write_json
 
 FORMAT = 4
 _LIBRARY = "module.so"

@@ -23,8 +23,8 @@ from sepify.compiling.model import (
 from sepify.compiling.prepare import STAGES, prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import CompileError
-from sepify.process_state import keeps_process_state
-from sepify.progress import guarded
+from sepify.process.progress import guarded
+from sepify.process.state import keeps_process_state
 
 MAX_RELATIVE_ERROR = 1e-4
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.capture import capture
-from sepify.capture.copying import copy_module, copy_to_run
 from sepify.compiling.answers import Structure, return_tensors, take_apart
 from sepify.compiling.blame import layers_that_call
 from sepify.compiling.budget import Budget
@@ -24,6 +23,7 @@ from sepify.compiling.own_kernels import Lowered, lower_with_records
 from sepify.compiling.targets import Target
 from sepify.compiling.tuning import Tuned, database_root, tune_operators
 from sepify.errors import CompileError, InputError, first_line
+from sepify.graph.copying import copy_module, copy_to_run
 from sepify.passes.as_conv2d import as_conv2d
 from sepify.passes.fold_batchnorm import fold_batchnorm
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sepify.errors import FileError
-from sepify.storage import file_digest, reading
+from sepify.faults import reading
+from sepify.storage import file_digest
 
 
 def write_weights(folder: Path, weights: Sequence[Tensor]) -> list[str]:

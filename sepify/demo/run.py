@@ -11,16 +11,17 @@ from torch import Tensor, fx
 
 from sepify.capture import capture
 from sepify.compiling import compile as compile_model
-from sepify.convert import convert
+from sepify.conversion import convert
 from sepify.demo.data import CLASSES, DATA_FILE, MODEL_FILE, load_demo_data
-from sepify.evidence import DataRequest, origin_of
-from sepify.forms import to_torchscript
+from sepify.formats import to_torchscript
+from sepify.formats.torchscript_read import load_torchscript, save_torchscript
+from sepify.jobs.data_options import DataRequest, origin_of
 from sepify.measuring import Report, compare
-from sepify.measuring.report.model import Origin
-from sepify.planning.plan import Plan
-from sepify.planning.plan_file import save_plan
-from sepify.progress import Progress
-from sepify.storage import load_torchscript, require_writable, save_torchscript, written_together
+from sepify.plans.file import save_plan
+from sepify.plans.plan import Plan
+from sepify.process.progress import Progress
+from sepify.report.model import Origin
+from sepify.storage import require_writable, written_together
 
 CALIBRATION_IMAGES = 1_024
 COMPARED_RANKS = (1, 2, 3)

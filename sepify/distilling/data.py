@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 from sepify.errors import DistillationWarning, InputError, UsageError
-from sepify.measuring.outputs import batch_size_for
-from sepify.storage import users_code, users_items
+from sepify.faults import users_code, users_items
+from sepify.graph.running import batch_size_for
 
 Batch = tuple[Tensor, ...]
 Source = Tensor | tuple[Tensor, ...] | Dataset[Any] | Iterable[Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from sepify.distilling.pair import DistillationPair
-from sepify.measuring.outputs import evaluating
+from sepify.graph.running import evaluating
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from sepify.calibration.heldout import not_held_out
 from sepify.capture import Model
 from sepify.distilling.accelerating import accelerator_for
 from sepify.distilling.augment import Augment
@@ -29,8 +28,9 @@ from sepify.distilling.pair import DistillationPair
 from sepify.distilling.run import Keeping, Run
 from sepify.distilling.training import Training
 from sepify.errors import DistillationWarning, InputError, UsageError
-from sepify.process_state import keeps_process_state
-from sepify.progress import Progress, guarded
+from sepify.judging.heldout import not_held_out
+from sepify.process.progress import Progress, guarded
+from sepify.process.state import keeps_process_state
 from sepify.storage import require_writable
 
 

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten
 
 from sepify.capture import Captured, Model, capture
-from sepify.capture.copying import copy_module
 from sepify.distilling.losses import Losses, TaskLoss, are_class_scores, soft_targets
 from sepify.distilling.precision import spare_strided_depthwise
 from sepify.distilling.taps import Pair, comparable_layers, tapped
 from sepify.errors import CaptureError, InputError, UsageError
-from sepify.measuring.outputs import answer, evaluating
-from sepify.multipliers import resize_images
+from sepify.graph.copying import copy_module
+from sepify.graph.running import answer, evaluating
+from sepify.plans.resolution import resize_images
 
 FLOOR = 1e-12  # of a variance: a layer that always puts out the same
 IGNORED = -100  # a label that torch's cross_entropy leaves out

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sepify.passes.graph import called_module
+from sepify.graph.modules import called_module
 
 Pair = tuple[int, int]
 

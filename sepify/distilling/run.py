@@ -29,8 +29,8 @@ from sepify.distilling.training import (
 )
 from sepify.distilling.unchanged import freeze_unchanged
 from sepify.errors import DistillationError, InputError, SepifyError, UsageError
-from sepify.progress import Progress
-from sepify.storage import told
+from sepify.faults import told
+from sepify.process.progress import Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from sepify.passes.graph import called_module
+from sepify.graph.modules import called_module
 from sepify.passes.separate import separable_names
 
 

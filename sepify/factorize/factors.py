@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Order = Literal["dw-pw", "pw-dw"]
-ORDERS: tuple[Order, ...] = ("dw-pw", "pw-dw")
-
+from sepify.plans.forms import Order
 
 BATCHNORM_EPS = 1e-5  # PyTorch's default, which the layers that are made here have
 
@@ -83,14 +80,6 @@ class Factors:
             return torch.einsum("nmr,mrhw->nmhw", mix, filters)
         mix = self.pointwise.reshape(-1, self.rank, self.pointwise.shape[1])  # (N, r, M)
         return torch.einsum("nrm,nrhw->nmhw", mix, self.depthwise)
-
-
-def full_rank(kernel: tuple[int, ...], order: Order) -> int:
-    """The rank at which a kernel (N, M, kh, kw) is reproduced exactly: min(N, kh*kw) for dw-pw,
-    min(M, kh*kw) for pw-dw (the ranks of the matrices that are factorised)."""
-    out_channels, in_channels, kh, kw = kernel
-    channels = out_channels if order == "dw-pw" else in_channels
-    return min(channels, kh * kw)
 
 
 def run_factors(factors: Factors, conv: nn.Conv2d, x: Tensor) -> Tensor:

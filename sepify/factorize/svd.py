@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sepify.errors import ConversionError
-from sepify.factorize.factors import Factors, Order, full_rank
+from sepify.factorize.factors import Factors
+from sepify.plans.forms import Order, full_rank
 
 
 def factorize_svd(weight: Tensor, bias: Tensor | None, order: Order, rank: int) -> Factors:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sepify.errors import DependencyError, UsageError, first_line
-from sepify.storage import MOST_PIXELS, read_json, users_code
+from sepify.faults import users_code
+from sepify.storage import MOST_PIXELS, read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepify.calibration.batches import channels_last_hint, whole_numbers
 from sepify.errors import InputError, UsageError
+from sepify.faults import users_items
+from sepify.graph.batches import channels_last_hint, whole_numbers
 from sepify.images.preparation import Preparation, for_shape
 from sepify.images.sources import Source, open_source
-from sepify.memory import require_memory
-from sepify.storage import users_items
+from sepify.process.memory import require_memory
 
 CALIBRATION_IMAGES = 1_024  # of a folder, evenly spread; what is held in memory already stays whole
 BATCH = 64

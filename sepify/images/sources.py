@@ -13,15 +13,9 @@ import torch
 from torch import Tensor
 
 from sepify.errors import DependencyError, FileError, InputError, UsageError
-from sepify.models import import_named, names_a_function
-from sepify.storage import (
-    read_array,
-    read_arrays,
-    read_picture,
-    reading,
-    users_code,
-    users_items,
-)
+from sepify.faults import reading, users_code, users_items
+from sepify.formats.load import import_named, names_a_function
+from sepify.storage import read_array, read_arrays, read_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image

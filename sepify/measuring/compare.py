@@ -12,36 +12,29 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-from sepify.capture.copying import copy_module
 from sepify.errors import CaptureError, InputError, UsageError
-from sepify.machine import installed_versions, this_machine, usable_cpus
-from sepify.measuring.board import require_board, time_on_board
-from sepify.measuring.contenders import (
-    Compiled,
-    Runner,
-    gather,
-    onnx_runner,
-    torch_runner,
-    tvm_runner,
-)
+from sepify.graph.copying import copy_module
+from sepify.graph.running import AFTER, BEFORE, Inputs, answer, as_inputs, evaluating
+from sepify.judging.doubts import doubts, unclaimed
+from sepify.judging.layer_errors import layer_errors
+from sepify.judging.metrics import Metric
 from sepify.measuring.cost import measure_cost, stored_size
-from sepify.measuring.data import AFTER, BEFORE, Labelled
-from sepify.measuring.doubts import doubts, unclaimed
+from sepify.measuring.data import Labelled
 from sepify.measuring.judging import PERHAPS_FITTED, Evidence, judge, judge_variants
-from sepify.measuring.latency import Contender, Latency, Skipped, Which, race, summarise
-from sepify.measuring.layer_errors import layer_errors
 from sepify.measuring.layers import pair_layers, plan_document
-from sepify.measuring.metrics import Metric
 from sepify.measuring.notes import board_notes, latency_notes, shape_note
-from sepify.measuring.outputs import Inputs, answer, as_inputs, evaluating
 from sepify.measuring.rank_curves import rank_curves
-from sepify.measuring.report.model import Origin, Prospect, Report, Totals
-from sepify.multipliers import inputs_for, reduced_first
 from sepify.planning.frontier import trace_frontier
 from sepify.planning.measurements import Measurements
-from sepify.planning.plan import Plan
-from sepify.process_state import keeps_process_state
-from sepify.progress import Progress, guarded, silent
+from sepify.plans.plan import Plan
+from sepify.plans.resolution import inputs_for, reduced_first
+from sepify.process.machine import installed_versions, this_machine, usable_cpus
+from sepify.process.progress import Progress, guarded, silent
+from sepify.process.state import keeps_process_state
+from sepify.report.model import Origin, Prospect, Report, Totals
+from sepify.timing.board import require_board, time_on_board
+from sepify.timing.race import Contender, Latency, Skipped, Which, race, summarise
+from sepify.timing.runtimes import Compiled, Runner, gather, onnx_runner, torch_runner, tvm_runner
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm

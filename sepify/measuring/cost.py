@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sepify.errors import InputError, first_line
-from sepify.measuring.outputs import Inputs, as_inputs, evaluating, shapes_of
-from sepify.storage import save_state, save_torchscript
+from sepify.formats.torchscript_read import save_torchscript
+from sepify.graph.running import Inputs, as_inputs, evaluating, shapes_of
+from sepify.storage import save_state
 
 
 @dataclass(frozen=True)

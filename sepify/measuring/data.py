@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from sepify.errors import DataWarning, InputError
-from sepify.measuring.accuracy import (
+from sepify.faults import users_items
+from sepify.graph.running import AFTER, BEFORE, Inputs, Network, answer, batch_size_for, evaluating
+from sepify.judging.changes import Changes, ChangeTally
+from sepify.judging.fidelity import Fidelity, Outputs, fidelity
+from sepify.judging.metrics import Metric, MetricResult, metric_result, metric_values
+from sepify.judging.statistics import (
     Accuracy,
     accuracy,
     check_labels,
@@ -19,18 +24,12 @@ from sepify.measuring.accuracy import (
     require_one_each,
     wilson,
 )
-from sepify.measuring.changes import Changes, ChangeTally
-from sepify.measuring.fidelity import Fidelity, Outputs, fidelity
-from sepify.measuring.metrics import Metric, MetricResult, metric_result, metric_values
 from sepify.measuring.notes import chance_note
-from sepify.measuring.outputs import Inputs, Network, answer, batch_size_for, evaluating
-from sepify.progress import Progress
-from sepify.storage import users_items
+from sepify.process.progress import Progress
 
 Labelled = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 
 TOP5_CLASSES = 6  # below that, five guesses are all there are
-BEFORE, AFTER = "the original network", "the converted network"
 
 
 @dataclass(frozen=True)

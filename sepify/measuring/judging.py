@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from sepify.calibration.heldout import image_marks
+from sepify.graph.running import Inputs, as_inputs, evaluating
+from sepify.judging.fidelity import alike
+from sepify.judging.heldout import image_marks
+from sepify.judging.metrics import Metric
 from sepify.measuring.cost import measure_cost
 from sepify.measuring.data import Labelled, Scores, agree, score, score_metric
-from sepify.measuring.fidelity import alike
-from sepify.measuring.metrics import Metric
 from sepify.measuring.notes import accuracy_notes, chance_note
-from sepify.measuring.outputs import Inputs, as_inputs, evaluating
-from sepify.measuring.report.model import Variant
-from sepify.planning.plan import Plan
-from sepify.progress import Progress
+from sepify.plans.plan import Plan
+from sepify.process.progress import Progress
+from sepify.report.model import Variant
 
 HELD_OUT = "held out: used for nothing else"
 PERHAPS_FITTED = "which the network may have been fitted to"

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from sepify.measuring.cost import LayerCost, ModelCost
-from sepify.measuring.report.model import LayerRow, RankPoint
-from sepify.planning.plan import Decision, Plan
-from sepify.planning.plan_file import plan_to_dict
+from sepify.plans.file import plan_to_dict
+from sepify.plans.plan import Decision, Plan
+from sepify.report.model import LayerRow, RankPoint
 
 REST = "(everything else)"
 

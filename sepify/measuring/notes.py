@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sepify.machine import Machine
-from sepify.measuring.accuracy import Accuracy, Interval
-from sepify.measuring.board import BoardLatency
-from sepify.measuring.latency import Latency, LatencyRow, Spread
-from sepify.measuring.report.words import milliseconds, percent, threads_text
-from sepify.planning.plan import Plan
+from sepify.judging.number_words import milliseconds, percent, threads_text
+from sepify.judging.statistics import Accuracy, Interval
+from sepify.plans.plan import Plan
+from sepify.process.machine import Machine
+from sepify.timing.board import BoardLatency
+from sepify.timing.race import Latency, LatencyRow, Spread
 
 BUSY = 0.1  # of the machine's CPUs in other processes' hands: from here latencies are doubtful
 

@@ -7,12 +7,13 @@ from torch import Tensor, fx, nn
 
 from sepify.capture import capture
 from sepify.errors import CaptureError
-from sepify.factorize.factors import ORDERS, Order, full_rank
-from sepify.measuring.outputs import Inputs
-from sepify.measuring.report.model import RankPoint
-from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost
+from sepify.graph.convolutions import Convolution, survey
+from sepify.graph.maps import Maps, measure_maps
+from sepify.graph.running import Inputs
 from sepify.planning.measurements import Measurements
-from sepify.planning.survey import Convolution, survey
+from sepify.plans.costs import separable_cost, standard_cost
+from sepify.plans.forms import ORDERS, Order, full_rank
+from sepify.report.model import RankPoint
 
 HIGHEST = 16  # larger windows have full ranks up to their area; nobody would go there
 NOT_JUDGED: tuple[float | None, bool] = (None, False)

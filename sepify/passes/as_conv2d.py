@@ -13,7 +13,7 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from sepify.passes.graph import called_module, set_module
+from sepify.graph.modules import called_module, set_module
 
 _Conv = nn.modules.conv._ConvNd
 _LINES = {nn.Conv1d, nn.ConvTranspose1d}

@@ -9,8 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sepify.passes.following import meets
-from sepify.passes.graph import call_counts, called_module
+from sepify.graph.following import meets
+from sepify.graph.modules import call_counts, called_module
 from sepify.passes.separate import activation
 
 ADDED_NORMS = ("depthwise_bn", "pointwise_bn")

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sepify.passes.graph import call_counts, called_module, is_plain_conv, set_module
+from sepify.graph.modules import call_counts, called_module, is_plain_conv, set_module
 
 
 def fold_batchnorm(graph_module: fx.GraphModule, untouched: Collection[str] = ()) -> fx.GraphModule:

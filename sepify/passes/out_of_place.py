@@ -11,7 +11,7 @@ from torch import fx
 from torch.fx.node import has_side_effect
 from torch.nn import functional as F
 
-from sepify.passes.graph import called_module
+from sepify.graph.modules import called_module
 
 _OPERATORS = {
     operator.iadd: operator.add,

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sepify.errors import InputError
-from sepify.passes.graph import buffers_put_back
+from sepify.graph.modules import buffers_put_back
 
 
 @torch.no_grad()

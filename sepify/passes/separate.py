@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from sepify.errors import ConversionError
 from sepify.factorize.factors import BATCHNORM_EPS, Between, Factors
-from sepify.passes.graph import called_module, leaf_around, set_module
+from sepify.graph.modules import called_module, leaf_around, set_module
 
 ROLES = {"dw-pw": ("depthwise", "pointwise"), "pw-dw": ("pointwise", "depthwise")}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sepify.passes.graph import buffers_put_back
+from sepify.graph.modules import buffers_put_back
 
 
 @torch.no_grad()

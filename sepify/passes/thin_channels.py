@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.errors import ConversionError, DependencyError
-from sepify.passes.following import meets
-from sepify.passes.graph import called_module
+from sepify.graph.following import meets
+from sepify.graph.modules import called_module
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 NOT_THINNED = "not thinned as asked"  # how a note on that begins

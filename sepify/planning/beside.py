@@ -7,10 +7,10 @@ from enum import Enum
 from typing import Final
 
 from sepify.errors import UsageError
-from sepify.factorize.factors import Order, full_rank
-from sepify.planning.plan import Plan
-from sepify.planning.survey import Convolution
+from sepify.graph.convolutions import Convolution
 from sepify.planning.uniform import Filter, refusals
+from sepify.plans.forms import Order, full_rank
+from sepify.plans.plan import Plan
 
 
 class Unset(Enum):

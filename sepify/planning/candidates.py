@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sepify.factorize.factors import ORDERS, full_rank
-from sepify.planning.costs import Maps, separable_cost, standard_cost
+from sepify.graph.convolutions import Convolution
+from sepify.graph.maps import Maps
 from sepify.planning.measurements import Candidate, Layer
-from sepify.planning.plan import Cost
-from sepify.planning.survey import Convolution
+from sepify.plans.costs import separable_cost, standard_cost
+from sepify.plans.forms import ORDERS, full_rank
+from sepify.plans.plan import Cost
 
 # Multiply-adds of one step of the pw-dw solver, N * (r * M)^3: above this its least squares takes
 # longer than everything else together, and dw-pw has the same cost at the same rank.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sepify.errors import PlanError
-from sepify.planning.budget import Budget, Quantity
 from sepify.planning.knapsack import Table, least_cost
 from sepify.planning.measurements import Candidate, Measurements
+from sepify.plans.budget import Budget, Quantity
 
 _UNITS = {"macs": "MACs", "params": "parameters", "size_mb": "bytes", "latency": "s"}
 

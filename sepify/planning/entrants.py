@@ -14,7 +14,7 @@ from torch import nn
 
 from sepify.planning.knapsack import Choice, Table, choose, total
 from sepify.planning.measurements import Layer
-from sepify.planning.rounds import damage_table
+from sepify.planning.search import damage_table
 from sepify.planning.unmeasured import unmeasured_picks
 
 DRAWS = 4

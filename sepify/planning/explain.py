@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sepify.factorize.factors import full_rank
+from sepify.graph.convolutions import Convolution
 from sepify.planning.columns import Column
 from sepify.planning.measurements import Layer
-from sepify.planning.plan import Cost, Decision
-from sepify.planning.survey import Convolution
+from sepify.plans.forms import full_rank
+from sepify.plans.plan import Cost, Decision
 
 
 def decide(

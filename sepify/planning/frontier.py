@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from math import log10
 from typing import Any
 
-from sepify.planning.budget import Quantity
 from sepify.planning.columns import Column, column_of
 from sepify.planning.knapsack import Choice, choose
 from sepify.planning.measurements import Measurements
-from sepify.planning.plan import Style
-from sepify.planning.rounds import damage_table
+from sepify.planning.search import damage_table
+from sepify.plans.budget import Quantity
+from sepify.plans.plan import Style
 
 FORMAT = "sepify-frontier"
 VERSION = 2  # 1 had no style and no multipliers

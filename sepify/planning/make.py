@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx, nn
 
-from sepify.calibration.batches import Batch, Calibration, calibration_batches, on_device_of
-from sepify.calibration.heldout import Split, hold_out, image_marks
 from sepify.capture import Captured, Model, capture
-from sepify.capture.inputs import require_tensors
 from sepify.errors import UsageError
-from sepify.factorize.factors import Order
-from sepify.multipliers import Reduced, budget_for, reduce_network, related_to_original
+from sepify.graph.batches import Batch, Calibration, calibration_batches, on_device_of
+from sepify.graph.inputs import require_tensors
+from sepify.graph.sound import require_finite_weights, require_taken
+from sepify.judging.heldout import Split, hold_out, image_marks
 from sepify.planning.beside import UNSET, Rank, rank_of
-from sepify.planning.budget import Budget
-from sepify.planning.plan import STYLES, Plan, Style
+from sepify.planning.reduced import Reduced, budget_for, reduce_network, related_to_original
 from sepify.planning.uniform import Filter, plan_uniform
-from sepify.process_state import keeps_process_state
-from sepify.progress import Progress, guarded
-from sepify.verify import require_finite_weights, require_taken
+from sepify.plans.budget import Budget
+from sepify.plans.forms import Order
+from sepify.plans.plan import STYLES, Plan, Style
+from sepify.process.progress import Progress, guarded
+from sepify.process.state import keeps_process_state
 
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
-    from sepify.planning.planner import Known
+    from sepify.planning.budgeted import Known
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def plan_graph(
         raise UsageError("a budget needs data to plan by: give calibration images")
     if wish.style not in STYLES:
         raise UsageError(f"style {wish.style!r} is not known; choose one of {', '.join(STYLES)}")
-    from sepify.planning.planner import plan_to_budget  # scipy's solvers take a while to load
+    from sepify.planning.budgeted import plan_to_budget
 
     return plan_to_budget(
         original,

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sepify.errors import FileError, PlanError
-from sepify.factorize.factors import Order
-from sepify.planning.plan import Cost, Style
+from sepify.plans.forms import Order
+from sepify.plans.plan import Cost, Style
 from sepify.storage import read_document, write_json
 
 FORMAT = "sepify-measurements"

@@ -14,9 +14,9 @@ from sepify.calibration.refine import Refinement
 from sepify.factorize.factors import Factors
 from sepify.planning.knapsack import Choice
 from sepify.planning.measurements import Layer
-from sepify.planning.rounds import chosen_forms
-from sepify.planning.workbench import Workbench
-from sepify.progress import Progress
+from sepify.planning.search import chosen_forms
+from sepify.planning.trials import Workbench
+from sepify.process.progress import Progress
 
 FINALISTS = 2
 # A finalist loses at most so many times as much as the best before refinement: of 23 plans that

@@ -8,12 +8,13 @@ from fnmatch import fnmatchcase
 from torch import Tensor, fx, nn
 
 from sepify.errors import PlanError, UsageError
-from sepify.factorize.factors import ORDERS, Order, full_rank
 from sepify.factorize.svd import svd_error
-from sepify.planning.costs import Maps, measure_maps, separable_cost, standard_cost, unit_maps
-from sepify.planning.plan import STYLES, Decision, Plan, Style
-from sepify.planning.survey import Convolution, survey
-from sepify.storage import users_code
+from sepify.faults import users_code
+from sepify.graph.convolutions import Convolution, survey
+from sepify.graph.maps import Maps, measure_maps
+from sepify.plans.costs import separable_cost, standard_cost, unit_maps
+from sepify.plans.forms import ORDERS, Order, full_rank
+from sepify.plans.plan import STYLES, Decision, Plan, Style
 
 Filter = Callable[[nn.Module, str], bool]
 

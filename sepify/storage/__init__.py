@@ -18,8 +18,6 @@ from sepify.storage.documents import (
     read_lines,
     read_text,
 )
-from sepify.storage.exported import load_exported, noted_inputs, save_exported
-from sepify.storage.faults import open_file, reading, told, users_code, users_items
 from sepify.storage.pictures import MOST_PIXELS, read_picture
 from sepify.storage.tensors import (
     is_on_disk,
@@ -30,7 +28,6 @@ from sepify.storage.tensors import (
     save_weights,
 )
 from sepify.storage.together import written_together
-from sepify.storage.torchscript import ModelFile, load_torchscript, save_torchscript
 from sepify.storage.writing import (
     append_line,
     pack,
@@ -42,18 +39,13 @@ from sepify.storage.writing import (
 
 __all__ = [
     "MOST_PIXELS",
-    "ModelFile",
     "append_line",
     "atomic_path",
     "damaged_lines",
     "decode",
     "file_digest",
     "is_on_disk",
-    "load_exported",
-    "load_torchscript",
-    "noted_inputs",
     "on_disk",
-    "open_file",
     "pack",
     "parse_json",
     "parse_lines",
@@ -66,15 +58,9 @@ __all__ = [
     "read_state",
     "read_text",
     "read_weights",
-    "reading",
     "require_writable",
-    "save_exported",
     "save_state",
-    "save_torchscript",
     "save_weights",
-    "told",
-    "users_code",
-    "users_items",
     "write_bytes",
     "write_json",
     "write_text",

@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from sepify.errors import FileError
-from sepify.memory import require_memory
-from sepify.storage.faults import open_file, reading
+from sepify.faults import open_file, reading
+from sepify.process.memory import require_memory
 
 _BLOCK = 2**20
 _ADVICE = "save it again with numpy.save or numpy.savez"

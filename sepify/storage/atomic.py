@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sepify.errors import FileError
+from sepify.faults import cause
 from sepify.storage.exchange import exchange
-from sepify.storage.faults import cause
 
 _SCRATCH = re.compile(r"\.sepify-[0-9a-f]{16}")
 _TRIES = 100  # of a step that another writer gets in the way of

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from sepify.storage.faults import open_file, reading
+from sepify.faults import open_file, reading
 
 Tell = Callable[[int, int], None]
 MEGABYTE = 2**20

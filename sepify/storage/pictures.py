@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sepify.errors import FileError
-from sepify.storage.faults import open_file, reading
+from sepify.faults import open_file, reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 
 from sepify.errors import FileError
-from sepify.input_note import METADATA_NAME, InputNote
+from sepify.faults import cause, read_bytes, reading
 from sepify.storage.archives.saved import read_saved
-from sepify.storage.faults import cause, read_bytes, reading
 from sepify.storage.writing import torch_file, write_bytes
 
 
-def save_weights(tensors: Mapping[str, torch.Tensor], path: Path | str, note: InputNote) -> None:
-    """Save named tensors as safetensors, with the model's inputs noted in the header."""
+def save_weights(
+    tensors: Mapping[str, torch.Tensor], path: Path | str, header: Mapping[str, str]
+) -> None:
+    """Save named tensors as safetensors, with `header` in its metadata."""
     from safetensors.torch import save
 
-    metadata = {"format": "pt", METADATA_NAME: note.to_json()}
+    metadata = {"format": "pt", **header}
     write_bytes(path, save(dict(tensors), metadata))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from sepify.errors import FileError
+from sepify.faults import cause
 from sepify.storage.atomic import atomic_path, scratch_folder
-from sepify.storage.faults import cause
 
 Stage = Callable[[Path | str], Path]
 

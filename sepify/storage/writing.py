@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from sepify.errors import FileError, first_line
+from sepify.faults import cause
 from sepify.storage.atomic import atomic_path, scratch_folder
-from sepify.storage.faults import cause
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

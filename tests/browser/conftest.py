@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from browser.page import big_report
 
-from sepify.measuring.report.comparison import compare_reports
+from sepify.report.comparison import compare_reports
 
 AXE = Path(__file__).parent / "axe-core.tgz"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from sepify.machine import Machine
+from sepify.judging.changes import Changes, ChangeTally
+from sepify.judging.fidelity import Fidelity
+from sepify.judging.statistics import Accuracy, Interval
 from sepify.measuring import Report
-from sepify.measuring.accuracy import Accuracy, Interval
-from sepify.measuring.changes import Changes, ChangeTally
-from sepify.measuring.fidelity import Fidelity
-from sepify.measuring.latency import Latency, LatencyRow, Ratio, Skipped, Spread
-from sepify.measuring.report.model import (
-    InputFile,
-    LayerRow,
-    Origin,
-    Prospect,
-    RankPoint,
-    Totals,
-    Variant,
-)
+from sepify.process.machine import Machine
+from sepify.report.model import InputFile, LayerRow, Origin, Prospect, RankPoint, Totals, Variant
+from sepify.timing.race import Latency, LatencyRow, Ratio, Skipped, Spread
 
 LAYERS = 300
 NAMES = ("aeroplane", "bird", "car", "cat", "deer", "dog", "frog", "horse", "ship", "lorry")

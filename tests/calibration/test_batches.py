@@ -3,13 +3,8 @@ import torch
 from nets import images
 from torch import nn
 
-from sepify.calibration.batches import (
-    BATCH_SIZE,
-    calibration_batches,
-    image_count,
-    on_device_of,
-)
 from sepify.errors import CalibrationWarning, InputError
+from sepify.graph.batches import BATCH_SIZE, calibration_batches, image_count, on_device_of
 
 
 def test_a_tensor_is_split_and_nothing_is_lost():

@@ -11,13 +11,13 @@ from nets import images, seeded
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sepify.calibration.batches import calibration_batches
 from sepify.calibration.following import Counted, Images, Rows, Unknown, follow
 from sepify.calibration.refine import Refinement
 from sepify.calibration.solve import solve_on_data
 from sepify.errors import CalibrationWarning
-from sepify.planning import plan_uniform
-from sepify.planning.plan_file import plan_to_dict
+from sepify.graph.batches import calibration_batches
+from sepify.planning.uniform import plan_uniform
+from sepify.plans.file import plan_to_dict
 
 STEPS = Refinement(steps=1, batch=4)
 

@@ -3,13 +3,14 @@ import torch
 from nets import Residual, images, relative_error, seeded
 from torch import fx, nn
 
-from sepify.calibration import gathering, lockstep
-from sepify.calibration.batches import calibration_batches
-from sepify.calibration.gathering import SplitMaps, SplitMomentSums, gather
+from sepify.calibration import moments as gathering
+from sepify.calibration import replay as lockstep
+from sepify.calibration.moments import SplitMaps, SplitMomentSums, gather
 from sepify.calibration.solve import solve_on_data
 from sepify.errors import CalibrationWarning
+from sepify.graph.batches import calibration_batches
 from sepify.passes.separate import separate_convolutions
-from sepify.planning import plan_uniform
+from sepify.planning.uniform import plan_uniform
 from sepify.storage import is_on_disk, on_disk
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from nets import images
 
-from sepify.calibration.batches import calibration_batches
-from sepify.calibration.heldout import Split, held_out, hold_out, image_marks, not_held_out
 from sepify.errors import UsageError
+from sepify.graph.batches import calibration_batches
+from sepify.judging.heldout import Split, held_out, hold_out, image_marks, not_held_out
 from sepify.storage import is_on_disk
 
 

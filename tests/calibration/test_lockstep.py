@@ -3,15 +3,16 @@ import torch
 from nets import Plain, Residual, images, relative_error, seeded
 from torch import fx, nn
 
-from sepify.calibration.batches import calibration_batches
-from sepify.calibration.lockstep import solve_in_step
+from sepify.calibration.replay import solve_in_step
 from sepify.calibration.solve import solve_on_data
 from sepify.errors import InputError
-from sepify.factorize.factors import ORDERS, full_rank, run_factors, run_factors_fast
+from sepify.factorize.factors import run_factors, run_factors_fast
 from sepify.factorize.svd import factorize_svd
+from sepify.graph.batches import calibration_batches
 from sepify.passes.out_of_place import make_out_of_place
 from sepify.passes.separate import separate_convolutions
-from sepify.planning import plan_uniform
+from sepify.planning.uniform import plan_uniform
+from sepify.plans.forms import ORDERS, full_rank
 
 
 def inputs_of(network: nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:

@@ -6,15 +6,15 @@ from nets import Plain, Residual, images, relative_error, seeded
 from torch import fx, nn
 from torch.nn import functional as F
 
-from sepify.calibration.batches import calibration_batches
 from sepify.calibration.blocks import find_blocks
-from sepify.calibration.lockstep import run_block
 from sepify.calibration.refine import Refinement
+from sepify.calibration.replay import run_block
 from sepify.calibration.solve import solve_on_data
 from sepify.factorize.svd import factorize_svd
+from sepify.graph.batches import calibration_batches
 from sepify.passes.out_of_place import make_out_of_place
 from sepify.passes.separate import separate_convolutions
-from sepify.planning import plan_uniform
+from sepify.planning.uniform import plan_uniform
 
 
 def summary(network: nn.Module, names: list[str]) -> list[tuple[str, str, tuple[str, ...]]]:

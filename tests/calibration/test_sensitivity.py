@@ -4,8 +4,8 @@ from nets import Plain, Residual, images, seeded
 from torch import fx, nn
 from torch.nn import functional as F
 
-from sepify.calibration.alternatives import refine_solved, solve_alone, solve_around
-from sepify.calibration.batches import calibration_batches
+from sepify.calibration.candidates import refine_solved, solve_alone, solve_around
+from sepify.calibration.output_loss import TEMPERATURE, OutputLoss, choose_loss
 from sepify.calibration.refine import Refinement
 from sepify.calibration.sensitivity import (
     Replay,
@@ -15,8 +15,8 @@ from sepify.calibration.sensitivity import (
 )
 from sepify.factorize.factors import run_factors
 from sepify.factorize.svd import factorize_svd
+from sepify.graph.batches import calibration_batches
 from sepify.passes.out_of_place import make_out_of_place
-from sepify.planning.output_loss import TEMPERATURE, OutputLoss, choose_loss
 
 
 def quiet(_what, _done, _total):

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sepify.capture.copying import copy_module
-from sepify.capture.memory import Memory
+from sepify.graph.copying import copy_module
+from sepify.graph.own_memory import Memory
 
 
 class Odd(nn.Module):

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 import sepify
 from sepify.capture import capture
-from sepify.capture.comparing import difference
 from sepify.errors import CaptureError, InputError
-from sepify.storage import load_exported
+from sepify.formats.pt2_read import load_exported
+from sepify.graph.comparing import difference
 
 X = torch.randn(2, 3, 16, 16)
 

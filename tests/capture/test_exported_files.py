@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from sepify.errors import FileError
-from sepify.storage import load_exported
+from sepify.formats.pt2_read import load_exported
 
 X = torch.randn(2, 3, 8, 8)
 

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sepify
 from sepify.capture import capture
-from sepify.planning.costs import measure_maps
-from sepify.planning.survey import survey
+from sepify.graph.convolutions import survey
+from sepify.graph.maps import measure_maps
 
 X = torch.randn(4, 3, 16, 16)
 

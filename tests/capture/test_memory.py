@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sepify.capture import capture, reference
-from sepify.capture.memory import Memory
 from sepify.capture.reference import reference_run
+from sepify.graph.own_memory import Memory
 
 X = torch.randn(2, 3, 16, 16)
 

@@ -12,9 +12,10 @@ from capture.networks import CASES, Functional, MobileNet, ResNet, Shared
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sepify.capture import capture, inputs
-from sepify.capture.comparing import difference
+from sepify.capture import capture
 from sepify.errors import CaptureError
+from sepify.graph import inputs
+from sepify.graph.comparing import difference
 
 # torch.fx knows no slice assignment, no float() and no min() of a size
 TRACEABLE = sorted(set(CASES) - {"overwriting", "grid", "shapes"})

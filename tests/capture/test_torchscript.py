@@ -12,7 +12,7 @@ from capture.forms import conv_targets, run, script
 from capture.networks import CASES, Case
 
 from sepify.capture import Captured, capture
-from sepify.capture.comparing import difference
+from sepify.graph.comparing import difference
 
 FORMS = ("traced", "scripted", "scripted-frozen", "traced-frozen")
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepify.capture import capture
-from sepify.capture.comparing import difference
 from sepify.errors import CaptureError
-from sepify.storage import load_torchscript
+from sepify.formats.torchscript_read import load_torchscript
+from sepify.graph.comparing import difference
 
 X = torch.randn(2, 3, 16, 16)
 BOTH = pytest.mark.parametrize("form", ["traced", "scripted"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepify.capture import capture
-from sepify.capture.comparing import difference
+from sepify.graph.comparing import difference
 
 X = torch.randn(2, 3, 16, 16)
 BOTH = pytest.mark.parametrize("form", ["traced", "scripted"])

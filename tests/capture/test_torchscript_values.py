@@ -11,10 +11,10 @@ from capture.networks import CASES
 from torch import Tensor, nn
 
 from sepify.capture import capture
-from sepify.capture.comparing import difference
 from sepify.capture.torchscript.moving import to_arguments
 from sepify.capture.torchscript.values import Dependence, Traced
 from sepify.errors import CaptureError
+from sepify.graph.comparing import difference
 
 X = torch.randn(2, 3, 16, 16)
 Y = torch.randn(5, 3, 16, 16)

@@ -18,11 +18,11 @@ from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 
 from sepify.capture import capture
-from sepify.capture.comparing import difference
 from sepify.capture.frames import running_line
 from sepify.capture.symbolic import split_arguments
 from sepify.capture.tracer import ValueTracer
 from sepify.errors import CaptureError
+from sepify.graph.comparing import difference
 from sepify.passes.out_of_place import make_out_of_place
 
 X = torch.randn(2, 3, 16, 16)

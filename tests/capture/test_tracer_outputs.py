@@ -16,8 +16,8 @@ from capture.forms import run
 from torch import Tensor, nn
 
 from sepify.capture import capture
-from sepify.capture.comparing import difference
-from sepify.passes.graph import with_dict_outputs
+from sepify.graph.comparing import difference
+from sepify.passes.plain_dict_outputs import with_dict_outputs
 
 X = torch.randn(2, 3, 16, 16)
 

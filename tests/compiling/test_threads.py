@@ -13,7 +13,7 @@ from torch import nn
 
 import sepify
 from sepify.errors import CompileError
-from sepify.serialised import one_at_a_time
+from sepify.process.lock import one_at_a_time
 
 THREADS = 4
 X = [torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in range(THREADS)]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import sepify
 from sepify.demo.data import MODEL_FILE
-from sepify.storage import load_torchscript
+from sepify.formats.torchscript_read import load_torchscript
 
 
 class Residual(nn.Module):

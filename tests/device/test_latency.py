@@ -13,14 +13,14 @@ from torch import fx
 import sepify
 from sepify.compiling import find_farm
 from sepify.errors import BoardWarning, DeviceError, PlanError
+from sepify.graph.convolutions import survey
+from sepify.graph.maps import measure_maps
 from sepify.measuring import compare
 from sepify.planning.candidates import list_layers
-from sepify.planning.costs import measure_maps
+from sepify.planning.latency import measure_latencies
 from sepify.planning.latency_table import LatencyTable
 from sepify.planning.measurements import Measurements
-from sepify.planning.runtimes import open_stopwatch
-from sepify.planning.stopwatch import measure_latencies
-from sepify.planning.survey import survey
+from sepify.timing.layers import open_stopwatch
 
 TARGET = "raspberry-pi-4"
 

@@ -12,8 +12,9 @@ from distilling.students import pictures, student, teacher
 
 import sepify
 from sepify.cli.app import main
-from sepify.models import load_model
-from sepify.storage import read_json, read_state, save_torchscript
+from sepify.formats.load import load_model
+from sepify.formats.torchscript_read import save_torchscript
+from sepify.storage import read_json, read_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -129,7 +130,7 @@ def test_an_interrupted_command_goes_on_only_if_asked(shell, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sepify.distill_files.save_model", fail)
+        patch.setattr("sepify.jobs.distill.save_model", fail)
         assert shell(*options)[0] != 0
     assert len(read_state("better.distill")["position"]["epochs"]) == 3
     code, _, err = shell(*options)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import sepify
 from sepify.distilling import DistillationPair, Losses, same_outputs, soft_targets
 from sepify.errors import CaptureError, InputError, UsageError
-from sepify.multipliers import resize_images
+from sepify.plans.resolution import resize_images
 
 
 @pytest.fixture

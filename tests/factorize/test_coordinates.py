@@ -7,8 +7,9 @@ from torch import nn
 
 from sepify.factorize import coordinates
 from sepify.factorize.coordinates import whiten
-from sepify.factorize.factors import ORDERS, pointwise_input
+from sepify.factorize.factors import pointwise_input
 from sepify.factorize.svd import factorize_svd
+from sepify.plans.forms import ORDERS
 
 
 def correlated(channels: int) -> torch.Tensor:

@@ -4,11 +4,11 @@ from nets import images
 from torch import nn
 from torch.nn import functional as F
 
-from sepify.factorize.factors import ORDERS
 from sepify.factorize.least_squares import solve_least_squares
 from sepify.factorize.linear import solve_damped
 from sepify.factorize.statistics import Moments, MomentSums
 from sepify.factorize.svd import factorize_svd
+from sepify.plans.forms import ORDERS
 
 
 @torch.no_grad()

@@ -3,10 +3,10 @@ import torch
 from factorize.test_least_squares import correlated, moments_of, seeded_conv
 from torch import nn
 
-from sepify.factorize.factors import ORDERS
+from sepify.factorize.conjugate_gradients import Maps, solve_on_maps
 from sepify.factorize.least_squares import solve_least_squares
-from sepify.factorize.on_maps import Maps, solve_on_maps
 from sepify.factorize.svd import factorize_svd
+from sepify.plans.forms import ORDERS
 
 
 @pytest.mark.parametrize("order", ORDERS)

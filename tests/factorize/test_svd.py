@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepify.errors import ConversionError
-from sepify.factorize.factors import ORDERS, full_rank
 from sepify.factorize.svd import factorize_svd, svd_error
+from sepify.plans.forms import ORDERS, full_rank
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(1, 5))
 

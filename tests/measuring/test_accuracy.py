@@ -10,14 +10,7 @@ from scipy.stats import binom, binomtest
 from torch import Tensor
 
 from sepify.errors import InputError
-from sepify.measuring.accuracy import (
-    accuracy,
-    correct,
-    mcnemar,
-    paired_difference,
-    top1,
-    wilson,
-)
+from sepify.judging.statistics import accuracy, correct, mcnemar, paired_difference, top1, wilson
 
 counts = st.integers(0, 400)
 

@@ -18,8 +18,8 @@ from nets import Plain, images, seeded
 import sepify
 from sepify.cli import main
 from sepify.errors import DeviceError, UsageError
+from sepify.formats.torchscript_read import save_torchscript
 from sepify.measuring import compare
-from sepify.storage import save_torchscript
 
 pytest.importorskip("tvm")
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from sepify.errors import CompileError, InputError, UsageError
 from sepify.measuring import compare
-from sepify.measuring.contenders import gather, onnx_runner, torch_runner, tvm_runner
 from sepify.measuring.layers import REST
-from sepify.planning.plan import Cost, Decision, Plan
+from sepify.plans.plan import Cost, Decision, Plan
+from sepify.timing.runtimes import gather, onnx_runner, torch_runner, tvm_runner
 
 
 class Separated(nn.Module):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sepify.errors import InputError
-from sepify.measuring.accuracy import wilson
-from sepify.measuring.fidelity import fidelity
+from sepify.judging.fidelity import fidelity
+from sepify.judging.statistics import wilson
 
 
 def test_known_outputs() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sepify.errors import UsageError
-from sepify.measuring.latency import (
+from sepify.timing.race import (
     DISCARDED,
     REPEATS,
     ROUNDS,

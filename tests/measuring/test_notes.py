@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from sepify.machine import Machine, busy_cpu_seconds, installed_versions, this_machine
-from sepify.measuring.latency import Latency, LatencyRow, Ratio, Spread
 from sepify.measuring.notes import latency_notes
+from sepify.process.machine import Machine, busy_cpu_seconds, installed_versions, this_machine
+from sepify.timing.race import Latency, LatencyRow, Ratio, Spread
 
 MACHINE = Machine("A CPU", 2, (), "Linux", None)
 

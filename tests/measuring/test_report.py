@@ -16,19 +16,18 @@ from jsonschema import Draft202012Validator
 from rich.console import Console
 
 from sepify.errors import FileError, UsageError
-from sepify.machine import Machine
+from sepify.judging import number_words
+from sepify.judging.changes import Changes, ChangeTally
+from sepify.judging.fidelity import Fidelity
+from sepify.judging.metrics import MetricResult
+from sepify.judging.statistics import Accuracy, Interval
 from sepify.measuring import Report, load_report
-from sepify.measuring.accuracy import Accuracy, Interval
-from sepify.measuring.board import BoardLatency
-from sepify.measuring.changes import Changes, ChangeTally
-from sepify.measuring.fidelity import Fidelity
-from sepify.measuring.latency import Latency, LatencyRow, Ratio, Skipped, Spread
-from sepify.measuring.metrics import MetricResult
 from sepify.measuring.notes import board_notes
-from sepify.measuring.report import figures, words
-from sepify.measuring.report.html import SCRIPTS, as_html
-from sepify.measuring.report.markdown import as_markdown
-from sepify.measuring.report.model import (
+from sepify.process.machine import Machine
+from sepify.report import figures
+from sepify.report.html import SCRIPTS, as_html
+from sepify.report.markdown import as_markdown
+from sepify.report.model import (
     InputFile,
     LayerRow,
     Origin,
@@ -38,6 +37,8 @@ from sepify.measuring.report.model import (
     Variant,
     report_schema,
 )
+from sepify.timing.board import BoardLatency
+from sepify.timing.race import Latency, LatencyRow, Ratio, Skipped, Spread
 
 EVIL = "<script>alert('x')</script>.$\\frac$[bold]"
 
@@ -448,7 +449,7 @@ def test_headline_tells_slower_from_faster() -> None:
     ],
 )
 def test_quantities(value: float, text: str) -> None:
-    assert words.quantity(value, "B") == text
+    assert number_words.quantity(value, "B") == text
 
 
 def test_saving_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sepify.measuring.report.model import FORMAT, VERSION, Report
+from sepify.report.model import FORMAT, VERSION, Report
 
-PLACE = Path(str(files("sepify.measuring.report"))) / f"report-{VERSION}.schema.json"
+PLACE = Path(str(files("sepify.report"))) / f"report-{VERSION}.schema.json"
 
 
 def described() -> dict[str, Any]:

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from sepify.capture import capture
 from sepify.errors import ConversionError
-from sepify.factorize.factors import ORDERS, full_rank
 from sepify.factorize.svd import factorize_svd
 from sepify.passes.separate import separable_names, separate_convolutions
+from sepify.plans.forms import ORDERS, full_rank
 
 CONVS = {
     "plain": dict(kernel_size=3),

@@ -12,8 +12,8 @@ from nets import Plain, images, seeded
 import sepify
 from sepify.cli import main
 from sepify.errors import PlanError, UsageError
-from sepify.planning.plan_file import save_plan
-from sepify.storage import save_torchscript
+from sepify.formats.torchscript_read import save_torchscript
+from sepify.plans.file import save_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -19,14 +19,14 @@ from torch import fx
 import sepify
 from sepify.cli import main
 from sepify.errors import DeviceError, PlanError, UsageError
+from sepify.formats.torchscript_read import save_torchscript
+from sepify.graph.convolutions import survey
+from sepify.graph.maps import measure_maps
 from sepify.planning.candidates import list_layers
-from sepify.planning.costs import measure_maps
+from sepify.planning.latency import measure_latencies
 from sepify.planning.latency_table import LatencyTable, load_table
 from sepify.planning.measurements import Measurements
-from sepify.planning.runtimes import open_stopwatch
-from sepify.planning.stopwatch import measure_latencies
-from sepify.planning.survey import survey
-from sepify.storage import save_torchscript
+from sepify.timing.layers import open_stopwatch
 
 pytest.importorskip("tvm")
 
@@ -121,7 +121,7 @@ def test_a_board_that_is_lost_in_the_middle_costs_nothing_that_was_timed(
 
 
 def test_a_table_of_this_machine_is_not_one_of_a_board(network, farm):
-    from sepify.machine import this_machine
+    from sepify.process.machine import this_machine
 
     known = LatencyTable(TARGET, this_machine().cpu)
     with pytest.raises(PlanError, match="another machine"):

@@ -2,7 +2,7 @@ import pytest
 
 import sepify
 from sepify.errors import UsageError
-from sepify.planning.budget import Budget, read_budget
+from sepify.plans.budget import Budget, read_budget
 
 
 @pytest.mark.parametrize(

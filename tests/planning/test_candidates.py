@@ -3,11 +3,11 @@ import torch
 from nets import Plain, images, seeded
 from torch import fx, nn
 
+from sepify.calibration.output_loss import choose_loss
 from sepify.errors import InputError
+from sepify.graph.convolutions import survey
+from sepify.graph.maps import measure_maps
 from sepify.planning.candidates import list_layers
-from sepify.planning.costs import measure_maps
-from sepify.planning.output_loss import choose_loss
-from sepify.planning.survey import survey
 
 
 class Branches(nn.Module):

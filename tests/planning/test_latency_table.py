@@ -4,14 +4,14 @@ from nets import Plain, images, seeded
 from torch import fx, nn
 
 from sepify.errors import FileError, UsageError
-from sepify.machine import this_machine
+from sepify.graph.convolutions import survey
+from sepify.graph.maps import measure_maps
 from sepify.planning.candidates import list_layers
-from sepify.planning.costs import measure_maps
+from sepify.planning.latency import _separated, measure_latencies
 from sepify.planning.latency_table import LatencyTable, load_table, save_table
 from sepify.planning.measurements import Measurements
-from sepify.planning.runtimes import _onnx_bytes, open_stopwatch
-from sepify.planning.stopwatch import _separated, measure_latencies
-from sepify.planning.survey import survey
+from sepify.process.machine import this_machine
+from sepify.timing.layers import _onnx_bytes, open_stopwatch
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_timing_on_onnxruntime_is_saved_as_it_goes_and_gone_on_from(network):
 def test_what_onnxruntime_is_given_computes_what_torch_does(conv):
     onnxruntime = pytest.importorskip("onnxruntime")
     from sepify.planning.measurements import Candidate
-    from sepify.planning.plan import Cost
+    from sepify.plans.plan import Cost
 
     x = images(1, channels=4)
     for order, rank in ((None, None), ("dw-pw", 2), ("pw-dw", 1)):

@@ -11,7 +11,7 @@ from nets import Plain, images, seeded
 
 import sepify
 from sepify.cli import main
-from sepify.storage import save_torchscript
+from sepify.formats.torchscript_read import save_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -108,7 +108,7 @@ def test_an_interruption_leaves_whole_files_or_none(shell, tmp_path, monkeypatch
     def stop(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sepify.planning.planner.settle", stop)
+    monkeypatch.setattr("sepify.planning.budgeted.settle", stop)
     files = ("-o", "plan.json", "--measurements", "measured.json")
     code, _, err = shell(*PLAN, "--budget", "macs=0.5", *files)
     assert code != 0

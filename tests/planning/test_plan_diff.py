@@ -4,9 +4,9 @@ from nets import Plain, images, seeded
 from rich.console import Console
 from torch import fx
 
-from sepify.planning import plan_uniform
-from sepify.planning.plan import Plan
-from sepify.planning.plan_diff import diff_plans
+from sepify.planning.uniform import plan_uniform
+from sepify.plans.diff import diff_plans
+from sepify.plans.plan import Plan
 
 
 def plan(**options) -> Plan:

@@ -10,10 +10,11 @@ from torch import fx
 
 import sepify
 from sepify.errors import PlanError, SepifyError
-from sepify.planning import load_plan, plan_uniform, save_plan
-from sepify.planning.json_lines import read_with_lines
-from sepify.planning.plan import Cost, Outlook
-from sepify.planning.plan_diff import diff_plans
+from sepify.planning.uniform import plan_uniform
+from sepify.plans.diff import diff_plans
+from sepify.plans.file import load_plan, save_plan
+from sepify.plans.json_lines import read_with_lines
+from sepify.plans.plan import Cost, Outlook
 
 OUTLOOK = Outlook("macs 0.35", 350.0, 340.0, "kl", 0.1, 0.12, 0.0, 2, None)
 

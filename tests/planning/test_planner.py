@@ -9,10 +9,9 @@ from nets import Plain, Residual, images, seeded
 from torch import fx, nn
 
 import sepify
-from sepify.calibration.batches import calibration_batches
 from sepify.errors import FileError, InputError, PlanError, UsageError
-from sepify.machine import this_machine
-from sepify.planning.budget import Budget
+from sepify.graph.batches import calibration_batches
+from sepify.planning.budgeted import Known, measure_candidates
 from sepify.planning.columns import column_of
 from sepify.planning.frontier import trace_frontier
 from sepify.planning.latency_table import LatencyTable, entry
@@ -23,9 +22,10 @@ from sepify.planning.measurements import (
     load_measurements,
     save_measurements,
 )
-from sepify.planning.plan import Cost
-from sepify.planning.planner import Known, measure_candidates
-from sepify.planning.rounds import settle
+from sepify.planning.search import settle
+from sepify.plans.budget import Budget
+from sepify.plans.plan import Cost
+from sepify.process.machine import this_machine
 
 QUICK = sepify.Refinement(steps=5, batch=16)
 DATA = images(96)

@@ -9,12 +9,14 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from sepify.errors import FileError, PlanError, UsageError
-from sepify.factorize.factors import ORDERS
 from sepify.factorize.svd import factorize_svd
+from sepify.graph import convolutions as survey
 from sepify.passes.separate import separate_convolutions
-from sepify.planning import load_plan, plan_uniform, save_plan, survey
-from sepify.planning.check import check_plan
-from sepify.planning.plan import Cost, Decision, Plan
+from sepify.planning.uniform import plan_uniform
+from sepify.plans.check import check_plan
+from sepify.plans.file import load_plan, save_plan
+from sepify.plans.forms import ORDERS
+from sepify.plans.plan import Cost, Decision, Plan
 
 
 class OwnForward(nn.Conv2d):

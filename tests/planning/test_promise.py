@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sepify.planning import promise
-from sepify.planning.promise import Verdict, juries_of, keep_promise
+from sepify.planning import accuracy_target as promise
+from sepify.planning.accuracy_target import Verdict, juries_of, keep_promise
 
 CHOICES, IMAGES, STREAMS = 32, 2048, 100
 POINTS, TRUE = 3.5, 5.0  # what is allowed, and what every choice but the original really loses

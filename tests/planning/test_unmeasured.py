@@ -8,14 +8,14 @@ from torch import nn
 
 import sepify
 from sepify.planning import run_off as run_off_file
-from sepify.planning.budget import Budget
 from sepify.planning.entrants import list_entrants
 from sepify.planning.knapsack import Choice
 from sepify.planning.measurements import Candidate, Layer
-from sepify.planning.plan import Cost
-from sepify.planning.rounds import settle
 from sepify.planning.run_off import FINALISTS, run_off
+from sepify.planning.search import settle
 from sepify.planning.unmeasured import energy_picks, uniform_picks, unmeasured_picks
+from sepify.plans.budget import Budget
+from sepify.plans.plan import Cost
 
 
 def layer(name: str, ranks: int = 4) -> Layer:
@@ -150,7 +150,7 @@ def test_a_plan_is_refined_before_it_is_chosen(monkeypatch):
         asked.append(len(entrants))
         return run_off(bench, layers, entrants, progress)
 
-    monkeypatch.setattr("sepify.planning.planner.run_off", noted)
+    monkeypatch.setattr("sepify.planning.budgeted.run_off", noted)
     monkeypatch.setattr(run_off_file, "QUICK", sepify.Refinement(steps=2, batch=16))
     sepify.plan(seeded(Plain(16)), calibration=images(96), budget=Budget(macs=0.4))
     assert asked[0] >= 2

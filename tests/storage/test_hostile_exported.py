@@ -26,7 +26,7 @@ from storage.forging import (
 )
 
 from sepify.errors import FileError
-from sepify.storage import load_exported
+from sepify.formats.pt2_read import load_exported
 
 WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sepify.capture import capture
 from sepify.errors import CaptureError, FileError
-from sepify.storage import load_torchscript
+from sepify.formats.torchscript_read import load_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
-from sepify.capture.inputs import SEED, Inputs, enlarged
 from sepify.errors import CaptureError, first_line
+from sepify.graph.inputs import SEED, Inputs, enlarged
 
 _CONFIG: Any = symbolic_shapes  # whose `patch` torch puts there at run time
 

@@ -11,10 +11,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from sepify.capture.comparing import difference
-from sepify.capture.inputs import Inputs, describe
 from sepify.capture.own_state import OwnState, calls_of
 from sepify.errors import CaptureError, InputError, first_line
+from sepify.graph.comparing import difference
+from sepify.graph.inputs import Inputs, describe
 
 STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sepify.capture.copying import copy_module
-from sepify.capture.inputs import forward_arguments
 from sepify.capture.plain import is_training
 from sepify.capture.torchscript.attributes import Attributes, state_of
 from sepify.capture.torchscript.control import CONTROL
@@ -31,6 +29,8 @@ from sepify.capture.torchscript.source import source_line
 from sepify.capture.torchscript.structure import QUESTIONS, STRUCTURE, container, plain
 from sepify.capture.torchscript.values import Traced, is_known, is_number, leaves, map_leaves
 from sepify.errors import CaptureError
+from sepify.graph.copying import copy_module
+from sepify.graph.inputs import forward_arguments
 
 _TO_NUMBER: dict[str, type | None] = {
     "aten::Int": int,

@@ -23,7 +23,7 @@ from sepify.compiling.old_folder import FACTS, require_replaceable
 from sepify.compiling.prepare import STAGES, Prepared, prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import UsageError
-from sepify.process_state import keeps_process_state
+from sepify.process.state import keeps_process_state
 from sepify.storage import atomic_path, file_digest, pack, write_json
 
 FORMAT = 1

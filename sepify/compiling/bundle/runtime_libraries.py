@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sepify.compiling.targets import Target, host_architecture
 from sepify.errors import CompileError, DependencyError
-from sepify.processes import python_command, python_environment
+from sepify.process.starting import python_command, python_environment
 from sepify.storage import atomic_path, write_bytes
 
 # package -> the library in it

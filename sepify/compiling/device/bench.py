@@ -19,7 +19,7 @@ from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.targets import Target
 from sepify.errors import DeviceError
-from sepify.processes import python_command
+from sepify.process.starting import python_command
 
 WORKER = python_command("sepify.compiling.device.worker")
 _BUILD_SECONDS = 30.0

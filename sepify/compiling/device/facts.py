@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sepify.machine import EXTENSIONS
+from sepify.process.machine import EXTENSIONS
 
 # "CPU part" of /proc/cpuinfo, as the Linux kernel's arch/arm64/include/asm/cputype.h has them
 _ARM = "0x41"

@@ -16,7 +16,7 @@ from sepify.compiling.model import dtype_name
 from sepify.compiling.prepare import prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import UsageError
-from sepify.progress import Progress, silent
+from sepify.process.progress import Progress, silent
 from sepify.storage import write_bytes
 
 TOLERANCE = 1e-4  # of a bundle's self-test

@@ -23,7 +23,7 @@ _LEAST_MS = 5
 
 @dataclass(frozen=True)
 class BoardStopwatch:
-    """A `sepify.planning.runtimes.Stopwatch`: one thread, the board's first core that is fast."""
+    """A `sepify.timing.layers.Stopwatch`: one thread, the board's first core that is fast."""
 
     machine: str
     target: Target

@@ -15,7 +15,7 @@ from sepify.compiling.device.boards import Farm, look_for_board, request
 from sepify.compiling.device.facts import BoardFacts, read_facts
 from sepify.compiling.kernel_tuning.process import Process
 from sepify.errors import CompileError, DeviceError, FileError, UsageError
-from sepify.processes import python_command
+from sepify.process.starting import python_command
 from sepify.storage import decode, read_json
 
 Samples = NDArray[np.float64]

@@ -14,7 +14,7 @@ from sepify.compiling.kernel_tuning.records import Record
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.shapes import Machine
 from sepify.compiling.kernels.workload import Workload
-from sepify.processes import python_command
+from sepify.process.starting import python_command
 
 WORKER = python_command("sepify.compiling.kernel_tuning.worker")
 _CANDIDATE_SECONDS = 60.0  # to build and time one

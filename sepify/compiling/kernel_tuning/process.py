@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sepify.errors import CompileError
-from sepify.processes import python_environment
+from sepify.process.starting import python_environment
 
 _START_SECONDS = 120.0  # torch and tvm are slow to load on a busy machine
 

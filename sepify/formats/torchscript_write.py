@@ -1,0 +1,103 @@
+"""A converted GraphModule as TorchScript, checked against it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from sepify.capture.exported import OPENNESS, varied
+from sepify.errors import ConversionError
+from sepify.formats.agreement import answers_in_eval, first_line, require_same
+from sepify.graph.modules import buffers_put_back
+from sepify.passes.plain_dict_outputs import with_dict_outputs
+
+BATCH = OPENNESS[1]
+PLAIN: dict[Any, Callable[..., Any]] = {torch.sym_max: max, torch.sym_min: min}
+
+
+def to_torchscript(
+    graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]
+) -> tuple[torch.jit.ScriptModule, str]:
+    """`graph_module` as TorchScript, in its mode, and how: "scripted" (any size that the original
+    took), or, where an operator cannot be scripted, "traced, for any batch size" or "traced, for
+    this size alone", as a run on one more image shows. A trace knows few containers: outputs in
+    others come in one tuple, and how says so.
+
+    Raises ConversionError if neither works, or if the result computes something else.
+    """
+    wanted = answers_in_eval(graph_module, inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = _with_plain_numbers(graph_module)
+        try:
+            if plain.graph.find_nodes(op="call_method", target="__setitem__"):
+                raise ConversionError("torch.jit.script would drop an assignment")
+            scripted = torch.jit.script(with_dict_outputs(plain))
+            require_same("scripted", wanted, copy.deepcopy(scripted).eval(), inputs)
+            return scripted, "scripted"
+        except Exception:  # the compiler raises whatever it likes; tracing is the other way
+            traced, outputs = _traced(plain, inputs)
+        require_same("TorchScript", wanted, copy.deepcopy(traced).eval(), inputs)
+        run = copy.deepcopy(traced).eval()  # another: a run may leave its traces
+        return traced, f"traced, for {_sizes(graph_module, run, inputs)}{outputs}"
+
+
+def _with_plain_numbers(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy with Python's own functions of sizes in the place of torch's symbolic ones, which
+    neither the compiler nor a trace, where sizes are tensors, knows."""
+    plain = copy.deepcopy(graph_module)
+    for node in plain.graph.nodes:
+        if node.op == "call_function":
+            node.target = PLAIN.get(node.target, node.target)
+    plain.recompile()
+    return plain
+
+
+def _traced(
+    graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]
+) -> tuple[torch.jit.ScriptModule, str]:
+    """A trace, and what to say of its outputs: one returns tensors, or one container of nothing
+    else; of anything more nested it returns the tensors one after another."""
+    trace: Callable[..., torch.jit.ScriptModule] = torch.jit.trace
+    given = copy.deepcopy(inputs)
+    try:
+        with buffers_put_back(graph_module):
+            return trace(graph_module, given, check_trace=False, strict=False), ""
+    except Exception:  # of any kind, for the outputs or for what is traced: the next try tells
+        flat = _with_flat_outputs(graph_module)
+    try:
+        with buffers_put_back(flat):
+            return trace(flat, given, check_trace=False, strict=False), "; its outputs in one tuple"
+    except Exception as error:
+        raise ConversionError(f"cannot be saved as TorchScript: {first_line(error)}") from error
+
+
+def _with_flat_outputs(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy that returns the values of its outputs' containers in one tuple, without those that
+    are None: what is left is what `leaves` has of an answer."""
+    flat = with_dict_outputs(graph_module)
+    output = next(node for node in flat.graph.nodes if node.op == "output")
+    values = [leaf for leaf in pytree.tree_leaves(output.args) if leaf is not None]
+    output.args = (tuple(values),)
+    flat.recompile()
+    return flat
+
+
+def _sizes(
+    graph_module: fx.GraphModule, traced: torch.jit.ScriptModule, inputs: tuple[Tensor, ...]
+) -> str:
+    """A trace may hold a size as a number, and then answers wrongly to another."""
+    other = varied(inputs, BATCH)
+    if other is None:
+        return "this size alone"
+    try:
+        require_same("traced", answers_in_eval(graph_module, other), traced, other)
+    except Exception:  # the graph refuses another batch, or the trace computes something else
+        return "this size alone"
+    return "any batch size"

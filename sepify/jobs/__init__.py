@@ -1,0 +1,1 @@
+"""Files in, files out, all or none: one file a command."""

@@ -1,0 +1,1 @@
+"""Held-out images, statistics, fidelity, and when a network is handed over with a warning."""

@@ -1,0 +1,224 @@
+"""A budget in points of accuracy: the cheapest plan on the frontier that keeps the promise.
+
+Searched by bisection on one half of the data, and then held against images that nothing was chosen
+by. A plan that fails there gives way to a dearer one, which is chosen on all images looked at so
+far and held against others again: the images that have rejected a plan have had a part in choosing
+the next, so they cannot verify it. A second half of the data allows for three tries at most, and
+the interval that is told allows for as many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from sepify.calibration.output_loss import Outputs
+from sepify.errors import InputError, UsageError
+from sepify.graph.batches import Batch, image_count, on_device_of
+from sepify.judging.statistics import check_labels, paired_difference, wilson
+from sepify.planning.columns import column_of
+from sepify.planning.frontier import frontier_choices
+from sepify.planning.knapsack import Choice
+from sepify.planning.measurements import Measurements
+from sepify.planning.search import chosen_forms
+from sepify.planning.trials import Workbench, split_images
+from sepify.process.progress import Progress
+
+POINTS = 32  # on the frontier
+BATCH = 64
+FEWEST = 64  # images to check on: with fewer, one image is more than a point
+TRIES = 3
+LEVEL = 0.95  # of the intervals of all tries together
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The choice, the drop in points on the images that verified it, and how in words."""
+
+    choice: Choice
+    drop: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many images both networks get right, only the original, only the converted one, neither;
+    by the labels, or by the original's own answers where there are none."""
+
+    both: int
+    lost: int
+    gained: int
+    neither: int
+    labelled: bool
+
+    @property
+    def images(self) -> int:
+        """All of them."""
+        return self.both + self.lost + self.gained + self.neither
+
+    @property
+    def drop(self) -> float:
+        """In points."""
+        return 100 * (self.lost - self.gained) / self.images
+
+    def __add__(self, other: Verdict) -> Verdict:
+        return Verdict(
+            self.both + other.both,
+            self.lost + other.lost,
+            self.gained + other.gained,
+            self.neither + other.neither,
+            self.labelled,
+        )
+
+    def words(self, tried: int, tries: int) -> str:
+        """In a sentence, as the verdict of the `tried`-th of at most `tries` tries. Its interval is
+        such that those of all tries hold the true figures with 95 %: whatever made the last one
+        the last (Bonferroni)."""
+        z = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * tries))
+        told = f"95 %, of {tries} tries at most" if tries > 1 else "95 %"
+        if tried > 1:
+            told += f"; try {tried}, on images that had no part in rejecting a cheaper plan"
+        where = f"{self.images} {'labelled ' if self.labelled else ''}images"
+        where += " that nothing was chosen by"
+        if not self.labelled:
+            agreed = wilson(self.both, self.images, z)
+            interval = f"({told}: {agreed.low:.2%} to {agreed.high:.2%})"
+            return f"agrees with the original on {agreed.value:.2%} of {where} {interval}"
+        change = paired_difference(self.both, self.lost, self.gained, self.neither, z)
+        low, middle, high = (100 * value for value in (change.low, change.value, change.high))
+        return (
+            f"top-1 changes by {middle:+.2f} points on {where} ({told}: {low:+.2f} to {high:+.2f})"
+        )
+
+
+@dataclass(frozen=True)
+class Jury:
+    """Images with what the original answers to them, and their labels if there are any."""
+
+    batches: tuple[Batch, ...]
+    wanted: tuple[Outputs, ...]
+    labels: Tensor | None
+
+    def judge(self, outputs: Sequence[Outputs]) -> Verdict:
+        """The given outputs against the original's."""
+        old = torch.cat([y[0].argmax(1) for y in self.wanted])
+        new = torch.cat([y[0].argmax(1) for y in outputs])
+        labels = old if self.labels is None else self.labels.to(old.device)
+        before, after = old == labels, new == labels
+        both, lost = int((before & after).sum()), int((before & ~after).sum())
+        gained = int((~before & after).sum())
+        neither = len(labels) - both - lost - gained
+        return Verdict(both, lost, gained, neither, self.labels is not None)
+
+
+def keep_promise(
+    bench: Workbench,
+    measurements: Measurements,
+    points: float,
+    juries: Sequence[Jury],
+    progress: Progress,
+) -> Kept:
+    """The cheapest choice that loses at most `points` on the first jury, and on another one, which
+    verifies it: each of the others is asked once. The original network, which loses nothing, is the
+    last resort."""
+    choices = frontier_choices(measurements, POINTS, column_of(measurements, "macs"))
+    verdicts: dict[int, list[Verdict]] = {}
+
+    def verdict(index: int, jury: int) -> Verdict:
+        if index not in verdicts:
+            progress("holding plans against the promise", len(verdicts), 0)
+            forms = chosen_forms(measurements.layers, choices[index].picks)
+            factors = bench.factors(forms, progress)
+            # all are heard at once, for factors cost more than answers; each is looked at in turn
+            verdicts[index] = [each.judge(bench.answers(factors, each.batches)) for each in juries]
+        return verdicts[index][jury]
+
+    last = len(choices) - 1  # the dearest is the original network
+    index, tried = choose_and_verify(verdict, last, len(juries) - 1, points)
+    if tried is None:
+        return Kept(choices[last], 0.0, "nothing was separated, so nothing is lost")
+    verified = verdict(index, tried)
+    return Kept(choices[index], verified.drop, verified.words(tried, len(juries) - 1))
+
+
+def choose_and_verify(
+    verdict: Callable[[int, int], Verdict], last: int, tries: int, points: float
+) -> tuple[int, int | None]:
+    """The choice, 0 (the cheapest) to `last` (which loses nothing), and the jury that verified it.
+
+    `verdict(choice, jury)`: jury 0 is searched on; 1 to `tries` verify, each a single choice. Where
+    none of them accepts one, it is `last`, and None.
+    """
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        if verdict(middle, 0).drop <= points:
+            high = middle
+        else:
+            low = middle + 1
+    for jury in range(1, tries + 1):
+        if low == last:
+            break
+        if verdict(low, jury).drop <= points:
+            return low, jury
+        low += 1  # and what all the images seen so far allow
+        while low < last and _seen(verdict, low, jury).drop > points:
+            low += 1
+    return last, None
+
+
+def _seen(verdict: Callable[[int, int], Verdict], choice: int, jury: int) -> Verdict:
+    """On all images up to those of `jury`."""
+    total = verdict(choice, 0)
+    for number in range(1, jury + 1):
+        total += verdict(choice, number)
+    return total
+
+
+def juries_of(
+    bench: Workbench, spare: Sequence[Batch], labelled: tuple[Tensor, Tensor] | None
+) -> tuple[Jury, ...]:
+    """Of the labelled data, or of the images that planning did not look at: one half to search on,
+    and the other in parts, each to verify one plan: a half, a quarter and a quarter of it, as far
+    as they are 64 images and more.
+
+    Raises UsageError where the network is no classifier, InputError for too few images or labels
+    that do not fit.
+    """
+    if bench.loss.kind != "kl":
+        raise UsageError(
+            "accuracy_drop needs a classifier, one row of class scores an image; give a budget in "
+            "macs, params, size_mb or latency instead"
+        )
+    labels = None
+    if labelled is not None:
+        images, labels = labelled
+        check_labels(len(images), labels)
+        spare = [on_device_of(bench.network, (part,)) for part in images.split(BATCH)]
+    if image_count(spare) < 2 * FEWEST:
+        told = "labelled images" if labelled is not None else "images that planning does not use"
+        raise InputError(
+            f"accuracy_drop is searched and verified on {told}: {image_count(spare)} are too few, "
+            f"at least {2 * FEWEST} are needed"
+        )
+    parts = _parts(spare)
+    answers = [tuple(bench.answers({}, part)) for part in parts]
+    given: Sequence[Tensor | None] = [None] * len(parts)
+    if labels is not None:
+        marks = _parts([(part,) for part in labels.split(BATCH)])
+        given = [torch.cat([batch[0] for batch in part]) for part in marks]
+    return tuple(Jury(*each) for each in zip(parts, answers, given, strict=True))
+
+
+def _parts(batches: Sequence[Batch]) -> list[tuple[Batch, ...]]:
+    """Half of the images, and the other half in at most three parts, the largest first."""
+    search, rest = split_images(batches, 2)
+    parts = [search]
+    while len(parts) < TRIES and image_count(rest) >= 2 * FEWEST:
+        part, rest = split_images(rest, 2)
+        parts.append(part)
+    return [*parts, rest]

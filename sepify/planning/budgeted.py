@@ -1,0 +1,282 @@
+"""plan_to_budget(): measure the candidates, choose among them exactly, correct, explain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor, fx, nn
+
+from sepify.errors import UsageError
+from sepify.graph.batches import Batch
+from sepify.graph.convolutions import Convolution, separable, survey
+from sepify.graph.maps import Maps, measure_maps
+from sepify.planning.accuracy_target import Jury, juries_of, keep_promise
+from sepify.planning.candidates import list_layers
+from sepify.planning.columns import Column, column_of, limit_of
+from sepify.planning.entrants import list_entrants
+from sepify.planning.explain import decide
+from sepify.planning.latency import measure_latencies
+from sepify.planning.latency_table import LatencyTable, check_table, with_latencies
+from sepify.planning.measurements import Measurements, check_measurements
+from sepify.planning.run_off import FINAL_IMAGES, run_off
+from sepify.planning.search import chosen_forms, settle
+from sepify.planning.trials import MOST_IMAGES, Workbench, set_up, take_images
+from sepify.planning.uniform import Filter, refusals
+from sepify.plans.budget import Budget
+from sepify.plans.costs import separable_cost, standard_cost
+from sepify.plans.plan import Cost, Outlook, Plan, Style
+from sepify.process.progress import Progress, silent
+from sepify.timing.layers import open_stopwatch
+
+if TYPE_CHECKING:
+    from sepify.compiling.device.boards import Farm
+
+Picks = tuple[int, ...]  # the candidate that each layer takes
+
+
+@dataclass(frozen=True)
+class Known:
+    """What earlier work has left: nothing in it is measured again. `save_measurements` and
+    `save_latencies` are called with what is new, as soon as it is there."""
+
+    measurements: Measurements | None = None
+    latencies: LatencyTable | None = None
+    save_measurements: Callable[[Measurements], None] | None = None
+    save_latencies: Callable[[LatencyTable], None] | None = None
+
+    def apart_from(self, below: float | None) -> Known:
+        """The same; what is saved says that images below this mark had no part in it."""
+        save = self.save_measurements
+        if save is None:
+            return self
+        return replace(self, save_measurements=lambda new: save(replace(new, heldout=below)))
+
+    def least(self, below: float | None) -> float | None:
+        """The mark below which no image had a part in the earlier work either, None for none."""
+        if self.measurements is None or below is None:
+            return below
+        earlier = self.measurements.heldout
+        return None if earlier is None else min(below, earlier)
+
+
+def plan_to_budget(
+    original: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    budget: Budget,
+    batches: Sequence[Batch],
+    *,
+    keep: Sequence[str] = (),
+    filter_fn: Filter | None = None,
+    labelled: tuple[Tensor, Tensor] | None = None,
+    style: Style = "linear",
+    known: Known | None = None,
+    farm: Farm | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """The plan within `budget` that damages the outputs of `original` least. Latencies are those of
+    a board of `farm`, or of this machine without one.
+
+    Raises PlanError where the budget cannot be met (saying the least possible), a `keep` pattern
+    matches nothing or what is `known` is of another model, target or machine; InputError for too
+    few images; UsageError for a target or a promise that makes no sense here; DeviceError where the
+    board is lost.
+    """
+    note = progress or silent
+    known = known or Known()
+    if labelled is not None and budget.quantity != "accuracy_drop":
+        raise UsageError("labelled data is for a budget in accuracy_drop; this one needs none")
+    if farm is not None and budget.target is None:
+        raise UsageError(
+            "a board is for a budget in latency, such as latency=50%@raspberry-pi-4; this one "
+            "needs none"
+        )
+    convolutions = survey(original)
+    refused = refusals(convolutions, keep, filter_fn)
+    if budget.quantity == "accuracy_drop" and labelled is None:
+        planning, spare = _halves(batches)
+    else:
+        planning, spare = tuple(batches), ()
+    convs = {convolution.name: conv for convolution, conv in separable(convolutions)}
+    bench = set_up(original, list(convs), planning)
+    juries = None
+    if budget.quantity == "accuracy_drop":
+        juries = juries_of(bench, spare, labelled)
+
+    def measure() -> Measurements:
+        measured = _measurements(original, inputs, bench, known, note)
+        return measured.kept_only(refused).of_style(style)
+
+    if budget.target is None:
+        measurements = measure()
+    else:
+        measurements = _timed(original, inputs, budget.target, farm, known, measure, note)
+
+    column = column_of(measurements, budget.quantity)
+    if juries is None:
+        final = set_up(original, list(convs), planning, FINAL_IMAGES)
+        outlook, picks = _within(bench, final, convs, measurements, column, budget, note)
+    else:
+        outlook, picks = _promised(bench, measurements, budget, juries, note)
+    costs = own_costs(measurements, convolutions, measure_maps(original, inputs), style)
+    return Plan(
+        decide(measurements.layers, picks, convolutions, costs, column, measurements.loss),
+        outlook=outlook,
+        style=style,
+    )
+
+
+def _timed(
+    original: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    target: str,
+    farm: Farm | None,
+    known: Known,
+    measure: Callable[[], Measurements],
+    progress: Progress,
+) -> Measurements:
+    """What `measure` finds, with latencies. Target, board and table are looked at first: measuring
+    takes minutes."""
+    progress(f"looking for {target}", 0, 0)
+    with open_stopwatch(target, farm) as stopwatch:
+        if known.latencies is not None:
+            check_table(known.latencies, target, stopwatch.machine)
+        measurements = measure()
+        table, keys = measure_latencies(
+            original,
+            inputs,
+            measurements,
+            target,
+            stopwatch,
+            known.latencies,
+            known.save_latencies,
+            progress,
+        )
+    return with_latencies(measurements, table, keys)
+
+
+def _within(
+    bench: Workbench,
+    final: Workbench,
+    convs: Mapping[str, nn.Conv2d],
+    measurements: Measurements,
+    column: Column,
+    budget: Budget,
+    progress: Progress,
+) -> tuple[Outlook, Picks]:
+    """The least damage within a cost."""
+    limit = limit_of(column, budget)
+    layers, room = measurements.layers, limit - column.besides
+    settled = settle(bench, layers, column.costs, room, progress)
+    entrants = list_entrants(settled, layers, column.costs, room, convs)
+    best = run_off(final, layers, entrants, progress)
+    choice = best.choice
+    outlook = Outlook(
+        budget=str(budget),
+        limit=limit,
+        reached=choice.cost + column.besides,
+        loss=measurements.loss,
+        predicted=choice.damage,
+        measured=best.measured,
+        gap=choice.gap,
+        rounds=len(settled),
+    )
+    return outlook, choice.picks
+
+
+def _promised(
+    bench: Workbench,
+    measurements: Measurements,
+    budget: Budget,
+    juries: Sequence[Jury],
+    progress: Progress,
+) -> tuple[Outlook, Picks]:
+    """The least cost within an accuracy drop."""
+    points = budget.limit.value
+    kept = keep_promise(bench, measurements, points, juries, progress)
+    choice = kept.choice
+    forms = chosen_forms(measurements.layers, choice.picks)
+    outlook = Outlook(
+        budget=str(budget),
+        limit=points,
+        reached=kept.drop,
+        loss=measurements.loss,
+        predicted=choice.damage,
+        measured=bench.lost(bench.factors(forms, progress), progress),
+        gap=choice.gap,
+        rounds=0,
+        verified=kept.words,
+    )
+    return outlook, choice.picks
+
+
+def measure_candidates(
+    original: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    batches: Sequence[Batch],
+    known: Known | None = None,
+    progress: Progress | None = None,
+) -> Measurements:
+    """Every convolution's candidates with their costs and damages: what a frontier is made of."""
+    bench = set_up(original, [c.name for c, _ in separable(survey(original))], batches)
+    return _measurements(original, inputs, bench, known or Known(), progress or silent)
+
+
+def own_costs(
+    measurements: Measurements,
+    convolutions: Sequence[Convolution],
+    maps: dict[str, Maps],
+    style: Style = "linear",
+) -> dict[str, list[Cost]]:
+    """For each convolution by itself, what every candidate of its layer costs."""
+    layers = {name: layer for layer in measurements.layers for name in layer.names}
+    costs: dict[str, list[Cost]] = {}
+    for convolution in convolutions:
+        at = maps.get(convolution.name)
+        rows = []
+        for candidate in layers[convolution.name].candidates:
+            if candidate.order is None or candidate.rank is None:
+                cost = standard_cost(convolution, at)
+            else:
+                order, rank = candidate.order, candidate.rank
+                cost = separable_cost(convolution, at, order, rank, bias=True, style=style)
+            alone = len(layers[convolution.name].names) == 1
+            rows.append(replace(cost, seconds=candidate.cost.seconds if alone else None))
+        costs[convolution.name] = rows
+    return costs
+
+
+def _measurements(
+    original: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    bench: Workbench,
+    known: Known,
+    progress: Progress,
+) -> Measurements:
+    convolutions = survey(original)
+    if known.measurements is not None:
+        kernels = {c.name: c.kernel for c in convolutions}
+        check_measurements(known.measurements, kernels, "the file of measurements")
+        return known.measurements
+    layers = bench.measured(list_layers(convolutions, measure_maps(original, inputs)), progress)
+    inside = sum(c.params for c in convolutions)
+    tensors = [*original.parameters(), *original.buffers()]
+    each = next((p.element_size() for p in original.parameters()), 4)
+    everything = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    measured = Measurements(
+        layers,
+        bench.loss.kind,
+        sum(len(batch[0]) for batch in bench.judge),
+        max(0, everything - inside * each),
+        each,
+    )
+    if known.save_measurements is not None:
+        known.save_measurements(measured)
+    return measured
+
+
+def _halves(batches: Sequence[Batch]) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:
+    """Images to plan by, and those to hold the plan against: half at most go to planning."""
+    images = sum(len(batch[0]) for batch in batches)
+    return take_images(batches, min(MOST_IMAGES, images // 2))

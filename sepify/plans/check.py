@@ -1,0 +1,83 @@
+"""Does a plan fit a model? Asked before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from sepify.errors import PlanError
+from sepify.graph.convolutions import Convolution
+from sepify.plans.forms import full_rank
+from sepify.plans.plan import Decision, Plan, Style
+
+
+def check_plan(plan: Plan, convolutions: Sequence[Convolution]) -> None:
+    """Raise PlanError, naming the layer and how it differs, unless `plan` can be carried out on a
+    model with these convolutions. A plan may be silent about a convolution: it is kept."""
+    by_name = {convolution.name: convolution for convolution in convolutions}
+    for decision in plan:
+        convolution = by_name.get(decision.name)
+        if convolution is None:
+            raise PlanError(
+                f"the plan names {decision.where}, which is no convolution of this model "
+                f"({len(by_name)} there: {', '.join(list(by_name)[:3])}, ...)"
+            )
+        _check_kernel(decision, convolution)
+        if decision.action == "separate":
+            _check_separable(decision, convolution)
+            _check_style(decision, plan.style)
+    _check_ties(plan, by_name)
+
+
+def without_kernels(plan: Plan) -> Plan:
+    """`plan` for a thinned network, whose kernels are not those that it names."""
+    return replace(plan, decisions=tuple(replace(d, kernel=()) for d in plan))
+
+
+def _check_kernel(decision: Decision, convolution: Convolution) -> None:
+    if decision.kernel and decision.kernel != convolution.kernel:
+        raise PlanError(
+            f"the plan was made for another model: {decision.where} has a kernel "
+            f"{decision.kernel} in the plan and {convolution.kernel} in the model"
+        )
+
+
+def _check_separable(decision: Decision, convolution: Convolution) -> None:
+    if convolution.obstacle is not None:
+        raise PlanError(f"{decision.where} cannot be separated: {convolution.obstacle}")
+    assert decision.order is not None
+    assert decision.rank is not None
+    highest = full_rank(convolution.kernel, decision.order)
+    if decision.rank > highest:
+        raise PlanError(
+            f"{decision.where}: rank {decision.rank} is too high, {highest} is already exact "
+            f"for a kernel {convolution.kernel} as {decision.order}"
+        )
+
+
+def _check_style(decision: Decision, style: Style) -> None:
+    if style != "linear" and decision.order != "dw-pw":
+        raise PlanError(
+            f"{decision.where}: style '{style}' is depthwise first, not {decision.order}"
+        )
+
+
+def _check_ties(plan: Plan, by_name: dict[str, Convolution]) -> None:
+    """Convolutions that share one weight tensor must be treated alike, or the tie would break."""
+    treatment: dict[int, Decision] = {}
+    for decision in plan:
+        module = by_name[decision.name].module
+        if not isinstance(module, nn.Conv2d):
+            continue
+        first = treatment.setdefault(id(module.weight), decision)
+        if (first.action, first.order, first.rank) != (
+            decision.action,
+            decision.order,
+            decision.rank,
+        ):
+            raise PlanError(
+                f"{first.where} and {decision.where} share one weight, so the plan must treat "
+                "them alike"
+            )

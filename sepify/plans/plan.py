@@ -1,0 +1,193 @@
+"""The plan: for every convolution, what is done to it and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sepify.errors import PlanError
+from sepify.plans.forms import Order
+
+Action = Literal["keep", "separate"]
+Method = Literal["svd", "least-squares"]
+METHODS: tuple[Method, ...] = ("svd", "least-squares")
+Style = Literal["linear", "mobilenet", "mobilenet-relu6"]
+STYLES: tuple[Style, ...] = ("linear", "mobilenet", "mobilenet-relu6")
+CEILINGS: dict[Style, float | None] = {
+    "linear": None,
+    "mobilenet": float("inf"),
+    "mobilenet-relu6": 6.0,
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a layer costs: multiply-adds for one image (None where its map size is unknown),
+    parameters, bias included, predicted bytes moved for one image (None likewise), and seconds for
+    one image where a latency table was measured."""
+
+    macs: int | None
+    params: int
+    moved: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_numbers("a cost", vars(self))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done to one convolution. `order` and `rank` are set if and only if it is separated.
+
+    `error` is the relative squared error predicted for the rewritten layer: of its weights for
+    the SVD, of its outputs on the fitted images for least squares; `heldout_error` is that of its
+    outputs on calibration images held out of the fit, and `block_error`, where blocks were
+    refined, that of the output of the block around it, refined. All None for a layer that is kept.
+    `damage` is what planning expects the decision to add to the loss of the network's outputs.
+    `line` is where the decision stands in the file that it was read from.
+
+    Raises PlanError where an error or the damage is not a finite number.
+    """
+
+    name: str
+    action: Action
+    reason: str
+    kernel: tuple[int, ...]  # (N, M, kh, kw): out channels, in channels per group, kernel
+    before: Cost
+    after: Cost
+    order: Order | None = None
+    rank: int | None = None
+    error: float | None = None
+    heldout_error: float | None = None
+    block_error: float | None = None
+    damage: float | None = None
+    line: int | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The layer, and the line of the plan file if there is one, for messages."""
+        return f"'{self.name}'" + (f" (line {self.line} of the plan)" if self.line else "")
+
+    def __post_init__(self) -> None:
+        separated = self.order is not None and self.rank is not None
+        if (self.action == "separate") != separated:
+            raise PlanError(
+                f"plan entry '{self.name}': order and rank belong to action 'separate' and to "
+                f"no other (action {self.action!r}, order {self.order!r}, rank {self.rank!r})"
+            )
+        notes = ("error", "heldout_error", "block_error", "damage")
+        _require_numbers(f"plan entry '{self.name}'", {name: vars(self)[name] for name in notes})
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a plan that was made for a budget promises.
+
+    `limit` and `reached` are in the budget's own unit (MACs, parameters, bytes, seconds, points).
+    Damage is the loss of the network's outputs on calibration data, before the factors are refined:
+    `loss` "kl" in nats or "relative" to the outputs' variance; `predicted` by adding up the layers,
+    `measured` on the plan as a whole. `gap` is the relative distance of the predicted damage to the
+    bound that the solver proved: not 0 where another plan than the solver's measured best.
+    `verified` says how an accuracy promise was checked.
+    """
+
+    budget: str
+    limit: float
+    reached: float
+    loss: str
+    predicted: float
+    measured: float
+    gap: float
+    rounds: int
+    verified: str | None = None
+
+    def __post_init__(self) -> None:
+        words = ("budget", "loss", "verified")
+        numbers = {name: value for name, value in vars(self).items() if name not in words}
+        _require_numbers("a plan's outlook", numbers)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Decisions in execution order, and how the weights were (to be) found.
+
+    `method` names the solver of the factors, None while no conversion has chosen one; `batchnorm`
+    says whether BatchNorm statistics were re-estimated on calibration data afterwards; `outlook` is
+    there for a plan that a budget asked for.
+
+    `style` says what stands between depthwise and pointwise: nothing ("linear"), or BatchNorm and
+    ReLU or ReLU6, as in a MobileNet block. `width` is the share of channels that the network was
+    thinned to before anything else, and `resolution` the (height, width) in pixels of the images
+    that it is for, None where it is that of the original.
+
+    `heldout` says which images nothing was fitted to, nor chosen by: those whose mark
+    (`sepify/judging/heldout.py`) is below it; None where no image is known to be one.
+    """
+
+    decisions: tuple[Decision, ...]
+    method: Method | None = None
+    batchnorm: bool = False
+    outlook: Outlook | None = None
+    style: Style = "linear"
+    width: float = 1.0
+    resolution: tuple[int, int] | None = None
+    heldout: float | None = None
+
+    def __iter__(self) -> Iterator[Decision]:
+        return iter(self.decisions)
+
+    def __getitem__(self, name: str) -> Decision:
+        """The decision for the convolution at module path `name`; KeyError if there is none."""
+        for decision in self.decisions:
+            if decision.name == name:
+                return decision
+        raise KeyError(name)
+
+    @property
+    def ceiling(self) -> float | None:
+        """Of the ReLU between depthwise and pointwise; None where there is none."""
+        return CEILINGS[self.style]
+
+    @property
+    def changes(self) -> bool:
+        """Whether the network becomes another one: something is separated, or all is thinned."""
+        return bool(self.separated) or self.width < 1
+
+    @property
+    def fitted(self) -> bool:
+        """Whether images had a part in it: by the solver, BatchNorm, or the choice of the plan."""
+        return self.method == "least-squares" or self.batchnorm or self.outlook is not None
+
+    @property
+    def shape(self) -> str:
+        """Style, width and resolution in words."""
+        return shape_words(self.style, self.width, self.resolution)
+
+    @property
+    def separated(self) -> tuple[Decision, ...]:
+        """The decisions that rewrite."""
+        return tuple(d for d in self.decisions if d.action == "separate")
+
+    @property
+    def kept(self) -> tuple[Decision, ...]:
+        """The decisions that leave a convolution as it is."""
+        return tuple(d for d in self.decisions if d.action == "keep")
+
+
+def _require_numbers(where: str, values: Mapping[str, object]) -> None:
+    """Raise PlanError for a value that is neither None nor a finite number."""
+    for name, value in values.items():
+        finite = math.isfinite(value) if isinstance(value, float) else type(value) is int
+        if value is not None and not finite:
+            raise PlanError(f"{where}: {name} is {value!r}, not a finite number")
+
+
+def shape_words(style: Style, width: float, resolution: tuple[int, int] | None) -> str:
+    """ "style mobilenet, width 0.75, images of 160x160"; the style always, the others where they
+    are not the original's."""
+    parts = [f"style {style}"]
+    parts += [] if width == 1 else [f"width {width:g}"]
+    parts += [] if resolution is None else [f"images of {resolution[0]}x{resolution[1]}"]
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""Latency of networks and layers, in turns, on this machine and on boards."""
