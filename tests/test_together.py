@@ -157,15 +157,15 @@ def bug(*_args, **_options):
     raise ZeroDivisionError
 
 
-def interrupt(*_args):
+def interrupt(*_args, **_options):
     raise KeyboardInterrupt
 
 
 FAILURES = {  # what is replaced, by what, and what comes out
-    "the page cannot be rendered": ("measuring.report.html.as_html", bug, ZeroDivisionError),
-    "Ctrl-C in the last file": ("measuring.report.html.as_html", interrupt, KeyboardInterrupt),
-    "a full disk at the plan": ("converting.save_plan", full_disk, SepifyError),
-    "a bug while measuring": ("converting.compare", bug, ZeroDivisionError),
+    "the page cannot be rendered": ("report.html.render_page", bug, ZeroDivisionError),
+    "Ctrl-C in the last file": ("report.html.render_page", interrupt, KeyboardInterrupt),
+    "a full disk at the plan": ("jobs.convert.save_plan", full_disk, SepifyError),
+    "a bug while measuring": ("jobs.convert.compare", bug, ZeroDivisionError),
 }
 
 
