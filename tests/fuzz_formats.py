@@ -116,7 +116,7 @@ def _read_plan(path: Path) -> None:
 
 
 def _report(path: Path) -> None:
-    from measuring.test_report import report
+    from report.test_report import report
 
     report().save(path)
 

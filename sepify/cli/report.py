@@ -44,7 +44,9 @@ def report(
     ] = None,
     output: Annotated[
         list[Path] | None,
-        typer.Option("--output", "-o", help=".html, .json or .md (for a pull request); repeat"),
+        typer.Option(
+            "--output", "-o", help=".html, .json, .md (for pull requests) or .txt; repeat"
+        ),
     ] = None,
     data: Data = None,
     preprocess: Preprocess = None,
@@ -77,8 +79,8 @@ def report(
     reports."""
     from sepify.errors import UsageError
     from sepify.jobs.report import ReportRequest, parse_ranks, report_files, save_all
-    from sepify.report.comparison import compare_reports
     from sepify.report.model import report_schema
+    from sepify.report.report import compare_reports
 
     given, outputs = models or [], tuple(output or ())
     if schema:

@@ -26,7 +26,8 @@ from sepify.plans.plan import Plan
 from sepify.plans.resolution import inputs_for
 from sepify.process.progress import Progress
 from sepify.report.comparison import Comparison
-from sepify.report.model import require_report_name
+from sepify.report.model import ReportData
+from sepify.report.render import require_report_name, save
 from sepify.storage import require_writable, written_together
 from sepify.timing.board import require_board
 
@@ -99,11 +100,11 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
     return report
 
 
-def save_all(report: Report | Comparison, outputs: Sequence[Path]) -> None:
-    """Save it as each of the outputs, or as none."""
+def save_all(document: ReportData | Comparison, outputs: Sequence[Path]) -> None:
+    """Save a report or a comparison as each of the outputs, or as none."""
     with written_together() as stage:
         for path in outputs:
-            report.save(stage(path))
+            save(document, stage(path))
 
 
 def _unfitted(calibration: Tensor | None, plan: Plan | None) -> Tensor | None:

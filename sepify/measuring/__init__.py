@@ -2,6 +2,6 @@
 
 from sepify.measuring.compare import compare
 from sepify.measuring.cost import count_macs
-from sepify.report.model import Report, load_report
+from sepify.report.report import Report, load_report
 
 __all__ = ["Report", "compare", "count_macs", "load_report"]

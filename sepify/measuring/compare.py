@@ -31,7 +31,8 @@ from sepify.plans.resolution import inputs_for, reduced_first
 from sepify.process.machine import installed_versions, this_machine, usable_cpus
 from sepify.process.progress import Progress, guarded, silent
 from sepify.process.state import keeps_process_state
-from sepify.report.model import Origin, Prospect, Report, Totals
+from sepify.report.model import Origin, Prospect, Totals
+from sepify.report.report import Report
 from sepify.timing.board import require_board, time_on_board
 from sepify.timing.race import Contender, Latency, Skipped, Which, race, summarise
 from sepify.timing.runtimes import Compiled, Runner, gather, onnx_runner, torch_runner, tvm_runner

@@ -1,1 +1,1 @@
-"""The report: facts gathered, then shown as a table, as JSON and as one HTML page."""
+"""The report: data (`model.py`), one renderer for each suffix (`render.py`), and its words."""

@@ -1,26 +1,24 @@
-"""Several reports on conversions of one network, side by side."""
+"""A comparison: several reports on conversions of one network, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sepify.errors import UsageError
 from sepify.judging.number_words import change, milliseconds, quantity, threads_text
+from sepify.judging.statistics import Interval
 from sepify.printable import printable_tree
 from sepify.report.figures import Figure, best_times, key_figures, quality
-from sepify.report.model import Report, load_report, require_report_name
+from sepify.report.html import render_page
+from sepify.report.markdown import render_markdown
+from sepify.report.model import ReportData
+from sepify.report.text import plain
 from sepify.report.words import machine_text
-from sepify.storage import write_json, write_text
-
-if TYPE_CHECKING:
-    from sepify.judging.statistics import Interval
 
 FORMAT = "sepify-comparison"
 VERSION = 1
@@ -28,9 +26,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reports by name, in the order given; `notes` say what cannot be compared among them."""
+    """Reports by name, in the order given; `notes` say where they cannot be compared."""
 
-    reports: tuple[tuple[str, Report], ...]
+    reports: tuple[tuple[str, ReportData], ...]
     notes: tuple[str, ...]
 
     def __rich__(self) -> Group:
@@ -45,34 +43,9 @@ class Comparison:
             "reports": [{"name": name, **report.to_dict()} for name, report in self.reports],
         }
 
-    def save(self, path: Path | str) -> None:
-        """Write `path`, whole or not at all: .json, .html or .md."""
-        suffix = require_report_name(path)
-        if suffix == ".json":
-            write_json(path, self.to_dict())
-        elif suffix == ".html":
-            write_text(path, as_html(self))
-        else:
-            write_text(path, as_markdown(self))
 
-
-def compare_reports(paths: Sequence[Path]) -> Comparison:
-    """Read reports saved as JSON. Raises UsageError for fewer than two, FileError for a file that
-    is none."""
-    if len(paths) < 2:
-        raise UsageError("comparing reports needs two or more of them: a.report.json b.report.json")
-    names = _short_names(paths)
-    reports = tuple(zip(names, (load_report(path) for path in paths), strict=True))
-    return Comparison(reports, _notes(reports))
-
-
-def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Files without suffixes, or the paths themselves where those are the same."""
-    names = [path.name.removesuffix(".json").removesuffix(".report") for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
-
-
-def _notes(reports: Sequence[tuple[str, Report]]) -> tuple[str, ...]:
+def comparison_notes(reports: Sequence[tuple[str, ReportData]]) -> tuple[str, ...]:
+    """Say in which ways the reports, given with their names, cannot be compared."""
     first_name, first = reports[0]
     notes = []
     for name, report in reports[1:]:
@@ -99,7 +72,7 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     return lines + [_row(name, report, after=True) for name, report in comparison.reports]
 
 
-def _row(name: str, report: Report, *, after: bool) -> tuple[str, ...]:
+def _row(name: str, report: ReportData, *, after: bool) -> tuple[str, ...]:
     figures = {figure.label: figure for figure in key_figures(report)}
     shown = quality(report)
     totals = report.after if after else report.before
@@ -122,7 +95,7 @@ def _row(name: str, report: Report, *, after: bool) -> tuple[str, ...]:
     )
 
 
-def _latency(report: Report, after: bool) -> str:
+def _latency(report: ReportData, after: bool) -> str:
     best = best_times(report.latency)
     if not best or best[0].before.before is None or best[0].after.after is None:
         return "not timed"
@@ -145,10 +118,13 @@ def render(comparison: Comparison) -> Group:
     return Group(table, *notes)
 
 
+def as_text(comparison: Comparison) -> str:
+    """Render plain text of at most 80 columns."""
+    return plain(render(comparison))
+
+
 def as_html(comparison: Comparison) -> str:
     """One page that needs nothing else."""
-    from sepify.report.html import render_page
-
     first = comparison.reports[0][1]
     shown = quality(first)
     points = [("original", "before", first.before.macs, shown.before)]
@@ -169,8 +145,6 @@ def as_html(comparison: Comparison) -> str:
 
 def as_markdown(comparison: Comparison) -> str:
     """One table, for a pull request."""
-    from sepify.report.markdown import render_markdown
-
     return render_markdown("comparison.md", **_values(comparison))
 
 

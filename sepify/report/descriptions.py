@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sepify.judging.number_words import milliseconds, points, quantity, threads_text
+from sepify.judging.statistics import Interval
 from sepify.report.facts import class_rows
 from sepify.report.figures import Quality, best_times, quality
+from sepify.report.model import ReportData
 from sepify.report.words import class_text, loss_unit
 
-if TYPE_CHECKING:
-    from sepify.judging.statistics import Interval
-    from sepify.report.model import Report
 
-
-def frontier(report: Report) -> str:
+def frontier(report: ReportData) -> str:
     """Of the plot of quality against cost."""
     shown = quality(report)
     parts = [f"{name}: {value} at {macs} MACs" for name, macs, value, _ in frontier_rows(report)]
     return f"Plot of {shown.label} against MACs. {'; '.join(parts)}."
 
 
-def frontier_rows(report: Report) -> list[tuple[str, str, str, str]]:
+def frontier_rows(report: ReportData) -> list[tuple[str, str, str, str]]:
     """Name, MACs, value and interval of each point, the cheapest first."""
     shown = quality(report)
     networks: list[tuple[str, int, Interval | None]] = [
@@ -43,7 +39,7 @@ def _interval(shown: Quality, value: Interval) -> str:
     return f"{shown.text(value.low)} to {shown.text(value.high)}"
 
 
-def prospects(report: Report) -> str:
+def prospects(report: ReportData) -> str:
     """Of the plot of the planner's frontier."""
     if not report.prospects:
         return ""
@@ -54,12 +50,12 @@ def prospects(report: Report) -> str:
     )
 
 
-def prospect_rows(report: Report) -> list[tuple[str, str]]:
+def prospect_rows(report: ReportData) -> list[tuple[str, str]]:
     """MACs and predicted loss of each point."""
     return [(quantity(point.macs), f"{point.loss:.3g}") for point in report.prospects]
 
 
-def latency(report: Report) -> str:
+def latency(report: ReportData) -> str:
     """Of the plot of latencies."""
     parts = [
         f"with {threads_text(best.threads)} the fastest is {best.before.runtime} before, "
@@ -71,7 +67,7 @@ def latency(report: Report) -> str:
     return f"Plot of latencies by runtime: {'; '.join(parts)}. The table has every value."
 
 
-def confusion(report: Report) -> str:
+def confusion(report: ReportData) -> str:
     """Of the matrix of changed answers."""
     changes = report.changes
     if changes is None or not changes.pairs:
@@ -84,7 +80,7 @@ def confusion(report: Report) -> str:
     )
 
 
-def classes(report: Report) -> str:
+def classes(report: ReportData) -> str:
     """Of the plot by class."""
     changes = report.changes
     if changes is None or not changes.classes:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sepify.judging.changes import ClassCount
 from sepify.judging.number_words import threads_text
+from sepify.judging.statistics import Interval
 from sepify.report.figures import quality
+from sepify.report.model import LayerRow, ReportData
 from sepify.report.words import class_text, loss_unit
-
-if TYPE_CHECKING:
-    from sepify.judging.changes import ClassCount
-    from sepify.judging.statistics import Interval
-    from sepify.report.model import LayerRow, Report
-    from sepify.timing.race import Spread
+from sepify.timing.race import Spread
 
 MOST_CLASSES = 20  # a matrix of more answers is not readable
 SHOWN_CLASSES = 30
 
 
-def chart_facts(report: Report) -> dict[str, Any]:
+def chart_facts(report: ReportData) -> dict[str, Any]:
     """Everything that the scripts of the page need; keys as page/charts.js reads them."""
     return {
         "frontier": _frontier(report),
@@ -34,7 +32,7 @@ def chart_facts(report: Report) -> dict[str, Any]:
     }
 
 
-def _frontier(report: Report) -> dict[str, Any]:
+def _frontier(report: ReportData) -> dict[str, Any]:
     shown = quality(report)
     named: list[tuple[str, str, int, Interval | None]] = [
         ("before", "before", report.before.macs, shown.before),
@@ -58,7 +56,7 @@ def _point(name: str, kind: str, macs: int, value: Interval) -> dict[str, Any]:
     }
 
 
-def _latency(report: Report) -> list[dict[str, Any]]:
+def _latency(report: ReportData) -> list[dict[str, Any]]:
     rows = []
     for row in report.latency.rows if report.latency else ():
         name = f"{row.runtime}, {threads_text(row.threads)}"
@@ -73,18 +71,18 @@ def _times(spread: Spread) -> dict[str, float]:
     return {name: 1e3 * seconds for name, seconds in times.items()}
 
 
-def confusion_fits(report: Report) -> bool:
+def confusion_fits(report: ReportData) -> bool:
     """Whether the changed answers are of few enough classes for a matrix that can be read."""
     return report.changes is not None and 0 < len(_answers(report)) <= MOST_CLASSES
 
 
-def _answers(report: Report) -> list[int]:
+def _answers(report: ReportData) -> list[int]:
     changes = report.changes
     pairs = changes.pairs if changes else ()
     return sorted({pair.before for pair in pairs} | {pair.after for pair in pairs})
 
 
-def _confusion(report: Report) -> dict[str, Any]:
+def _confusion(report: ReportData) -> dict[str, Any]:
     changes = report.changes
     if changes is None:
         return {"names": [], "rows": []}
@@ -101,14 +99,14 @@ def _confusion(report: Report) -> dict[str, Any]:
     return {"names": [class_text(changes, answer) for answer in _answers(report)], "rows": rows}
 
 
-def class_rows(report: Report) -> list[ClassCount]:
+def class_rows(report: ReportData) -> list[ClassCount]:
     """The classes whose share of right answers changed most, in the order of their numbers."""
     given = report.changes.classes if report.changes else ()
     ranked = sorted(given, key=lambda row: -abs(row.after - row.before) / row.images)
     return sorted(ranked[:SHOWN_CLASSES], key=lambda row: row.label)
 
 
-def _classes(report: Report) -> list[dict[str, Any]]:
+def _classes(report: ReportData) -> list[dict[str, Any]]:
     changes = report.changes
     if changes is None:
         return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sepify.judging.fidelity import alike
 from sepify.judging.number_words import (
@@ -18,12 +17,10 @@ from sepify.judging.number_words import (
     threads_text,
 )
 from sepify.judging.statistics import Interval
+from sepify.report.model import ReportData
 from sepify.report.words import ARROW, sqnr_text
 from sepify.timing.board import BoardLatency
 from sepify.timing.race import Latency, LatencyRow
-
-if TYPE_CHECKING:
-    from sepify.report.model import Report
 
 NONE = "\N{EN DASH}"
 
@@ -65,7 +62,7 @@ class Quality:
         return percent(value) if self.unit == "share" else decimal(value)
 
 
-def headline(report: Report) -> str:
+def headline(report: ReportData) -> str:
     """The report in one sentence."""
     macs = change(report.before.macs, report.after.macs)
     parts = [f"{report.network} after conversion needs {macs} MACs"]
@@ -99,7 +96,7 @@ def headline(report: Report) -> str:
     return f"{', '.join(parts[:-1])}, and {parts[-1]}." if len(parts) > 1 else f"{parts[0]}."
 
 
-def key_figures(report: Report) -> tuple[Figure, ...]:
+def key_figures(report: ReportData) -> tuple[Figure, ...]:
     """MACs, parameters, size, latency where it was timed, here or on a board, and accuracy (or what
     stands for it): before and after."""
     b, a = report.before, report.after
@@ -126,7 +123,7 @@ def key_figures(report: Report) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def quality(report: Report) -> Quality:
+def quality(report: ReportData) -> Quality:
     """The user's metric before top-1 before agreement before the mean cosine: the first there is.
     Without labels the original agrees with itself, exactly."""
     exact = Interval(1.0, 1.0, 1.0)
@@ -164,7 +161,7 @@ def _median_after(row: LatencyRow) -> float:
     return row.after.median if row.after else float("inf")
 
 
-def _quality_figure(report: Report) -> Figure:
+def _quality_figure(report: ReportData) -> Figure:
     if report.metrics:
         given = report.metrics[0]
         low, high = given.difference.low, given.difference.high
@@ -234,7 +231,7 @@ def _board_figures(board: BoardLatency) -> list[Figure]:
     ]
 
 
-def _fidelity_figure(report: Report) -> Figure:
+def _fidelity_figure(report: ReportData) -> Figure:
     given = report.fidelity
     if given is None:
         return Figure(

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sepify.judging import number_words
 from sepify.judging.layer_errors import IMAGES
@@ -14,16 +14,14 @@ from sepify.printable import printable, printable_tree
 from sepify.report import descriptions, words
 from sepify.report.facts import chart_facts, class_rows, confusion_fits
 from sepify.report.figures import headline, key_figures, quality
+from sepify.report.model import ReportData
 from sepify.report.text import error_text
-
-if TYPE_CHECKING:
-    from sepify.report.model import Report
 
 # Observable Plot draws, on d3; both are ISC-licensed, their licences stand beside them
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.min.js", "page/charts.js", "page/table.js")
 
 
-def as_html(report: Report) -> str:
+def as_html(report: ReportData) -> str:
     """The page. Every name and reason is escaped; a browser is told to run the scripts of this page
     alone and to fetch nothing."""
     largest = max((max(r.macs_before, r.macs_after) for r in report.layers), default=0) or 1

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sepify.judging import number_words
 from sepify.printable import printable, printable_tree
 from sepify.report import descriptions, words
 from sepify.report.figures import headline, key_figures, quality
-
-if TYPE_CHECKING:
-    from sepify.report.model import Report
-
+from sepify.report.model import ReportData
 
 # what GitHub makes lists, links, mentions and emoji of without any brackets
 _SPOKEN = re.compile(
@@ -20,7 +17,7 @@ _SPOKEN = re.compile(
 )
 
 
-def as_markdown(report: Report) -> str:
+def as_markdown(report: ReportData) -> str:
     """GitHub's Markdown. Every name and reason is escaped: it stays text on one line."""
     report = printable_tree(report)
     shares = [("top-1", report.accuracy), ("top-5", report.top5)]

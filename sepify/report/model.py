@@ -1,30 +1,27 @@
-"""The report: what was measured on a network before and after its conversion, and its file."""
+"""The data of a report: what was measured on a network before and after its conversion."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rich.console import Group
-
-from sepify.errors import FileError, UsageError
-from sepify.faults import reading
+from sepify.errors import FileError
 from sepify.judging.changes import Changes
 from sepify.judging.fidelity import Fidelity
 from sepify.judging.metrics import MetricResult
 from sepify.judging.statistics import Accuracy, Interval
 from sepify.process.machine import Machine
-from sepify.storage import decode, read_json, write_json, write_text
+from sepify.storage import decode
 from sepify.timing.board import BoardLatency
 from sepify.timing.race import Latency
 
 FORMAT = "sepify-report"
 VERSION = 4
 READ_VERSIONS = (2, 3, 4)
-SUFFIXES = (".json", ".html", ".md")
+
+AnyReport = TypeVar("AnyReport", bound="ReportData")
 
 
 @dataclass(frozen=True)
@@ -127,26 +124,43 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Report:
-    """A conversion, measured. Prints as tables of at most 80 columns; `save` writes JSON, HTML or
-    Markdown.
+class ReportData:
+    """A measured conversion, without any way to show it: `sepify.Report` adds printing and saving.
 
-    `latency` is None where no runtime was timed here, `board` where none was on a board; `accuracy`
-    (top-1) and `changes` where no labelled data was given, `top5` also for fewer than six classes.
-    `metrics` are the user's own. `variants` and `prospects` stand beside this conversion on the
-    frontier; `prospect_unit` is the loss's.
-    `fidelity` is None where there were no images to claim one on; `judged_on` says what else was
-    done with the images that it was measured on. `inputs` are the shapes of the example inputs;
-    `warnings` speak against trusting the network, `notes` say what a reader should beware of.
+    Attributes:
+        network: The network's name.
+        created: When it was measured, in ISO 8601 and UTC.
+        machine: Where the work was done.
+        versions: The version of each library that took part, by name.
+        seed: The seed of every random choice.
+        inputs: The shapes of the example inputs.
+        method: How the factors were found, "svd" or "least-squares"; None where nobody says.
+        before: Costs of the original.
+        after: Costs of the converted network.
+        layers: The original's layers, each beside what became of it.
+        latency: None where no runtime was timed here.
+        accuracy: Top-1, None without labelled data.
+        fidelity: Agreement with the original without labels; None without images to claim one on.
+        notes: What a reader should beware of.
+        top5: None without labelled data and for fewer than six classes.
+        metrics: The user's own metrics.
+        changes: Which answers changed, None without labelled data.
+        variants: Other conversions, beside this one on the frontier.
+        prospects: The planner's own frontier.
+        prospect_unit: The unit of the loss in `prospects`, "kl" or "relative"; empty without them.
+        origin: How to make the report again.
+        board: Latency on a board, None where none was timed.
+        warnings: Reasons not to trust the converted network.
+        judged_on: What else was done with the images that `fidelity` was measured on.
     """
 
     network: str
-    created: str  # ISO 8601, UTC
+    created: str
     machine: Machine
     versions: dict[str, str]
     seed: int
     inputs: tuple[tuple[int, ...], ...]
-    method: str | None  # how the factors were found: "svd" or "least-squares"
+    method: str | None
     before: Totals
     after: Totals
     layers: tuple[LayerRow, ...]
@@ -165,24 +179,22 @@ class Report:
     warnings: tuple[str, ...] = ()
     judged_on: str = ""
 
-    def __rich__(self) -> Group:
-        from sepify.report.text import render
-
-        return render(self)
-
-    def __str__(self) -> str:
-        from sepify.report.text import as_text
-
-        return as_text(self)
-
     def to_dict(self) -> dict[str, Any]:
         """The report in plain JSON types, with "format" and "version" in front."""
         return {"format": FORMAT, "version": VERSION, **_plain(asdict(self))}
 
     @classmethod
-    def from_dict(cls, document: Any) -> Report:
-        """The report that `to_dict` put into `document`, now or in version 2, which had no board,
-        or 3, which had no warnings. Raises FileError naming the field at fault."""
+    def from_dict(cls: type[AnyReport], document: Any) -> AnyReport:
+        """Read what `to_dict` gave, of this version or an older one.
+
+        Version 2 had no board, version 3 no warnings.
+
+        Args:
+            document: Plain JSON types.
+
+        Raises:
+            FileError: The document is not a report, or a field, which is named, is at fault.
+        """
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise FileError(f'not a report: "format" is not "{FORMAT}"')
         version = document.get("version")
@@ -198,51 +210,11 @@ class Report:
                 fields["fidelity"] = {"commonest": None, "spread": None, **fields["fidelity"]}
         return decode(cls, fields, "report")
 
-    def save(self, path: Path | str) -> None:
-        """Write `path`, whole or not at all: .json for machines (`report_schema` describes it),
-        .html for people (one file that needs no network), .md for a pull request. Raises UsageError
-        for another suffix, FileError where it cannot be written."""
-        suffix = require_report_name(path)
-        if suffix == ".json":
-            write_json(path, self.to_dict())
-        elif suffix == ".html":
-            from sepify.report.html import as_html
-
-            write_text(path, as_html(self))
-        else:
-            from sepify.report.markdown import as_markdown
-
-            write_text(path, as_markdown(self))
-
-
-def require_report_name(path: Path | str) -> str:
-    """The suffix of a report's file. Raises UsageError for one that reports are not saved as."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"{path}: a report is saved as {', '.join(SUFFIXES)}")
-    return suffix
-
 
 def report_schema() -> Any:
     """The JSON Schema (draft 2020-12) of a report saved as JSON, of this version."""
     place = files("sepify.report").joinpath(f"report-{VERSION}.schema.json")
     return json.loads(place.read_text("utf-8"))
-
-
-def load_report(path: Path | str) -> Report:
-    """Read a report that was saved as JSON. Raises FileError naming the file and the fault, also
-    where its parts contradict each other, so that it cannot be told."""
-    from sepify.report.html import as_html
-
-    try:
-        report = Report.from_dict(read_json(path))
-        with reading(path, "a report", "make it again"):
-            str(report)
-            as_html(report)
-        return report
-    except FileError as error:
-        message = str(error)
-        raise FileError(message if str(path) in message else f"{path}: {message}") from error
 
 
 def _plain(value: Any) -> Any:

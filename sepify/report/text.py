@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -27,6 +26,7 @@ from sepify.judging.number_words import (
 )
 from sepify.printable import printable_tree
 from sepify.report.figures import headline, key_figures
+from sepify.report.model import LayerRow, ReportData
 from sepify.report.words import (
     class_text,
     decision_text,
@@ -36,27 +36,29 @@ from sepify.report.words import (
     sqnr_text,
     versions_text,
 )
-
-if TYPE_CHECKING:
-    from sepify.report.model import LayerRow, Report
-    from sepify.timing.board import BoardLatency
-    from sepify.timing.race import Ratio, Spread
+from sepify.timing.board import BoardLatency
+from sepify.timing.race import Ratio, Spread
 
 WIDTH = 80
 NONE = "\N{EN DASH}"
 FIXED = ("runtime", "network", "done")  # columns whose words are short and known
 
 
-def as_text(report: Report) -> str:
-    """The report as plain text of at most 80 columns."""
+def as_text(report: ReportData) -> str:
+    """Render plain text of at most 80 columns."""
+    return plain(render(report))
+
+
+def plain(shown: RenderableType) -> str:
+    """Print to a string what a rich console would show, without colours."""
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
-    console.print(render(report))
+    console.print(shown)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
-def render(report: Report) -> Group:
-    """The report for a rich console. Nothing in it is read as rich markup."""
+def render(report: ReportData) -> Group:
+    """Render for a rich console. Nothing in the report is read as rich markup."""
     report = printable_tree(report)
     parts: list[RenderableType] = [Text(headline(report), style="bold")]
     parts += [*_beware(report.warnings, "bold red"), _figures(report)]
@@ -89,7 +91,7 @@ def _table(title: str, *columns: tuple[str, str]) -> Table:
     return table
 
 
-def _figures(report: Report) -> RenderableType:
+def _figures(report: ReportData) -> RenderableType:
     table = _table(
         "", ("", "left"), ("before", "right"), ("after", "right"), ("change", "left"), ("", "left")
     )
@@ -104,7 +106,7 @@ def _figures(report: Report) -> RenderableType:
     return table
 
 
-def _latency(report: Report) -> RenderableType:
+def _latency(report: ReportData) -> RenderableType:
     assert report.latency is not None
     batch = report.latency.batch
     images = "1 image" if batch == 1 else f"{batch} images"
@@ -164,12 +166,12 @@ def _ratio(ratio: Ratio | None) -> str:
     return NONE if ratio is None else factor(ratio.value)
 
 
-def _skipped(report: Report) -> list[RenderableType]:
+def _skipped(report: ReportData) -> list[RenderableType]:
     skipped = report.latency.skipped if report.latency else ()
     return [Text(f"{missed.runtime} was not timed: {missed.reason}") for missed in skipped]
 
 
-def _agreement(report: Report) -> RenderableType:
+def _agreement(report: ReportData) -> RenderableType:
     lines = []
     for label, given in (("Top-1", report.accuracy), ("Top-5", report.top5)):
         if given is not None:
@@ -210,7 +212,7 @@ def _agreement(report: Report) -> RenderableType:
     return Text("\n" + "\n".join(lines))
 
 
-def _layers(report: Report) -> RenderableType:
+def _layers(report: ReportData) -> RenderableType:
     table = _table(
         "\nLayers (MACs of one image)",
         ("layer", "left"),
@@ -246,7 +248,7 @@ def _fewer(layer: LayerRow) -> str:
     return factor(layer.macs_before / layer.macs_after)
 
 
-def error_text(report: Report) -> str:
+def error_text(report: ReportData) -> str:
     """What the column of predicted errors means in this report."""
     if any(layer.heldout_error is not None for layer in report.layers):
         return "error: predicted, relative squared, of the layer's outputs on held-out inputs"
@@ -255,7 +257,7 @@ def error_text(report: Report) -> str:
     return "error: predicted, relative squared, of the layer's weights"
 
 
-def _kept(report: Report) -> list[RenderableType]:
+def _kept(report: ReportData) -> list[RenderableType]:
     reasons: dict[str, list[str]] = {}
     for layer in report.layers:
         if layer.action == "keep":
@@ -273,7 +275,7 @@ def _beware(sentences: Sequence[str], style: str) -> list[RenderableType]:
     return [Padding(grid, (1, 0, 0, 0))]
 
 
-def _circumstances(report: Report) -> str:
+def _circumstances(report: ReportData) -> str:
     machine = report.machine
     others = report.latency.others if report.latency else None
     busy = "" if others is None else f"; other processes used {others:.2f} CPUs meanwhile"

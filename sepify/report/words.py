@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from sepify.judging.changes import Changes
 from sepify.judging.number_words import digits
+from sepify.process.machine import Machine
+from sepify.report.model import LayerRow, ReportData
 from sepify.timing.race import Ratio
-
-if TYPE_CHECKING:
-    from sepify.judging.changes import Changes
-    from sepify.process.machine import Machine
-    from sepify.report.model import LayerRow, Report
 
 ARROW = "\N{RIGHTWARDS ARROW}"
 
@@ -42,7 +38,7 @@ def class_text(changes: Changes, number: int) -> str:
     return f"class {number}"
 
 
-def loss_unit(report: Report) -> str:
+def loss_unit(report: ReportData) -> str:
     """The unit of the planner's loss, in words."""
     return "nats" if report.prospect_unit == "kl" else "of the outputs' variance"
 
@@ -59,7 +55,7 @@ def versions_text(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def sqnr_text(report: Report) -> str:
+def sqnr_text(report: ReportData) -> str:
     """Signal-to-quantisation-noise ratio of the outputs in dB, in words where there is none."""
     if report.fidelity is None:
         return "not measured"

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from browser.page import big_report
 
-from sepify.report.comparison import compare_reports
+from sepify.report.render import save
+from sepify.report.report import compare_reports
 
 AXE = Path(__file__).parent / "axe-core.tgz"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -96,7 +97,7 @@ def comparison_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
     for name in ("rank1", "rank2", "a-variant-with-a-rather-long-name"):
         big_report().save(folder / f"{name}.report.json")
-    compare_reports(sorted(folder.glob("*.json"))).save(folder / "all.html")
+    save(compare_reports(sorted(folder.glob("*.json"))), folder / "all.html")
     return folder / "all.html"
 
 

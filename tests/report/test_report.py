@@ -37,6 +37,8 @@ from sepify.report.model import (
     Variant,
     report_schema,
 )
+from sepify.report.render import RENDERERS, save
+from sepify.report.report import compare_reports
 from sepify.timing.board import BoardLatency
 from sepify.timing.race import Latency, LatencyRow, Ratio, Skipped, Spread
 
@@ -452,8 +454,27 @@ def test_quantities(value: float, text: str) -> None:
     assert number_words.quantity(value, "B") == text
 
 
+@pytest.mark.parametrize("suffix", RENDERERS)
+def test_each_suffix_has_a_renderer_for_reports_and_comparisons(
+    suffix: str, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        report().save(tmp_path / f"{name}.report.json")
+    both = compare_reports([tmp_path / "a.report.json", tmp_path / "b.report.json"])
+    for document, named in ((report(), "Net"), (both, "original")):
+        save(document, tmp_path / f"x{suffix}")
+        text = (tmp_path / f"x{suffix}").read_text("utf-8")
+        assert named in text
+        assert text.endswith("\n")
+
+
+def test_saved_text_is_what_is_printed(tmp_path: Path) -> None:
+    report().save(tmp_path / "x.txt")
+    assert (tmp_path / "x.txt").read_text("utf-8") == f"{report()}\n"
+
+
 def test_saving_elsewhere_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"saved as \.json, \.html, \.md"):
+    with pytest.raises(UsageError, match=r"saved as \.json, \.html, \.md, \.txt"):
         report().save(tmp_path / "x.pdf")
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write"):

@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sepify.report.model import FORMAT, VERSION, Report
+from sepify.report.model import FORMAT, VERSION
+from sepify.report.report import Report
 
 PLACE = Path(str(files("sepify.report"))) / f"report-{VERSION}.schema.json"
 
