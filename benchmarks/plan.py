@@ -315,10 +315,8 @@ def _plan(measured: Measurements, picks: Picks) -> Plan:
     decisions = []
     for layer, pick in zip(measured.layers, picks, strict=True):
         taken, kept = layer.candidates[pick], layer.candidates[0].cost
-        action = "separate" if pick else "keep"
         decisions += [
-            Decision(name, action, "", layer.kernel, kept, taken.cost, taken.order, taken.rank)
-            for name in layer.names
+            Decision(name, taken.form, "", layer.kernel, kept, taken.cost) for name in layer.names
         ]
     return Plan(tuple(decisions))
 

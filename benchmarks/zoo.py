@@ -234,7 +234,9 @@ def _facts_of_conversion(specimen: Specimen) -> Row:
         after[str(rank)] = before + change
     return {
         "found": len(plan.decisions),
-        "eligible": sum(1 for d in plan if d.order or d.reason.startswith("cost would rise")),
+        "eligible": sum(
+            1 for d in plan if d.form.rewrites or d.reason.startswith("cost would rise")
+        ),
         "rewritten": len(plan.separated),
         "macs": before,
         "macs_after": after,

@@ -14,6 +14,7 @@ from sepify.conversion import Conversion, convert
 from sepify.planning.make import make_plan as plan
 from sepify.plans.budget import Budget
 from sepify.plans.file import load_plan, save_plan
+from sepify.plans.forms import Keep, Separate
 from sepify.plans.plan import Decision, Plan
 
 if TYPE_CHECKING:
@@ -46,10 +47,12 @@ __all__ = [
     "Conversion",
     "Decision",
     "DistillationPair",
+    "Keep",
     "Losses",
     "Plan",
     "Refinement",
     "Report",
+    "Separate",
     "Training",
     "compare",
     "compile",

@@ -44,8 +44,9 @@ from sepify.planning.reduced import reduce_network
 from sepify.planning.uniform import Filter
 from sepify.plans.budget import Budget
 from sepify.plans.check import check_plan, without_kernels
-from sepify.plans.forms import Order, full_rank
-from sepify.plans.plan import METHODS, Method, Plan, Style
+from sepify.plans.forms import Order
+from sepify.plans.plan import METHODS, Method, Plan
+from sepify.plans.styles import Style
 from sepify.process.progress import Progress, guarded
 from sepify.process.state import keeps_process_state
 
@@ -248,9 +249,8 @@ def _below_full_rank(plan: Plan, convolutions: Sequence[Convolution]) -> list[st
     kernels = {convolution.name: convolution.kernel for convolution in convolutions}
     return [
         decision.name
-        for decision in plan.separated
-        if decision.order
-        and (decision.rank or 0) < full_rank(kernels[decision.name], decision.order)
+        for decision in plan.rewritten
+        if not decision.form.is_exact(kernels[decision.name])
     ]
 
 
@@ -276,10 +276,10 @@ def _held_out(
 
 
 def _counted(plan: Plan, converted: fx.GraphModule) -> Plan:
-    """`plan` with the parameters that each separated convolution turned out to have."""
+    """`plan` with the parameters that each rewritten convolution turned out to have."""
     decisions = []
     for decision in plan:
-        if decision.action == "separate":
+        if decision.form.rewrites:
             made = converted.get_submodule(decision.name).parameters()
             params = sum(parameter.numel() for parameter in made)
             decision = replace(decision, after=replace(decision.after, params=params))

@@ -30,7 +30,8 @@ from sepify.planning.measurements import (
     load_measurements,
     save_measurements,
 )
-from sepify.plans.plan import Cost
+from sepify.plans.costs import Cost
+from sepify.plans.forms import Keep, Separate
 from sepify.storage import read_state, read_weights
 
 SHAPE = (1, 3, 12, 12)
@@ -152,8 +153,8 @@ def _table(path: Path) -> None:
 
 
 def _measurements(path: Path) -> None:
-    kept = Candidate(None, None, Cost(100, 10, 5, 1e-3), 0.0)
-    candidates = (kept, Candidate("dw-pw", 1, Cost(30, 5, 5, 1e-4), 0.1, True))
+    kept = Candidate(Keep(), Cost(100, 10, 5, 1e-3), 0.0)
+    candidates = (kept, Candidate(Separate("dw-pw", 1), Cost(30, 5, 5, 1e-4), 0.1, True))
     layer = Layer(("conv1",), (8, 3, 3, 3), candidates)
     save_measurements(Measurements((layer,), "kl", 10, 40, 4), path)
 

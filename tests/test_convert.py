@@ -77,7 +77,7 @@ def test_weights_alone_need_neither_data_nor_shapes():
     plan = small.meta["sepify"].plan
     assert plan.method == "svd"
     assert not plan.batchnorm
-    assert [d.rank for d in plan] == [1, 1]
+    assert [d.form.rank for d in plan] == [1, 1]
     assert plan["conv1"].before.macs is None
     assert small(images()).shape == (4, 5)
 

@@ -173,7 +173,7 @@ def test_contradictions():
 def test_a_budget_chooses_among_what_the_style_allows():
     small = converted(seeded(Plain(16)), budget=sepify.Budget(params=0.5))
     plan = small.meta["sepify"].plan
-    assert {decision.order for decision in plan.separated} == {"dw-pw"}
+    assert {decision.form.order for decision in plan.separated} == {"dw-pw"}
     assert sum(d.after.params for d in plan) <= 0.5 * sum(d.before.params for d in plan)
 
 

@@ -224,7 +224,7 @@ def test_a_rank_that_the_thin_network_has_not(tmp_path):
     model = seeded(Plain(4))
     plan = sepify.plan(model, images(), rank=4, allow_costlier=True, width=1.0)
     thin = sepify.plan(seeded(Plain(16)), images(), rank=9, allow_costlier=True, width=0.5)
-    assert [decision.rank for decision in thin] == [8, 9]  # of 8 outputs
+    assert [decision.form.rank for decision in thin] == [8, 9]  # of 8 outputs
     sepify.convert(model, plan=plan, method="svd")
     path = tmp_path / "plan.json"
     sepify.save_plan(thin, path)

@@ -1,4 +1,4 @@
-"""Solve several ranks and orders of each convolution from one set of its statistics."""
+"""Solve several forms of each convolution from one set of its statistics."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from sepify.calibration.refine import Refinement, refine_block
 from sepify.calibration.replay import Edges, Feed, solve_in_step
 from sepify.factorize.factors import Factors
 from sepify.factorize.least_squares import solve_least_squares
+from sepify.factorize.solvers import factorize
 from sepify.factorize.statistics import Moments, covariance_bytes
-from sepify.factorize.svd import factorize_svd
 from sepify.graph.batches import Batch, image_count
-from sepify.plans.forms import Order
+from sepify.plans.form import Form
 from sepify.process.progress import Progress
-
-Form = tuple[Order, int]  # what may stand in for a convolution: an order and a rank
 
 ITERATIONS = 5  # of the solver: enough to compare candidates, which the chosen one's solve redoes
 STATISTICS_BYTES = 2**29  # of the covariances that are summed up at a time
@@ -104,9 +102,9 @@ def refine_solved(
 def _solve(conv: nn.Conv2d, forms: Sequence[Form], fit: Moments, heldout: Moments) -> list[Factors]:
     return [
         solve_least_squares(
-            factorize_svd(conv.weight, conv.bias, order, rank), fit, heldout, ITERATIONS
+            factorize(form, conv.weight, conv.bias), fit, heldout, ITERATIONS
         ).factors
-        for order, rank in forms
+        for form in forms
     ]
 
 

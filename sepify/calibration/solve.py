@@ -1,4 +1,4 @@
-"""Solve every separated convolution of a plan: from its weights alone, or on calibration data."""
+"""Solve every rewritten convolution of a plan: from its weights alone, or on calibration data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sepify.calibration.replay import Edges, Feed, solve_in_step
 from sepify.errors import CalibrationWarning, InputError
 from sepify.factorize.factors import Factors
 from sepify.factorize.least_squares import Solution
-from sepify.factorize.svd import factorize_svd
+from sepify.factorize.solvers import factorize
 from sepify.graph.batches import Batch, image_count
 from sepify.graph.modules import leaf_around
 from sepify.passes.inference import inference_copy
@@ -39,7 +39,7 @@ def solve_on_data(
     refinement: Refinement | None = None,
     memory: int = MEMORY,
 ) -> tuple[dict[str, Factors], Plan]:
-    """Least-squares factors for every separated convolution of `plan`, and the plan with each
+    """Least-squares factors for every rewritten convolution of `plan`, and the plan with each
     layer's relative squared output error, on the fitted and on the held-out images.
 
     `original` is not changed. `memory` bounds, in bytes, what is kept between layers (beyond it,
@@ -53,7 +53,7 @@ def solve_on_data(
             f"{images} calibration images are too few: least squares needs at least "
             f"{2 * HELDOUT}, and a few hundred to be good; or use method='svd'"
         )
-    leaves = {decision.name: leaf_around(original, decision.name) for decision in plan.separated}
+    leaves = {decision.name: leaf_around(original, decision.name) for decision in plan.rewritten}
     reached = [name for name, leaf in leaves.items() if leaf is None]
     network = inference_copy(original, untouched=reached)
     work = _Work(network, plan, images, memory, refinement or Refinement(), progress)
@@ -108,7 +108,7 @@ class _Work:
             judged = tied.between is None
             solution = seen.judge(tied) if judged else judge_pointwise(tied, *on)
         else:
-            solution = seen.solve(_svd_start(conv, self.plan[name]))
+            solution = seen.solve(factorize(self.plan[name].form, conv.weight, conv.bias))
             if ceiling is not None:
                 solution = fit_pointwise(
                     activate(solution.factors, conv, ceiling, for_each_batch), *on
@@ -146,7 +146,7 @@ class _Work:
     def tell(self, what: str, done: int) -> None:
         """Report progress, if anybody listens."""
         if self.progress is not None:
-            self.progress(what, done, len(self.plan.separated))
+            self.progress(what, done, len(self.plan.rewritten))
 
     def noted(self, decision: Decision) -> Decision:
         """`decision` with what was found; a solved bias may be a parameter that was not there."""
@@ -169,9 +169,9 @@ class _Work:
 
 
 def solve_by_svd(original: fx.GraphModule, plan: Plan) -> dict[str, Factors]:
-    """Factors for every separated convolution of `plan` from the weights alone."""
+    """Factors for every rewritten convolution of `plan` from the weights alone."""
     factors = {}
-    for decision in plan.separated:
+    for decision in plan.rewritten:
         conv = original.get_submodule(decision.name)
         assert isinstance(conv, nn.Conv2d)
         factors[decision.name] = _from_weights(conv, decision, plan.ceiling)
@@ -179,11 +179,5 @@ def solve_by_svd(original: fx.GraphModule, plan: Plan) -> dict[str, Factors]:
 
 
 def _from_weights(conv: nn.Conv2d, decision: Decision, ceiling: float | None) -> Factors:
-    start = _svd_start(conv, decision)
+    start = factorize(decision.form, conv.weight, conv.bias)
     return start if ceiling is None else activate_blindly(start, ceiling)
-
-
-def _svd_start(conv: nn.Conv2d, decision: Decision) -> Factors:
-    assert decision.order is not None
-    assert decision.rank is not None
-    return factorize_svd(conv.weight, conv.bias, decision.order, decision.rank)

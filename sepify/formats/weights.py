@@ -66,8 +66,8 @@ def distinct_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 def _add_solved_biases(network: fx.GraphModule, plan: Plan, saved: Mapping[str, Tensor]) -> None:
     """Least squares gives a bias to convolutions that had none; the SVD, used above, does not."""
-    for decision in plan.separated:
-        last = "pointwise" if decision.order == "dw-pw" else "depthwise"
+    for decision in plan.rewritten:
+        last = decision.form.parts[-1]
         conv = network.get_submodule(f"{decision.name}.{last}")
         assert isinstance(conv, nn.Conv2d)
         if conv.bias is None and f"{decision.name}.{last}.bias" in saved:

@@ -27,8 +27,9 @@ from sepify.planning.beside import UNSET
 from sepify.plans.budget import read_budget
 from sepify.plans.file import load_plan, save_plan
 from sepify.plans.forms import Order
-from sepify.plans.plan import Method, Plan, Style
+from sepify.plans.plan import Method, Plan
 from sepify.plans.resolution import inputs_for
+from sepify.plans.styles import Style
 from sepify.process.progress import Progress
 from sepify.process.starting import is_main_process
 from sepify.process.warned import warned

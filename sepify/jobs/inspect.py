@@ -15,8 +15,8 @@ from sepify.formats.load import LoadedModel
 from sepify.graph.convolutions import Convolution, survey
 from sepify.graph.maps import Maps, measure_maps
 from sepify.measuring.rank_curves import energy_lost
-from sepify.plans.costs import separable_cost, standard_cost
-from sepify.plans.forms import full_rank
+from sepify.plans.costs import standard_cost
+from sepify.plans.forms import Separate, full_rank
 from sepify.printable import printable_tree
 from sepify.process.progress import Progress, silent
 
@@ -80,7 +80,7 @@ def _inspected(convolution: Convolution, at: Maps | None) -> Inspected:
         lost = energy_lost(module.weight, "dw-pw")
         for rank in SHOWN_RANKS:
             if rank <= full_rank(convolution.kernel, "dw-pw"):
-                after = separable_cost(convolution, at, "dw-pw", rank, bias=False).macs or 0
+                after = Separate("dw-pw", rank).cost(convolution, at, bias=False).macs or 0
                 ranks.append(AtRank(rank, after, 1 - lost[rank - 1]))
     obstacle = convolution.obstacle or (None if ranks else "not run on these inputs")
     return Inspected(convolution.name, convolution.kernel, macs, tuple(ranks), obstacle)

@@ -30,7 +30,8 @@ from sepify.planning.uniform import refusals
 from sepify.plans.budget import read_budget
 from sepify.plans.diff import PlanDiff, diff_plans
 from sepify.plans.file import load_plan, plan_to_dict, save_plan
-from sepify.plans.plan import STYLES, Plan, Style, shape_words
+from sepify.plans.plan import Plan
+from sepify.plans.styles import STYLES, Style, shape_words
 from sepify.process.progress import Progress
 from sepify.storage import require_writable, write_json
 

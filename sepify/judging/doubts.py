@@ -80,7 +80,7 @@ RULES: tuple[Rule, ...] = (_agreement, _output_error, _one_answer, _collapsed)
 
 
 def _broken_layers(plan: Plan | None) -> str | None:
-    errors = {d.name: d.heldout_error for d in plan.separated} if plan is not None else {}
+    errors = {d.name: d.heldout_error for d in plan.rewritten} if plan is not None else {}
     broken = {
         name: error
         for name, error in errors.items()

@@ -201,7 +201,7 @@ def _alike(plan: Plan | None) -> list[str]:
     BatchNorm has their bias, and at another resolution their maps have another size."""
     if plan is None or plan.style != "linear" or plan.resolution is not None:
         return []
-    return [decision.name for decision in plan.separated]
+    return [decision.name for decision in plan.rewritten]
 
 
 def _latency(

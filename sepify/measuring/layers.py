@@ -8,6 +8,7 @@ from typing import Any
 
 from sepify.measuring.cost import LayerCost, ModelCost
 from sepify.plans.file import plan_to_dict
+from sepify.plans.forms import Separate
 from sepify.plans.plan import Decision, Plan
 from sepify.report.model import LayerRow, RankPoint
 
@@ -91,13 +92,14 @@ def _claim(name: str, unclaimed: dict[str, LayerCost]) -> list[LayerCost]:
 
 def _row(before: LayerCost, after: Iterable[LayerCost], decision: Decision | None) -> LayerRow:
     after = list(after)
+    separate = decision.form if decision and isinstance(decision.form, Separate) else None
     return LayerRow(
         name=before.name,
         kind=before.kind,
         kernel=decision.kernel if decision and decision.kernel else before.shape,
-        action=decision.action if decision else None,
-        order=decision.order if decision else None,
-        rank=decision.rank if decision else None,
+        action=decision.form.kind if decision else None,
+        order=separate.order if separate else None,
+        rank=separate.rank if separate else None,
         reason=decision.reason if decision else "",
         macs_before=before.macs,
         macs_after=sum(layer.macs for layer in after),

@@ -11,8 +11,8 @@ from sepify.graph.convolutions import Convolution, survey
 from sepify.graph.maps import Maps, measure_maps
 from sepify.graph.running import Inputs
 from sepify.planning.measurements import Measurements
-from sepify.plans.costs import separable_cost, standard_cost
-from sepify.plans.forms import ORDERS, Order, full_rank
+from sepify.plans.costs import standard_cost
+from sepify.plans.forms import ORDERS, Order, Separate, full_rank
 from sepify.report.model import RankPoint
 
 HIGHEST = 16  # larger windows have full ranks up to their area; nobody would go there
@@ -34,7 +34,7 @@ def rank_curves(
         return {}
     maps = measure_maps(graph, inputs)
     damages = {
-        (name, candidate.order, candidate.rank): (candidate.damage, candidate.measured)
+        (name, candidate.form): (candidate.damage, candidate.measured)
         for layer in (measurements.layers if measurements else ())
         for candidate in layer.candidates
         for name in layer.names
@@ -49,7 +49,7 @@ def rank_curves(
                     rank,
                     macs,
                     lost,
-                    *damages.get((convolution.name, order, rank), NOT_JUDGED),
+                    *damages.get((convolution.name, Separate(order, rank)), NOT_JUDGED),
                 )
                 for order in ORDERS
                 for rank, macs, lost in _curve(convolution, module.weight, at, order)
@@ -65,7 +65,7 @@ def _curve(
     lost = energy_lost(weight, order)
     points = []
     for rank in range(1, min(full_rank(convolution.kernel, order), HIGHEST) + 1):
-        macs = separable_cost(convolution, at, order, rank, bias=False).macs or 0
+        macs = Separate(order, rank).cost(convolution, at, bias=False).macs or 0
         if macs >= original:
             break
         points.append((rank, macs, lost[rank - 1]))

@@ -9,7 +9,7 @@ from typing import Final
 from sepify.errors import UsageError
 from sepify.graph.convolutions import Convolution
 from sepify.planning.uniform import Filter, refusals
-from sepify.plans.forms import Order, full_rank
+from sepify.plans.forms import Order, Separate, full_rank
 from sepify.plans.plan import Plan
 
 
@@ -49,18 +49,18 @@ def require_agreeing(
     """Raise UsageError where an option contradicts what `plan` does to a convolution, PlanError for
     a `keep` pattern that matches nothing."""
     refused = refusals(convolutions, keep, filter_fn)
-    for decision in plan.separated:
-        where = f"the plan, which separates '{decision.name}'"
+    for decision in plan.rewritten:
+        form = decision.form
+        does = "separates" if isinstance(form, Separate) else "rewrites"
+        where = f"the plan, which {does} '{decision.name}'"
         if decision.name in refused:
             raise UsageError(f"{refused[decision.name]}: this contradicts {where}; change one")
-        if order is not None and order != decision.order:
-            raise UsageError(
-                f"order {order!r} contradicts {where} as {decision.order}: leave it out"
-            )
-        if isinstance(rank, Unset) or decision.order is None:
+        if order is not None and order != getattr(form, "order", None):
+            raise UsageError(f"order {order!r} contradicts {where} as {form.family}: leave it out")
+        if isinstance(rank, Unset):
             continue
-        highest = full_rank(decision.kernel, decision.order)
-        if decision.rank != (highest if rank is None else min(rank, highest)):
-            raise UsageError(
-                f"rank {rank} contradicts {where} at rank {decision.rank}: leave it out"
-            )
+        if not isinstance(form, Separate):
+            raise UsageError(f"rank {rank} contradicts {where} as {form.words}: leave it out")
+        highest = full_rank(decision.kernel, form.order)
+        if form.rank != (highest if rank is None else min(rank, highest)):
+            raise UsageError(f"rank {rank} contradicts {where} at rank {form.rank}: leave it out")

@@ -25,8 +25,9 @@ from sepify.planning.search import chosen_forms, settle
 from sepify.planning.trials import MOST_IMAGES, Workbench, set_up, take_images
 from sepify.planning.uniform import Filter, refusals
 from sepify.plans.budget import Budget
-from sepify.plans.costs import separable_cost, standard_cost
-from sepify.plans.plan import Cost, Outlook, Plan, Style
+from sepify.plans.costs import Cost
+from sepify.plans.plan import Outlook, Plan
+from sepify.plans.styles import Style
 from sepify.process.progress import Progress, silent
 from sepify.timing.layers import open_stopwatch
 
@@ -236,11 +237,7 @@ def own_costs(
         at = maps.get(convolution.name)
         rows = []
         for candidate in layers[convolution.name].candidates:
-            if candidate.order is None or candidate.rank is None:
-                cost = standard_cost(convolution, at)
-            else:
-                order, rank = candidate.order, candidate.rank
-                cost = separable_cost(convolution, at, order, rank, bias=True, style=style)
+            cost = candidate.form.cost(convolution, at, bias=True, style=style)
             alone = len(layers[convolution.name].names) == 1
             rows.append(replace(cost, seconds=candidate.cost.seconds if alone else None))
         costs[convolution.name] = rows

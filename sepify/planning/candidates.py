@@ -1,18 +1,18 @@
-"""Which orders and ranks are worth looking at for a convolution, and what each costs."""
+"""Which forms are worth looking at for a convolution, and what each costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sepify.factorize.solvers import solver_work
 from sepify.graph.convolutions import Convolution
 from sepify.graph.maps import Maps
 from sepify.planning.measurements import Candidate, Layer
-from sepify.plans.costs import separable_cost, standard_cost
-from sepify.plans.forms import ORDERS, full_rank
-from sepify.plans.plan import Cost
+from sepify.plans.costs import Cost, standard_cost
+from sepify.plans.forms import FORMS, Keep
 
-# Multiply-adds of one step of the pw-dw solver, N * (r * M)^3: above this its least squares takes
-# longer than everything else together, and dw-pw has the same cost at the same rank.
+# Multiply-adds of one step of a solver: above this its least squares takes longer than everything
+# else together. It leaves out pw-dw where dw-pw has the same cost at the same rank.
 MOST_WORK = 3e8
 
 
@@ -32,9 +32,9 @@ def _layer(group: Sequence[Convolution], maps: Mapping[str, Maps]) -> Layer:
     kept = _sum([standard_cost(c, maps.get(c.name)) for c in group])
     names, kernel = tuple(c.name for c in group), group[0].kernel
     reason = _why_kept(group, maps)
-    candidates = [Candidate(None, None, kept, 0.0)]
+    candidates = [Candidate(Keep(), kept, 0.0)]
     if reason is None:
-        candidates += _separations(group, maps, kept)
+        candidates += _rewrites(group, maps, kept)
         if len(candidates) == 1:
             reason = "no order and rank is cheaper than the convolution"
     return Layer(names, kernel, tuple(candidates), reason)
@@ -53,18 +53,17 @@ def _why_kept(group: Sequence[Convolution], maps: Mapping[str, Maps]) -> str | N
     return None
 
 
-def _separations(
+def _rewrites(
     group: Sequence[Convolution], maps: Mapping[str, Maps], kept: Cost
 ) -> list[Candidate]:
-    out_channels, in_channels = group[0].kernel[:2]
+    kernel = group[0].kernel
     found = []
-    for order in ORDERS:
-        for rank in range(1, full_rank(group[0].kernel, order) + 1):
-            if order == "pw-dw" and out_channels * (rank * in_channels) ** 3 > MOST_WORK:
-                break
-            cost = _sum([separable_cost(c, maps[c.name], order, rank, bias=True) for c in group])
-            if (cost.macs or 0) < (kept.macs or 0) or cost.params < kept.params:
-                found.append(Candidate(order, rank, cost, float("nan")))
+    for form in (form for kind in FORMS.values() for form in kind.candidates(kernel)):
+        if solver_work(form, kernel) > MOST_WORK:
+            continue
+        cost = _sum([form.cost(c, maps[c.name], bias=True) for c in group])
+        if (cost.macs or 0) < (kept.macs or 0) or cost.params < kept.params:
+            found.append(Candidate(form, cost, float("nan")))
     return found
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sepify.graph.convolutions import Convolution
 from sepify.planning.columns import Column
 from sepify.planning.measurements import Layer
-from sepify.plans.forms import full_rank
-from sepify.plans.plan import Cost, Decision
+from sepify.plans.costs import Cost
+from sepify.plans.plan import Decision
 
 
 def decide(
@@ -31,32 +31,29 @@ def decide(
         layer, row, pick = chosen[convolution.name]
         taken = layer.candidates[pick]
         own = costs[convolution.name]
-        reason = _separated(layer, pick, row, loss) if pick else _kept(layer, row, column, loss)
+        reason = _rewritten(layer, pick, row, loss) if pick else _kept(layer, row, column, loss)
         decisions.append(
             Decision(
                 convolution.name,
-                "separate" if pick else "keep",
+                taken.form,
                 reason,
                 convolution.kernel,
                 own[0],
                 own[pick],
-                taken.order,
-                taken.rank,
                 damage=taken.damage / len(layer.names),
             )
         )
     return tuple(decisions)
 
 
-def _separated(layer: Layer, pick: int, row: Sequence[float], loss: str) -> str:
+def _rewritten(layer: Layer, pick: int, row: Sequence[float], loss: str) -> str:
     taken = layer.candidates[pick]
-    assert taken.order is not None
-    highest = full_rank(layer.kernel, taken.order)
     share = f"{row[pick] / row[0]:.0%} of its cost" if row[0] else "no cost"
-    others = {c.rank: c.damage for c in layer.candidates[1:] if c.order == taken.order}
-    below = (taken.rank or 0) - 1
-    more = f"; rank {below} would lose {_loss(others[below], loss)}" if below in others else ""
-    return f"rank {taken.rank} of {highest}: {share}, loses {_loss(taken.damage, loss)}{more}"
+    family, below = taken.form.family, taken.form.step - 1
+    others = [c for c in layer.candidates[1:] if c.form.family == family and c.form.step == below]
+    more = "".join(f"; {c.form.step_words} would lose {_loss(c.damage, loss)}" for c in others)
+    told = f"{taken.form.extent(layer.kernel)}: {share}, loses {_loss(taken.damage, loss)}"
+    return told + more
 
 
 def _kept(layer: Layer, row: Sequence[float], column: Column, loss: str) -> str:
@@ -69,7 +66,7 @@ def _kept(layer: Layer, row: Sequence[float], column: Column, loss: str) -> str:
     candidate = layer.candidates[best]
     saved = column.words(row[0] - row[best])
     return (
-        f"worth its cost: {candidate.words} would save {saved} and lose "
+        f"worth its cost: {candidate.form.words} would save {saved} and lose "
         f"{_loss(candidate.damage, loss)}"
     )
 

@@ -11,7 +11,7 @@ from sepify.planning.knapsack import Choice, choose
 from sepify.planning.measurements import Measurements
 from sepify.planning.search import damage_table
 from sepify.plans.budget import Quantity
-from sepify.plans.plan import Style
+from sepify.plans.styles import Style
 
 FORMAT = "sepify-frontier"
 VERSION = 2  # 1 had no style and no multipliers
@@ -112,7 +112,7 @@ def _point(measurements: Measurements, column: Column, choice: Choice) -> Fronti
         choice.damage,
         choice.gap,
         {
-            name: layer.candidates[pick].words
+            name: layer.candidates[pick].form.words
             for layer, pick in zip(measurements.layers, choice.picks, strict=True)
             for name in layer.names
         },

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from sepify.errors import DeviceError
 from sepify.planning.latency_table import LatencyTable, check_table, entry
-from sepify.planning.measurements import Candidate, Layer, Measurements
+from sepify.planning.measurements import Layer, Measurements
 from sepify.process.progress import Progress, silent
 from sepify.timing.layers import Stopwatch
 
@@ -29,7 +29,7 @@ def measure_latencies(
 ) -> tuple[LatencyTable, dict[str, str]]:
     """A table for every convolution of `original`, one thread, one image; and the geometry of each
     by name. `known` is gone on from, `save` called after each geometry, so that nothing is timed
-    twice. Ranks are timed upwards until one is no faster than the convolution.
+    twice. The steps of a family are timed upwards until one is no faster than the convolution.
 
     Raises PlanError for a `known` table of another target or machine, DeviceError where the board
     that `stopwatch` times on is lost.
@@ -60,44 +60,22 @@ def _time_layer(
 ) -> dict[str, float]:
     kept, *others = layer.candidates
     x = torch.randn(1, *shape[1:], generator=torch.Generator().manual_seed(0))
-    standing = stopwatch.build(_separated(conv, kept), x)
+    standing = stopwatch.build(kept.form.stand_in(conv).eval(), x)
     found: dict[str, float] = {}
-    live = {candidate.order for candidate in others}
-    for rank in sorted({candidate.rank or 0 for candidate in layer.candidates}):
-        tried = [c for c in others if c.rank == rank and c.order in live]
+    live = {candidate.form.family for candidate in others}
+    for step in sorted({candidate.form.step for candidate in layer.candidates}):
+        tried = [c for c in others if c.form.step == step and c.form.family in live]
         if not tried and found:
             continue
-        built = [stopwatch.build(_separated(conv, candidate), x) for candidate in tried]
+        built = [stopwatch.build(c.form.stand_in(conv).eval(), x) for c in tried]
         base, *times = stopwatch.medians([standing, *built])
         first = found.setdefault(entry(geometry, kept), base)
         for candidate, time in zip(tried, times, strict=True):
             # by their ratio in one race: the machine may be slower now than it was then
             found[entry(geometry, candidate)] = first * time / base
             if time >= base:
-                live.discard(candidate.order)
+                live.discard(candidate.form.family)
     return found
-
-
-def _separated(conv: nn.Conv2d, candidate: Candidate) -> nn.Sequential:
-    """What `candidate` makes of `conv`, with weights that do not matter."""
-    if candidate.rank is None:
-        return nn.Sequential(copy.deepcopy(conv)).eval()
-    ins, outs, rank = conv.in_channels, conv.out_channels, candidate.rank
-    geometry = dict(
-        kernel_size=conv.kernel_size,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        padding_mode=conv.padding_mode,
-    )
-    if candidate.order == "dw-pw":
-        depthwise = nn.Conv2d(ins, ins * rank, groups=ins, bias=False, **geometry)  # type: ignore[arg-type]
-        return nn.Sequential(depthwise, nn.Conv2d(ins * rank, outs, 1)).eval()
-    pointwise = nn.Conv2d(ins, outs * rank, 1, bias=False)
-    return nn.Sequential(
-        pointwise,
-        nn.Conv2d(outs * rank, outs, groups=outs, **geometry),  # type: ignore[arg-type]
-    ).eval()
 
 
 def _input_shapes(

@@ -70,7 +70,7 @@ def with_latencies(
 
 def entry(geometry: str, candidate: Candidate) -> str:
     """Under which key a candidate is in the table."""
-    return f"{geometry}: {candidate.words}"
+    return f"{geometry}: {candidate.form.words}"
 
 
 def _timed(layer: Layer, table: LatencyTable, keys: Mapping[str, str]) -> Layer:
@@ -103,6 +103,6 @@ def _why_not(
         return f"not timed on {target}"
     time, candidate = min(known, key=lambda pair: pair[0])
     return (
-        f"slower on {target}: {candidate.words} takes {time * 1e3:.3f} ms and the convolution "
+        f"slower on {target}: {candidate.form.words} takes {time * 1e3:.3f} ms and the convolution "
         f"{kept * 1e3:.3f} ms ({time / kept - 1:+.0%})"
     )

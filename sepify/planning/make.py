@@ -20,7 +20,8 @@ from sepify.planning.reduced import Reduced, budget_for, reduce_network, related
 from sepify.planning.uniform import Filter, plan_uniform
 from sepify.plans.budget import Budget
 from sepify.plans.forms import Order
-from sepify.plans.plan import STYLES, Plan, Style
+from sepify.plans.plan import Plan
+from sepify.plans.styles import STYLES, Style
 from sepify.process.progress import Progress, guarded
 from sepify.process.state import keeps_process_state
 

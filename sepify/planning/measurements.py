@@ -5,34 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sepify.errors import FileError, PlanError
-from sepify.plans.forms import Order
-from sepify.plans.plan import Cost, Style
+from sepify.plans.costs import Cost
+from sepify.plans.form import Form
+from sepify.plans.forms import form_from_dict, form_to_dict
+from sepify.plans.styles import Style
 from sepify.storage import read_document, write_json
 
 FORMAT = "sepify-measurements"
-VERSION = 3  # 2 did not say what was held out
+VERSION = 4  # 3 had an order and a rank for each candidate, 2 did not say what was held out
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What may be done to a convolution: keep it (`order` and `rank` None), or separate it.
+    """A `form` that a convolution may take.
 
     `cost` is the cost then; `damage` the rise of the network's output loss, by the second-order
     estimate or, where `measured`, by running the network with this layer alone replaced.
     """
 
-    order: Order | None
-    rank: int | None
+    form: Form
     cost: Cost
     damage: float
     measured: bool = False
-
-    @property
-    def words(self) -> str:
-        """ "kept", or order and rank."""
-        return "kept" if self.rank is None else f"{self.order} at rank {self.rank}"
 
 
 @dataclass(frozen=True)
@@ -69,18 +66,18 @@ class Measurements:
         BatchNorm has."""
         if style == "linear":
             return self
-        return replace(self, layers=tuple(_with_batchnorm(layer) for layer in self.layers))
+        return replace(self, layers=tuple(_of_style(layer, style) for layer in self.layers))
 
 
-def _with_batchnorm(layer: Layer) -> Layer:
+def _of_style(layer: Layer, style: Style) -> Layer:
     kept, *others = layer.candidates
-    each = 2 * len(layer.names) * (layer.kernel[1] if layer.kernel else 0)
-    depthwise_first = [
-        replace(c, cost=replace(c.cost, params=c.cost.params + each * (c.rank or 0)))
+    suited = [
+        replace(c, cost=replace(c.cost, params=c.cost.params + len(layer.names) * added))
         for c in others
-        if c.order == "dw-pw"
+        for added in [c.form.style_params(layer.kernel, style)]
+        if c.form.fault(layer.kernel, style) is None
     ]
-    return replace(layer, candidates=(kept, *depthwise_first))
+    return replace(layer, candidates=(kept, *suited))
 
 
 def _restricted(layer: Layer, refusals: Mapping[str, str]) -> Layer:
@@ -92,13 +89,19 @@ def _restricted(layer: Layer, refusals: Mapping[str, str]) -> Layer:
 
 def save_measurements(measurements: Measurements, path: Path | str) -> None:
     """Write JSON, whole or not at all."""
-    write_json(path, {"format": FORMAT, "version": VERSION, **asdict(measurements)})
+    document = asdict(measurements)
+    for layer, entry in zip(measurements.layers, document["layers"], strict=True):
+        for candidate, row in zip(layer.candidates, entry["candidates"], strict=True):
+            row["form"] = form_to_dict(candidate.form)
+    write_json(path, {"format": FORMAT, "version": VERSION, **document})
 
 
 def load_measurements(path: Path | str) -> Measurements:
     """Read them again. Raises FileError if it is not JSON, something else, or damaged."""
     advice = "sepify plan --measurements writes them"
-    read = read_document(Measurements, path, FORMAT, VERSION, advice)
+    read = read_document(
+        Measurements, path, FORMAT, VERSION, advice, {Form: _read_form}, {3: _from_version_3}
+    )
     for number, layer in enumerate(read.layers, 1):
         fault = _fault(layer)
         if fault:
@@ -106,16 +109,45 @@ def load_measurements(path: Path | str) -> Measurements:
     return read
 
 
+def _read_form(value: Any, where: str) -> Form:
+    if not isinstance(value, dict):
+        raise FileError(f"{where} is {type(value).__name__}, not dict")
+    try:
+        return form_from_dict(value)
+    except PlanError as error:
+        raise FileError(f"{where}: {error}") from error
+
+
+def _from_version_3(given: dict[str, Any]) -> dict[str, Any]:
+    """Candidates with a form; what does not look like version 3 stays, to be refused later."""
+
+    def candidate(row: Any) -> Any:
+        if not isinstance(row, dict) or not {"order", "rank"} <= row.keys():
+            return row
+        rest = {key: value for key, value in row.items() if key not in ("order", "rank")}
+        if row["order"] is None and row["rank"] is None:
+            return {"form": {"form": "keep"}, **rest}
+        return {"form": {"form": "separate", "order": row["order"], "rank": row["rank"]}, **rest}
+
+    def layer(entry: Any) -> Any:
+        if not isinstance(entry, dict) or not isinstance(entry.get("candidates"), list):
+            return entry
+        return {**entry, "candidates": [candidate(row) for row in entry["candidates"]]}
+
+    layers = given.get("layers")
+    if not isinstance(layers, list):
+        return given
+    return {**given, "layers": [layer(entry) for entry in layers]}
+
+
 def _fault(layer: Layer) -> str | None:
     """What contradicts itself in a layer that was read."""
     if not layer.names:
         return "has no name"
-    if not layer.candidates or layer.candidates[0].rank is not None:
+    if not layer.candidates or layer.candidates[0].form.rewrites:
         return "has no candidate that keeps it"
     for candidate in layer.candidates:
-        if (candidate.order is None) != (candidate.rank is None) or (candidate.rank or 1) < 1:
-            return f"has a candidate of order {candidate.order} and rank {candidate.rank}"
-        if candidate is not layer.candidates[0] and candidate.rank is None:
+        if candidate is not layer.candidates[0] and not candidate.form.rewrites:
             return "has two candidates that keep it"
         cost = candidate.cost
         numbers = (cost.macs, cost.params, cost.moved, cost.seconds)

@@ -13,8 +13,8 @@ from sepify.graph.maps import measure_maps
 from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
 from sepify.passes.thin_channels import thin_channels
 from sepify.plans.budget import Budget
-from sepify.plans.costs import standard_cost
-from sepify.plans.plan import Cost, Plan
+from sepify.plans.costs import Cost, standard_cost
+from sepify.plans.plan import Plan
 from sepify.plans.resolution import Size, Tensors, resize_images, target_size
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sepify.calibration.candidates import Form
 from sepify.planning.knapsack import Choice, Table, choose, total
 from sepify.planning.measurements import Candidate, Layer
-from sepify.planning.trials import Workbench, form
+from sepify.planning.trials import Workbench
+from sepify.plans.form import Form
 from sepify.process.progress import Progress
 
 ROUNDS = 3
@@ -58,11 +58,11 @@ def damage_table(layers: Sequence[Layer]) -> list[list[float]]:
 
 
 def chosen_forms(layers: Sequence[Layer], picks: Sequence[int]) -> dict[str, Form]:
-    """Order and rank of each convolution that `picks` separate, in execution order."""
+    """The form of each convolution that `picks` separate, in execution order."""
     forms: dict[str, Form] = {}
     for layer, pick in zip(layers, picks, strict=True):
         if pick:
-            forms |= dict.fromkeys(layer.names, form(layer.candidates[pick]))
+            forms |= dict.fromkeys(layer.names, layer.candidates[pick].form)
     return forms
 
 
@@ -74,7 +74,7 @@ def _try(
     progress: Progress,
 ) -> tuple[float, list[list[float]]]:
     others = {
-        layer.names[0]: [form(layer.candidates[k]) for k in ks]
+        layer.names[0]: [layer.candidates[k].form for k in ks]
         for layer, ks in zip(layers, near, strict=True)
         if ks
     }
@@ -83,14 +83,14 @@ def _try(
 
 
 def _near(layer: Layer, pick: int) -> list[int]:
-    """The candidates of the same order, a rank below and above the picked one."""
+    """The candidates of the same family, a step below and above the picked one."""
     taken = layer.candidates[pick]
-    if taken.rank is None or len(layer.names) > 1:
+    if not pick or len(layer.names) > 1:
         return []
 
     def beside(candidate: Candidate) -> bool:
-        gap = None if candidate.rank is None else abs(candidate.rank - (taken.rank or 0))
-        return candidate.order == taken.order and gap == 1
+        same = candidate.form.family == taken.form.family
+        return same and abs(candidate.form.step - taken.form.step) == 1
 
     return [k for k, candidate in enumerate(layer.candidates) if beside(candidate)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from sepify.calibration.candidates import Form, refine_solved, solve_alone, solve_around
+from sepify.calibration.candidates import refine_solved, solve_alone, solve_around
 from sepify.calibration.output_loss import OutputLoss, Outputs, choose_loss
 from sepify.calibration.refine import Refinement
 from sepify.calibration.sensitivity import (
@@ -21,7 +21,8 @@ from sepify.errors import InputError
 from sepify.factorize.factors import Factors
 from sepify.graph.batches import Batch, image_count
 from sepify.passes.inference import inference_copy
-from sepify.planning.measurements import Candidate, Layer
+from sepify.planning.measurements import Layer
+from sepify.plans.form import Form
 from sepify.process.progress import Progress
 
 MOST_IMAGES = 512  # that planning looks at; more change no choice and cost time
@@ -154,14 +155,7 @@ def split_images(
 
 
 def _forms(layer: Layer) -> list[Form]:
-    return [form(candidate) for candidate in layer.candidates[1:]]
-
-
-def form(candidate: Candidate) -> Form:
-    """Order and rank of a candidate that separates."""
-    assert candidate.order is not None
-    assert candidate.rank is not None
-    return candidate.order, candidate.rank
+    return [candidate.form for candidate in layer.candidates[1:]]
 
 
 def _filled(layer: Layer, damages: Sequence[tuple[float, bool]]) -> Layer:

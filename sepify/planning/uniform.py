@@ -8,13 +8,15 @@ from fnmatch import fnmatchcase
 from torch import Tensor, fx, nn
 
 from sepify.errors import PlanError, UsageError
-from sepify.factorize.svd import svd_error
+from sepify.factorize.solvers import weight_error
 from sepify.faults import users_code
 from sepify.graph.convolutions import Convolution, survey
 from sepify.graph.maps import Maps, measure_maps
-from sepify.plans.costs import separable_cost, standard_cost, unit_maps
-from sepify.plans.forms import ORDERS, Order, full_rank
-from sepify.plans.plan import STYLES, Decision, Plan, Style
+from sepify.plans.costs import standard_cost, unit_maps
+from sepify.plans.form import Form
+from sepify.plans.forms import ORDERS, Keep, Order, Separate, full_rank
+from sepify.plans.plan import Decision, Plan
+from sepify.plans.styles import STYLES, Style
 
 Filter = Callable[[nn.Module, str], bool]
 
@@ -53,11 +55,12 @@ def plan_uniform(
             return _kept(convolution, at, reason)
         wanted = full_rank(convolution.kernel, order)
         taken = wanted if rank is None else min(rank, wanted)
-        rise = _cost_ratio(convolution, at, order, taken)
+        form = Separate(order, taken)
+        rise = _cost_ratio(convolution, at, form)
         if rise >= 1 and not allow_costlier:
-            reason = f"cost would rise: {rise:.2f}x the multiply-adds as {order} at rank {taken}"
+            reason = f"cost would rise: {rise:.2f}x the multiply-adds as {form.words}"
             return _kept(convolution, at, reason)
-        return _separated(convolution, at, order, taken, wanted, style)
+        return _rewritten(convolution, at, form, style)
 
     return Plan(tuple(decide(convolution) for convolution in convolutions), style=style)
 
@@ -106,10 +109,10 @@ def _refusal(convolution: Convolution, keep: Sequence[str], filter_fn: Filter | 
     return None
 
 
-def _cost_ratio(convolution: Convolution, at: Maps | None, order: Order, rank: int) -> float:
+def _cost_ratio(convolution: Convolution, at: Maps | None, form: Form) -> float:
     at = at or unit_maps(convolution)
     before = standard_cost(convolution, at).macs
-    after = separable_cost(convolution, at, order, rank, bias=False).macs
+    after = form.cost(convolution, at, bias=False).macs
     assert before is not None
     assert after is not None
     return after / before if before else 1.0
@@ -117,22 +120,19 @@ def _cost_ratio(convolution: Convolution, at: Maps | None, order: Order, rank: i
 
 def _kept(convolution: Convolution, at: Maps | None, reason: str) -> Decision:
     cost = standard_cost(convolution, at)
-    return Decision(convolution.name, "keep", reason, convolution.kernel, cost, cost)
+    return Decision(convolution.name, Keep(), reason, convolution.kernel, cost, cost)
 
 
-def _separated(
-    convolution: Convolution, at: Maps | None, order: Order, rank: int, highest: int, style: Style
-) -> Decision:
+def _rewritten(convolution: Convolution, at: Maps | None, form: Form, style: Style) -> Decision:
     assert convolution.module is not None
     bias = convolution.module.bias is not None
+    exact = ", exact" if form.is_exact(convolution.kernel) else ""
     return Decision(
         convolution.name,
-        "separate",
-        f"asked for; rank {rank} of {highest}" + (", exact" if rank == highest else ""),
+        form,
+        f"asked for; {form.extent(convolution.kernel)}{exact}",
         convolution.kernel,
         standard_cost(convolution, at),
-        separable_cost(convolution, at, order, rank, bias, style),
-        order,
-        rank,
-        svd_error(convolution.module.weight, order, rank),
+        form.cost(convolution, at, bias=bias, style=style),
+        weight_error(form, convolution.module.weight),
     )

@@ -9,6 +9,7 @@ from torch import nn
 from sepify.factorize.svd import svd_error
 from sepify.planning.knapsack import Table, total
 from sepify.planning.measurements import Layer
+from sepify.plans.forms import Separate
 
 Picks = tuple[int, ...]  # the candidate that each layer takes
 
@@ -66,7 +67,7 @@ def energy_picks(
 def by_rank(layer: Layer) -> dict[int, int]:
     """The number of each dw-pw candidate, by its rank."""
     return {
-        candidate.rank: number
+        candidate.form.rank: number
         for number, candidate in enumerate(layer.candidates)
-        if candidate.order == "dw-pw" and candidate.rank is not None
+        if isinstance(candidate.form, Separate) and candidate.form.order == "dw-pw"
     }

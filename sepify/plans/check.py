@@ -9,8 +9,8 @@ from torch import nn
 
 from sepify.errors import PlanError
 from sepify.graph.convolutions import Convolution
-from sepify.plans.forms import full_rank
-from sepify.plans.plan import Decision, Plan, Style
+from sepify.plans.plan import Decision, Plan
+from sepify.plans.styles import Style
 
 
 def check_plan(plan: Plan, convolutions: Sequence[Convolution]) -> None:
@@ -25,9 +25,8 @@ def check_plan(plan: Plan, convolutions: Sequence[Convolution]) -> None:
                 f"({len(by_name)} there: {', '.join(list(by_name)[:3])}, ...)"
             )
         _check_kernel(decision, convolution)
-        if decision.action == "separate":
-            _check_separable(decision, convolution)
-            _check_style(decision, plan.style)
+        if decision.form.rewrites:
+            _check_form(decision, convolution, plan.style)
     _check_ties(plan, by_name)
 
 
@@ -44,24 +43,12 @@ def _check_kernel(decision: Decision, convolution: Convolution) -> None:
         )
 
 
-def _check_separable(decision: Decision, convolution: Convolution) -> None:
+def _check_form(decision: Decision, convolution: Convolution, style: Style) -> None:
     if convolution.obstacle is not None:
         raise PlanError(f"{decision.where} cannot be separated: {convolution.obstacle}")
-    assert decision.order is not None
-    assert decision.rank is not None
-    highest = full_rank(convolution.kernel, decision.order)
-    if decision.rank > highest:
-        raise PlanError(
-            f"{decision.where}: rank {decision.rank} is too high, {highest} is already exact "
-            f"for a kernel {convolution.kernel} as {decision.order}"
-        )
-
-
-def _check_style(decision: Decision, style: Style) -> None:
-    if style != "linear" and decision.order != "dw-pw":
-        raise PlanError(
-            f"{decision.where}: style '{style}' is depthwise first, not {decision.order}"
-        )
+    fault = decision.form.fault(convolution.kernel, style)
+    if fault is not None:
+        raise PlanError(f"{decision.where}: {fault}")
 
 
 def _check_ties(plan: Plan, by_name: dict[str, Convolution]) -> None:
@@ -72,11 +59,7 @@ def _check_ties(plan: Plan, by_name: dict[str, Convolution]) -> None:
         if not isinstance(module, nn.Conv2d):
             continue
         first = treatment.setdefault(id(module.weight), decision)
-        if (first.action, first.order, first.rank) != (
-            decision.action,
-            decision.order,
-            decision.rank,
-        ):
+        if first.form != decision.form:
             raise PlanError(
                 f"{first.where} and {decision.where} share one weight, so the plan must treat "
                 "them alike"

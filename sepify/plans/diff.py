@@ -97,9 +97,7 @@ def diff_plans(first: Plan, second: Plan) -> PlanDiff:
 
 
 def _words(decision: Decision | None) -> str | None:
-    if decision is None:
-        return None
-    return "keep" if decision.action == "keep" else f"{decision.order} {decision.rank}"
+    return None if decision is None else decision.form.short
 
 
 def _macs(plan: Plan) -> int | None:

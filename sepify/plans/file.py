@@ -9,17 +9,20 @@ from typing import Any, NoReturn
 
 from sepify.errors import FileError, PlanError
 from sepify.faults import reading
-from sepify.plans.forms import ORDERS
+from sepify.plans.costs import Cost
+from sepify.plans.form import FieldError, Form
+from sepify.plans.forms import form_fields, form_from_dict, form_to_dict
 from sepify.plans.json_lines import Path as Place
 from sepify.plans.json_lines import read_with_lines
-from sepify.plans.plan import METHODS, STYLES, Cost, Decision, Outlook, Plan, Style
+from sepify.plans.plan import METHODS, Decision, Outlook, Plan
+from sepify.plans.styles import STYLES, Style
 from sepify.storage import decode, parse_json, read_text, write_json
 
 FORMAT = "sepify-plan"
-VERSION = 4
+VERSION = 5
 # 1 had no outlook, and of costs only MACs and parameters; 2 had no style and no multipliers,
-# 3 did not say what was held out
-READ_VERSIONS = (1, 2, 3, 4)
+# 3 did not say what was held out; 4 had an action, and an order and a rank for every convolution
+READ_VERSIONS = (1, 2, 3, 4, 5)
 
 SHAPE = ("style", "width", "resolution")
 TOP = (
@@ -45,7 +48,6 @@ NOTES: dict[str, tuple[Any, Any]] = {  # key -> its type, and what it is where i
     "block_error": (float | None, None),
     "damage": (float | None, None),
 }
-KEYS = ("name", "action", "order", "rank", *NOTES)
 
 
 def save_plan(plan: Plan, path: Path | str) -> None:
@@ -86,9 +88,7 @@ def _entry(decision: Decision) -> dict[str, Any]:
     before, after = decision.before, decision.after
     return {
         "name": decision.name,
-        "action": decision.action,
-        "order": decision.order,
-        "rank": decision.rank,
+        **form_to_dict(decision.form),
         "reason": decision.reason,
         "kernel": list(decision.kernel),
         "macs": [before.macs, after.macs],
@@ -115,6 +115,7 @@ def plan_from_dict(document: Any, lines: Mapping[Place, int] | None = None) -> P
 class _Reader:
     def __init__(self, lines: Mapping[Place, int]) -> None:
         self.lines = lines
+        self.form_key = "form"
 
     def fail(self, place: Place, message: str) -> NoReturn:
         line = self.lines.get(place) or self.lines.get(place[:-1])
@@ -127,6 +128,7 @@ class _Reader:
         if type(version) is not int or version not in READ_VERSIONS:
             told = f"plan version {version!r}; this sepify reads 1 to {VERSION}"
             self.fail(("version",), told)
+        self.form_key = "form" if version >= 5 else "action"
         self.known(document, TOP, ())
         entries = document.get("convolutions")
         if not isinstance(entries, list):
@@ -184,18 +186,8 @@ class _Reader:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             self.fail(place, f"convolution {int(place[-1]) + 1} has no name")
         name = entry["name"]
-        self.known(entry, KEYS, place)
-        action, order, rank = entry.get("action"), entry.get("order"), entry.get("rank")
-        if action not in ("keep", "separate"):
-            told = f'\'{name}\': action {action!r} is neither "keep" nor "separate"'
-            self.fail((*place, "action"), told)
-        if action == "separate":
-            if order not in ORDERS:
-                told = f"'{name}': order {order!r} is none of {', '.join(ORDERS)}"
-                self.fail((*place, "order"), told)
-            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                told = f"'{name}': rank {rank!r} is not a whole number from 1"
-                self.fail((*place, "rank"), told)
+        self.known(entry, ("name", self.form_key, *form_fields(), *NOTES), place)
+        form = self.form(entry, place)
         notes = {key: self.note(entry, key, place) for key in NOTES}
         costs = [notes.pop(key) for key in ("macs", "params", "moved", "seconds")]
         before, after = (Cost(*each) for each in zip(*costs, strict=True))
@@ -203,17 +195,20 @@ class _Reader:
             self.fail((*place, "kernel"), f"'{name}': kernel {list(notes['kernel'])} has no values")
         try:
             return Decision(
-                name,
-                action,
-                before=before,
-                after=after,
-                order=order,
-                rank=rank,
-                line=self.lines.get(place),
-                **notes,
+                name, form, before=before, after=after, line=self.lines.get(place), **notes
             )
         except PlanError as error:
             self.fail(place, str(error))
+
+    def form(self, entry: dict[str, Any], place: Place) -> Form:
+        given = {key: entry[key] for key in form_fields() if key in entry}
+        if self.form_key == "action":  # order and rank were null where they said nothing
+            given = {key: value for key, value in given.items() if value is not None}
+        try:
+            return form_from_dict({"form": entry.get(self.form_key), **given})
+        except FieldError as error:
+            key = self.form_key if error.field == "form" else error.field
+            self.fail((*place, key), f"'{entry['name']}': {error}")
 
     def note(self, entry: dict[str, Any], key: str, place: Place) -> Any:
         kind, absent = NOTES[key]

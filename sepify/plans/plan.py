@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
-from sepify.errors import PlanError
-from sepify.plans.forms import Order
+from sepify.errors import PlanError, UsageError
+from sepify.plans.costs import Cost, require_numbers
+from sepify.plans.form import Form
+from sepify.plans.forms import Keep, Separate
+from sepify.plans.styles import CEILINGS, Style, shape_words
 
-Action = Literal["keep", "separate"]
 Method = Literal["svd", "least-squares"]
 METHODS: tuple[Method, ...] = ("svd", "least-squares")
-Style = Literal["linear", "mobilenet", "mobilenet-relu6"]
-STYLES: tuple[Style, ...] = ("linear", "mobilenet", "mobilenet-relu6")
-CEILINGS: dict[Style, float | None] = {
-    "linear": None,
-    "mobilenet": float("inf"),
-    "mobilenet-relu6": 6.0,
-}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a layer costs: multiply-adds for one image (None where its map size is unknown),
-    parameters, bias included, predicted bytes moved for one image (None likewise), and seconds for
-    one image where a latency table was measured."""
-
-    macs: int | None
-    params: int
-    moved: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        _require_numbers("a cost", vars(self))
+_FORMER = {"action": "form.kind", "order": "form.order", "rank": "form.rank"}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done to one convolution. `order` and `rank` are set if and only if it is separated.
+    """What is done to one convolution: the `form` that it takes (`Keep()` or `Separate(order,
+    rank)`), and the reason in words.
 
     `error` is the relative squared error predicted for the rewritten layer: of its weights for
     the SVD, of its outputs on the fitted images for least squares; `heldout_error` is that of its
@@ -48,17 +29,16 @@ class Decision:
     `damage` is what planning expects the decision to add to the loss of the network's outputs.
     `line` is where the decision stands in the file that it was read from.
 
-    Raises PlanError where an error or the damage is not a finite number.
+    Raises PlanError where the form is none, and where an error or the damage is not a finite
+    number.
     """
 
     name: str
-    action: Action
+    form: Form
     reason: str
     kernel: tuple[int, ...]  # (N, M, kh, kw): out channels, in channels per group, kernel
     before: Cost
     after: Cost
-    order: Order | None = None
-    rank: int | None = None
     error: float | None = None
     heldout_error: float | None = None
     block_error: float | None = None
@@ -71,14 +51,20 @@ class Decision:
         return f"'{self.name}'" + (f" (line {self.line} of the plan)" if self.line else "")
 
     def __post_init__(self) -> None:
-        separated = self.order is not None and self.rank is not None
-        if (self.action == "separate") != separated:
+        if not isinstance(self.form, Form):
             raise PlanError(
-                f"plan entry '{self.name}': order and rank belong to action 'separate' and to "
-                f"no other (action {self.action!r}, order {self.order!r}, rank {self.rank!r})"
+                f"plan entry '{self.name}': {self.form!r} is no form; give Keep() or "
+                "Separate(order, rank)"
             )
         notes = ("error", "heldout_error", "block_error", "damage")
-        _require_numbers(f"plan entry '{self.name}'", {name: vars(self)[name] for name in notes})
+        require_numbers(f"plan entry '{self.name}'", {name: vars(self)[name] for name in notes})
+
+    if not TYPE_CHECKING:  # a type checker is to know the attributes
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in _FORMER:
+                raise UsageError(f"Decision.{name} is now Decision.{_FORMER[name]}")
+            raise AttributeError(f"a Decision has no {name!r}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +92,7 @@ class Outlook:
     def __post_init__(self) -> None:
         words = ("budget", "loss", "verified")
         numbers = {name: value for name, value in vars(self).items() if name not in words}
-        _require_numbers("a plan's outlook", numbers)
+        require_numbers("a plan's outlook", numbers)
 
 
 @dataclass(frozen=True)
@@ -152,8 +138,8 @@ class Plan:
 
     @property
     def changes(self) -> bool:
-        """Whether the network becomes another one: something is separated, or all is thinned."""
-        return bool(self.separated) or self.width < 1
+        """Whether the network becomes another one: something is rewritten, or all is thinned."""
+        return bool(self.rewritten) or self.width < 1
 
     @property
     def fitted(self) -> bool:
@@ -166,28 +152,16 @@ class Plan:
         return shape_words(self.style, self.width, self.resolution)
 
     @property
+    def rewritten(self) -> tuple[Decision, ...]:
+        """The decisions that make another module of a convolution."""
+        return tuple(d for d in self.decisions if d.form.rewrites)
+
+    @property
     def separated(self) -> tuple[Decision, ...]:
-        """The decisions that rewrite."""
-        return tuple(d for d in self.decisions if d.action == "separate")
+        """The decisions that separate a convolution into depthwise and pointwise."""
+        return tuple(d for d in self.decisions if isinstance(d.form, Separate))
 
     @property
     def kept(self) -> tuple[Decision, ...]:
         """The decisions that leave a convolution as it is."""
-        return tuple(d for d in self.decisions if d.action == "keep")
-
-
-def _require_numbers(where: str, values: Mapping[str, object]) -> None:
-    """Raise PlanError for a value that is neither None nor a finite number."""
-    for name, value in values.items():
-        finite = math.isfinite(value) if isinstance(value, float) else type(value) is int
-        if value is not None and not finite:
-            raise PlanError(f"{where}: {name} is {value!r}, not a finite number")
-
-
-def shape_words(style: Style, width: float, resolution: tuple[int, int] | None) -> str:
-    """ "style mobilenet, width 0.75, images of 160x160"; the style always, the others where they
-    are not the original's."""
-    parts = [f"style {style}"]
-    parts += [] if width == 1 else [f"width {width:g}"]
-    parts += [] if resolution is None else [f"images of {resolution[0]}x{resolution[1]}"]
-    return ", ".join(parts)
+        return tuple(d for d in self.decisions if isinstance(d.form, Keep))

@@ -17,6 +17,7 @@ from sepify.factorize.factors import run_factors
 from sepify.factorize.svd import factorize_svd
 from sepify.graph.batches import calibration_batches
 from sepify.passes.out_of_place import make_out_of_place
+from sepify.plans.forms import Separate
 
 
 def quiet(_what, _done, _total):
@@ -130,24 +131,26 @@ def test_replay_answers_as_the_network_does():
 def test_candidates_are_solved_from_one_pass_and_beat_the_svd():
     network = ready(Plain(16))
     batches = calibration_batches(F.avg_pool2d(images(64, size=16), 5, 1))  # with correlations
-    forms = {"conv1": [("dw-pw", 1), ("pw-dw", 1)], "conv2": [("dw-pw", 2)]}
+    forms = {"conv1": [Separate("dw-pw", 1), Separate("pw-dw", 1)], "conv2": [Separate("dw-pw", 2)]}
     calls = []
     network.get_submodule("conv1").register_forward_hook(lambda *_: calls.append(1))
     solved = solve_alone(network, forms, batches, quiet)
     assert len(calls) == len(batches)
     x = batches[0][0]
     conv = network.get_submodule("conv1")
-    for (order, rank), factors in zip(forms["conv1"], solved["conv1"], strict=True):
-        assert (factors.order, factors.rank) == (order, rank)
-        plain = factorize_svd(conv.weight, conv.bias, order, rank)
+    for form, factors in zip(forms["conv1"], solved["conv1"], strict=True):
+        assert (factors.order, factors.rank) == (form.order, form.rank)
+        plain = factorize_svd(conv.weight, conv.bias, form.order, form.rank)
         errors = [(run_factors(f, conv, x) - conv(x)).square().sum() for f in (factors, plain)]
         assert errors[0] < errors[1]
 
 
 def test_solving_around_a_plan_gives_its_factors_and_the_alternatives():
     network, batches = ready(Plain(16)), calibration_batches(images(64))
-    chosen = {"conv1": ("dw-pw", 2), "conv2": ("dw-pw", 1)}
-    factors, others = solve_around(network, chosen, {"conv2": [("dw-pw", 3)]}, batches, quiet)
+    chosen = {"conv1": Separate("dw-pw", 2), "conv2": Separate("dw-pw", 1)}
+    factors, others = solve_around(
+        network, chosen, {"conv2": [Separate("dw-pw", 3)]}, batches, quiet
+    )
     assert {name: f.rank for name, f in factors.items()} == {"conv1": 2, "conv2": 1}
     assert [f.rank for f in others["conv2"]] == [3]
     assert others["conv1"] == []

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from sepify.errors import CompileError, InputError, UsageError
 from sepify.measuring import compare
 from sepify.measuring.layers import REST
-from sepify.plans.plan import Cost, Decision, Plan
+from sepify.plans.costs import Cost
+from sepify.plans.forms import Keep, Separate
+from sepify.plans.plan import Decision, Plan
 from sepify.timing.runtimes import gather, onnx_runner, torch_runner, tvm_runner
 
 
@@ -40,10 +42,10 @@ def before_and_after() -> tuple[nn.Module, nn.Module]:
 
 
 def plan() -> Plan:
-    kept = Decision("conv1", "keep", "first layer", (8, 3, 3, 3), Cost(1, 216), Cost(1, 216))
+    kept = Decision("conv1", Keep(), "first layer", (8, 3, 3, 3), Cost(1, 216), Cost(1, 216))
     costs = Cost(16 * 8 * 9 * 36, 16 * 8 * 9 + 16), Cost((8 * 9 + 8 * 16) * 36, 8 * 9 + 8 * 16 + 16)
     separated = Decision(
-        "conv2", "separate", "asked for", (16, 8, 3, 3), *costs, "dw-pw", 1, 0.4, None
+        "conv2", Separate("dw-pw", 1), "asked for", (16, 8, 3, 3), *costs, 0.4, None
     )
     return Plan((kept, separated), "svd")
 

@@ -48,7 +48,7 @@ def planned(**options: Any) -> sepify.Plan:
 )
 def test_an_option_that_contradicts_the_plan_is_refused(option: dict[str, Any]) -> None:
     plan = planned(rank=1)
-    assert plan["conv2"].action == "separate"
+    assert plan["conv2"].form.rewrites
     with pytest.raises(UsageError, match=next(iter(option)) if "fn" not in str(option) else "fn"):
         sepify.convert(model(), plan=plan, method="svd", example_inputs=X, **option)
 
@@ -57,7 +57,7 @@ def test_one_that_agrees_is_fine() -> None:
     plan = planned(rank=2, order="dw-pw", keep=["conv1"])
     options: dict[str, Any] = {"rank": 2, "order": "dw-pw", "keep": ["conv1"], "style": "linear"}
     small = sepify.convert(model(), plan=plan, method="svd", example_inputs=X, **options)
-    assert small.meta["sepify"].plan["conv2"].rank == 2
+    assert small.meta["sepify"].plan["conv2"].form.rank == 2
 
 
 def test_a_pattern_that_matches_nothing_is_refused_beside_a_plan_too() -> None:

@@ -8,6 +8,7 @@ from sepify.errors import InputError
 from sepify.graph.convolutions import survey
 from sepify.graph.maps import measure_maps
 from sepify.planning.candidates import list_layers
+from sepify.plans.forms import Keep, Separate
 
 
 class Branches(nn.Module):
@@ -31,17 +32,17 @@ def test_candidates_are_cheaper_and_start_with_keep():
     layers = layers_of(seeded(Plain(16)), images(1))
     candidates = layers["conv2",].candidates
     kept = candidates[0]
-    assert (kept.order, kept.rank, kept.damage) == (None, None, 0.0)
+    assert (kept.form, kept.damage) == (Keep(), 0.0)
     assert kept.cost.macs == 32 * 16 * 9 * 36
     # bytes: 16 x 12 x 12 in, 32 x 6 x 6 out, the weights and the bias, 4 each
     assert kept.cost.moved == 4 * (16 * 144 + 32 * 36 + 32 * 16 * 9 + 32)
     first = candidates[1]
-    assert (first.order, first.rank) == ("dw-pw", 1)
+    assert first.form == Separate("dw-pw", 1)
     assert first.cost.macs == 36 * (16 * 9 + 16 * 32)
     between = 2 * 16 * 36  # what depthwise writes and pointwise reads
     weights = 16 * 9 + 16 * 32 + 32
     assert first.cost.moved == 4 * (16 * 144 + 32 * 36 + between + weights)
-    assert {c.order for c in candidates[1:]} == {"dw-pw", "pw-dw"}
+    assert {c.form.family for c in candidates[1:]} == {"dw-pw", "pw-dw"}
     assert all(
         c.cost.macs < kept.cost.macs or c.cost.params < kept.cost.params for c in candidates[1:]
     )

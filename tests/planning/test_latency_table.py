@@ -7,9 +7,10 @@ from sepify.errors import FileError, UsageError
 from sepify.graph.convolutions import survey
 from sepify.graph.maps import measure_maps
 from sepify.planning.candidates import list_layers
-from sepify.planning.latency import _separated, measure_latencies
+from sepify.planning.latency import measure_latencies
 from sepify.planning.latency_table import LatencyTable, load_table, save_table
 from sepify.planning.measurements import Measurements
+from sepify.plans.forms import Keep, Separate
 from sepify.process.machine import this_machine
 from sepify.timing.layers import _onnx_bytes, open_stopwatch
 
@@ -83,12 +84,9 @@ def test_timing_on_onnxruntime_is_saved_as_it_goes_and_gone_on_from(network):
 )
 def test_what_onnxruntime_is_given_computes_what_torch_does(conv):
     onnxruntime = pytest.importorskip("onnxruntime")
-    from sepify.planning.measurements import Candidate
-    from sepify.plans.plan import Cost
-
     x = images(1, channels=4)
-    for order, rank in ((None, None), ("dw-pw", 2), ("pw-dw", 1)):
-        module = _separated(conv, Candidate(order, rank, Cost(None, 0), 0.0))
+    for form in (Keep(), Separate("dw-pw", 2), Separate("pw-dw", 1)):
+        module = form.stand_in(conv).eval()
         session = onnxruntime.InferenceSession(_onnx_bytes(module, x))
         (given,) = session.run(None, {"x": x.numpy()})
         with torch.no_grad():

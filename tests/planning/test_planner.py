@@ -24,7 +24,8 @@ from sepify.planning.measurements import (
 )
 from sepify.planning.search import settle
 from sepify.plans.budget import Budget
-from sepify.plans.plan import Cost
+from sepify.plans.costs import Cost
+from sepify.plans.forms import Keep, Separate
 from sepify.process.machine import this_machine
 
 QUICK = sepify.Refinement(steps=5, batch=16)
@@ -118,7 +119,7 @@ def test_a_budget_out_of_reach_says_the_least_possible():
 
 def test_tied_convolutions_are_decided_together():
     plan = sepify.plan(seeded(Tied()), calibration=DATA, budget=Budget(macs=0.5))
-    assert (plan["b"].order, plan["b"].rank) == (plan["c"].order, plan["c"].rank)
+    assert plan["b"].form == plan["c"].form
     small = sepify.convert(seeded(Tied()), plan=plan, calibration=DATA, refine=False)
     assert share(plan) <= 0.5
     assert small(DATA).shape == (96, 4)
@@ -150,9 +151,10 @@ def test_convert_to_a_budget_does_what_its_plan_says():
     assert plan.outlook.budget == "macs 0.4"
     for decision in plan.separated:
         depthwise = small.get_submodule(f"{decision.name}.depthwise")
-        terms = depthwise.out_channels if decision.order == "dw-pw" else depthwise.in_channels
-        base = decision.kernel[1] if decision.order == "dw-pw" else decision.kernel[0]
-        assert terms == decision.rank * base
+        dw_first = decision.form.order == "dw-pw"
+        terms = depthwise.out_channels if dw_first else depthwise.in_channels
+        base = decision.kernel[1] if dw_first else decision.kernel[0]
+        assert terms == decision.form.rank * base
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_measurements_are_saved_at_once_and_used_again(tmp_path, measured):
     first = sepify.plan(model, calibration=DATA, budget=Budget(macs=0.4), known=known)
     assert saved == []
     fresh = sepify.plan(model, calibration=DATA, budget=Budget(macs=0.4))
-    assert [(d.order, d.rank) for d in first] == [(d.order, d.rank) for d in fresh]
+    assert [d.form for d in first] == [d.form for d in fresh]
     with pytest.raises(PlanError, match=r"'conv1' has kernel \(16, 3, 3, 3\) there and \(8, 3"):
         sepify.plan(seeded(Plain(8)), calibration=DATA, budget=Budget(macs=0.4), known=known)
 
@@ -204,7 +206,7 @@ def test_measurements_are_saved_at_once_and_used_again(tmp_path, measured):
     [
         ("[]", "no sepify-measurements"),
         ('{"format": "sepify-measurements", "version": 9}', "version 9"),
-        ('{"format": "sepify-measurements", "version": 3, "layers": [{}]}', "damaged"),
+        ('{"format": "sepify-measurements", "version": 4, "layers": [{}]}', "damaged"),
     ],
 )
 def test_files_that_are_no_measurements(tmp_path, text, message):
@@ -237,9 +239,10 @@ class Interacting:
 def test_rounds_correct_a_layer_that_was_thought_harmless():
     def layer(name, worst):
         separated = [
-            Candidate("dw-pw", rank, Cost(10 * rank, 0), worst / rank) for rank in (1, 2, 3, 4)
+            Candidate(Separate("dw-pw", rank), Cost(10 * rank, 0), worst / rank)
+            for rank in (1, 2, 3, 4)
         ]
-        return Layer((name,), (), (Candidate(None, None, Cost(100, 0), 0.0), *separated))
+        return Layer((name,), (), (Candidate(Keep(), Cost(100, 0), 0.0), *separated))
 
     layers = [layer("a", 1.0), layer("b", 1.5)]
     costs = [[100.0, 10.0, 20.0, 30.0, 40.0]] * 2
@@ -256,8 +259,9 @@ def latency_table(measured: Measurements, keys: dict[str, str], slow: str | None
     seconds = {}
     for layer in measured.layers:
         for candidate in layer.candidates:
-            time = 1e-3 if candidate.rank is None else 0.2e-3 * candidate.rank
-            if layer.names[0] == slow and candidate.rank is not None:
+            rewrites = candidate.form.rewrites
+            time = 0.2e-3 * candidate.form.rank if rewrites else 1e-3
+            if layer.names[0] == slow and rewrites:
                 time += 1.1e-3
             seconds[entry(keys[layer.names[0]], candidate)] = time
     return LatencyTable("onnxruntime", this_machine().cpu, 1, seconds)
@@ -273,11 +277,11 @@ HALF = Budget(latency="61%", target="onnxruntime")
 def test_what_is_slower_on_the_target_stays_and_says_by_how_much(measured):
     known = Known(measured, latency_table(measured, KEYS, slow="conv1"))
     plan = sepify.plan(seeded(Plain(16)), calibration=DATA, budget=HALF, known=known)
-    assert plan["conv1"].action == "keep"
+    assert plan["conv1"].form == Keep()
     assert plan["conv1"].reason == (
         "slower on onnxruntime: dw-pw at rank 1 takes 1.300 ms and the convolution 1.000 ms (+30%)"
     )
-    assert plan["conv2"].rank == 1
+    assert plan["conv2"].form.rank == 1
     before = sum(d.before.seconds for d in plan)
     assert plan.outlook.reached == sum(d.after.seconds for d in plan) <= 0.61 * before
 

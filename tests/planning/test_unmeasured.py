@@ -15,13 +15,16 @@ from sepify.planning.run_off import FINALISTS, run_off
 from sepify.planning.search import settle
 from sepify.planning.unmeasured import energy_picks, uniform_picks, unmeasured_picks
 from sepify.plans.budget import Budget
-from sepify.plans.plan import Cost
+from sepify.plans.costs import Cost
+from sepify.plans.forms import Keep, Separate
 
 
 def layer(name: str, ranks: int = 4) -> Layer:
-    separated = [Candidate("dw-pw", rank, Cost(10 * rank, 0), 1 / rank) for rank in range(1, ranks)]
-    other = Candidate("pw-dw", 1, Cost(10, 0), 2.0)
-    return Layer((name,), (), (Candidate(None, None, Cost(100, 0), 0.0), other, *separated))
+    separated = [
+        Candidate(Separate("dw-pw", rank), Cost(10 * rank, 0), 1 / rank) for rank in range(1, ranks)
+    ]
+    other = Candidate(Separate("pw-dw", 1), Cost(10, 0), 2.0)
+    return Layer((name,), (), (Candidate(Keep(), Cost(100, 0), 0.0), other, *separated))
 
 
 LAYERS = [layer("stem"), layer("a"), layer("b"), layer("c", ranks=2)]
@@ -29,7 +32,8 @@ COSTS = [[float(c.cost.macs or 0) for c in each.candidates] for each in LAYERS]
 
 
 def ranks(picks) -> list[int | None]:
-    return [layer.candidates[pick].rank for layer, pick in zip(LAYERS, picks, strict=True)]
+    forms = [layer.candidates[pick].form for layer, pick in zip(LAYERS, picks, strict=True)]
+    return [form.rank if isinstance(form, Separate) else None for form in forms]
 
 
 def test_uniform_fills_the_budget_from_the_last_layer_on():
@@ -74,7 +78,7 @@ class Bench:
     def lost(self, factors, progress):
         forms = dict(factors)
         best = forms.pop("best")
-        return 1.0 if {name: rank for name, (_, rank) in forms.items()} == best else 1.2
+        return 1.0 if {name: form.rank for name, form in forms.items()} == best else 1.2
 
 
 CONVS = {each.names[0]: nn.Conv2d(4, 8, 3) for each in LAYERS}
@@ -127,8 +131,8 @@ def test_what_lost_far_more_is_not_refined_nor_is_the_only_one_left(monkeypatch)
 
 
 def test_what_is_expected_to_lose_far_more_does_not_compete():
-    ranks = [Candidate("dw-pw", r, Cost(10 * r, 0), 1.0 / r) for r in (1, 2, 3, 4)]
-    kept = Candidate(None, None, Cost(100, 0), 0.0)
+    ranks = [Candidate(Separate("dw-pw", r), Cost(10 * r, 0), 1.0 / r) for r in (1, 2, 3, 4)]
+    kept = Candidate(Keep(), Cost(100, 0), 0.0)
     layers = [Layer((name,), (), (kept, *ranks)) for name in "ab"]
     costs = [[100.0, 10.0, 20.0, 30.0, 40.0]] * 2
     settled = settle(Bench({}), layers, costs, 140.0, silent, rounds=1)
@@ -136,7 +140,10 @@ def test_what_is_expected_to_lose_far_more_does_not_compete():
     assert uniform_picks(layers, costs, 140.0) == (0, 4)
     among = [choice.picks for choice in list_entrants(settled, layers, costs, 140.0, convs)]
     assert (0, 4) in among
-    bad = [replace(c, damage=9.0) if c.rank == 4 else c for c in layers[1].candidates]
+    bad = [
+        replace(c, damage=9.0) if c.form == Separate("dw-pw", 4) else c
+        for c in layers[1].candidates
+    ]
     layers[1] = replace(layers[1], candidates=tuple(bad))
     settled = settle(Bench({}), layers, costs, 140.0, silent, rounds=1)
     among = [choice.picks for choice in list_entrants(settled, layers, costs, 140.0, convs)]
