@@ -25,8 +25,9 @@ from rich.table import Table
 
 from sepify.compiling import thread_pool, tvm_api
 from sepify.compiling.kernel_tuning.sample import sample
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.pooling import max_pool_kernel
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
 from sepify.compiling.kernels.source import Kernel
 from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.targets import find_target

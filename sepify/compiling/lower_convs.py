@@ -8,7 +8,8 @@ from typing import Any
 
 from sepify.compiling import tvm_api
 from sepify.compiling.kernels.carried import can_carry
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
 from sepify.compiling.kernels.weights import Array
 from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.steps import (

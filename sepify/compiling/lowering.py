@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from sepify.compiling import tvm_api
-from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.lower_convs import find_kernels
 from sepify.compiling.lower_others import lower_other
 from sepify.compiling.steps import Network
@@ -18,7 +18,7 @@ def lower(
 ) -> tvm_api.Module:
     """A new Relax module that computes the same as `module`; `choose` is asked for the knobs of
     each kernel that has any, once for each call of it."""
-    network = Network(module)
+    network = Network(module, machine.element)
     kernels, covered = find_kernels(network, machine)
     builder = tvm_api.Builder(network.inputs)
     values = Values(builder, machine, choose)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepify.compiling import tvm_api
+from sepify.compiling.kernels.elements import FLOAT32, Element
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Window, pair
 from sepify.compiling.kernels.weights import Array
 
@@ -35,7 +36,8 @@ class Step:
 class Network:
     """The steps of an imported module's `main`, and who uses what."""
 
-    def __init__(self, module: tvm_api.Module) -> None:
+    def __init__(self, module: tvm_api.Module, element: Element = FLOAT32) -> None:
+        self.element = element  # of the maps that kernels compute
         self.inputs = tvm_api.parameters(module)
         self.result = tvm_api.result(module)
         self.steps = [
@@ -216,10 +218,10 @@ class _Chain:
 
     def bias(self, extents: tuple[int, ...], outputs: int) -> Array:
         """The sum of the constants added that broadcast to `extents`; zeros if there are none."""
-        total = np.zeros(outputs, dtype=np.float32)
+        total = np.zeros(outputs, self.network.element.name)
         while (step := self.network.only_user(self.end)) is not None and step.operator == "add":
             value = self.network.constant(self._other(step))
-            if value is None or value.ndim > len(extents) or value.dtype != np.float32:
+            if value is None or value.ndim > len(extents) or value.dtype != total.dtype:
                 break
             widened = value.reshape((1,) * (len(extents) - value.ndim) + value.shape)
             if widened.shape not in (extents, (1,) * len(extents)):

@@ -10,17 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.instruction_sets import (
+    AVX2,
+    AVX512,
+    NEON_V7,
+    NEON_V8,
+    instruction_set,
+)
+from sepify.compiling.kernels.machine import Machine
 from sepify.errors import UsageError
 from sepify.storage import read_json
 
-# tiles that are good on Intel's, and on AMD's nearly so
-_AVX512 = Machine(lanes=16, registers=32)
-_AVX512_ZEN = replace(_AVX512, cheap_broadcasts=True)
-_AVX2 = Machine(lanes=8, registers=16)
-_SSE = Machine(lanes=4, registers=16)
-_NEON_V8 = Machine(lanes=4, registers=32)
-_NEON_V7 = Machine(lanes=4, registers=16)
+# of a target file, which says no lanes and registers: what any such CPU has, or nearly any
+_USUAL = {"aarch64": NEON_V8, "armv7": NEON_V7, "x86_64": AVX2}
 
 # Networks that TVM 0.27 compiled with SVE came out wrong (run at 256 bits, as on a Graviton3); the
 # own kernels are NEON anyway.
@@ -44,6 +46,7 @@ _FILE_KEYS: dict[str, type] = {
 
 
 _MOST = 4096  # cores
+_LANES = (4, 8, 16, 32)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # of a target file, which may be a stranger's: it names no program but a C compiler on the PATH
 _WORDS = {
@@ -176,10 +179,10 @@ def read_target(path: Path | str) -> Target:
         none = _NO_SVE if architecture == "aarch64" else ()
         if features or none:
             description["mattr"] = [*features, *none]
-    defaults = {"aarch64": _NEON_V8, "armv7": _NEON_V7, "x86_64": _AVX2}
-    if architecture not in defaults:
+    if architecture not in _USUAL:
         raise UsageError(f"{path}: triple {value['triple']!r}: only x86-64, aarch64 and armv7")
-    machine = defaults[architecture]
+    features = [feature.removeprefix("+") for feature in description.get("mattr", ())]
+    machine = _USUAL[architecture].machine(features)
     machine = replace(
         machine,
         lanes=value.get("lanes", machine.lanes),
@@ -187,8 +190,8 @@ def read_target(path: Path | str) -> Target:
     )
     if machine.registers not in (16, 32):
         raise UsageError(f"{path}: registers must be 16 or 32, not {machine.registers}")
-    if machine.lanes not in (4, 8, 16):
-        raise UsageError(f"{path}: lanes must be 4, 8 or 16, not {machine.lanes}")
+    if machine.lanes not in _LANES:
+        raise UsageError(f"{path}: lanes must be 4, 8, 16 or 32, not {machine.lanes}")
     linux = "linux-gnu" in value["triple"]
     wheels = {"aarch64": _AARCH64_WHEELS, "x86_64": _X86_WHEELS}.get(architecture, "")
     compilers = {
@@ -218,14 +221,9 @@ def _detect(target: Target) -> Target:
         description["mattr"] = [f"-{feature}" for feature in sorted(hidden)]
     if host_architecture() == "aarch64":
         description["mattr"] = sorted({*description.get("mattr", ()), *_NO_SVE})
-    machine = _NEON_V8 if host_architecture() == "aarch64" else _SSE
-    if {"avx512f", "avx512vl"} <= present:
-        zen = str(description["mcpu"]).startswith("znver")
-        machine = _AVX512_ZEN if zen else _AVX512
-    elif {"avx2", "fma"} <= present:
-        machine = _AVX2
+    vectors = instruction_set(host_architecture(), str(description["mcpu"]), present)
     cores = os.cpu_count() or 1
-    machine = replace(machine, max_tasks=2 * cores)
+    machine = replace(vectors.machine(present), max_tasks=2 * cores)
     wheels = {"aarch64": _AARCH64_WHEELS, "x86_64": _X86_WHEELS}.get(host_architecture(), "")
     return replace(target, description=description, machine=machine, cores=cores, wheels=wheels)
 
@@ -263,7 +261,7 @@ def _armv8(name: str, summary: str, cpu: str, cores: int) -> Target:
     features = ["+neon", *_NO_SVE]
     description = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": cpu, "mattr": features}
     compiler = "aarch64-linux-gnu-gcc"
-    return _target(name, summary, description, _NEON_V8, cores, compiler, _AARCH64_WHEELS)
+    return _target(name, summary, description, NEON_V8.machine(), cores, compiler, _AARCH64_WHEELS)
 
 
 def _armv7(name: str, summary: str, cpu: str, cores: int) -> Target:
@@ -274,18 +272,20 @@ def _armv7(name: str, summary: str, cpu: str, cores: int) -> Target:
         "mfloat-abi": "hard",
         "mattr": ["+neon", "+vfp4"],
     }
-    return _target(name, summary, description, _NEON_V7, cores, "arm-linux-gnueabihf-gcc", "")
+    return _target(
+        name, summary, description, NEON_V7.machine(), cores, "arm-linux-gnueabihf-gcc", ""
+    )
 
 
 def _elsewhere(name: str, summary: str, triple: str, cpu: str, compiler: str) -> Target:
     description = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "mattr": ["+neon"]}
-    return _target(name, summary, description, _NEON_V8, 8, compiler, "")
+    return _target(name, summary, description, NEON_V8.machine(), 8, compiler, "")
 
 
 _PRESETS = (
     Target("native", "the CPU that this runs on", None, None),
-    _x86("x86-64-v3", "any x86 with AVX2 and FMA (since about 2013)", _AVX2),
-    _x86("x86-64-v4", "any x86 with AVX-512 (servers since 2017)", _AVX512),
+    _x86("x86-64-v3", "any x86 with AVX2 and FMA (since about 2013)", AVX2.machine()),
+    _x86("x86-64-v4", "any x86 with AVX-512 (servers since 2017)", AVX512.machine()),
     _armv7("raspberry-pi-2", "Cortex-A7, 32 bits (also a Pi 3 or 4 with 32 bits)", "cortex-a7", 4),
     _armv8("raspberry-pi-3", "Cortex-A53, 64 bits (also the Zero 2 W)", "cortex-a53", 4),
     _armv8("raspberry-pi-4", "Cortex-A72, 64 bits (also the 400)", "cortex-a72", 4),

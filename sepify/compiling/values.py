@@ -13,7 +13,7 @@ from typing import Any
 from sepify.compiling import tvm_api
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.layout import pack_kernel, unpack_kernel
-from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.source import Shape
 from sepify.compiling.kernels.workload import Workload
 
@@ -54,7 +54,7 @@ class Values:
         """The plain form."""
         if variable not in self._plain:
             shape = tvm_api.shape(variable)
-            assert shape is not None  # only float32 maps are ever blocked
+            assert shape is not None  # only maps of the kernels' elements are ever blocked
             self._plain[variable] = self._unpack(self._blocked[variable], shape)
         return self._plain[variable]
 

@@ -20,10 +20,13 @@ def run_kernel(kernel: Kernel, *inputs: Tensor | np.ndarray) -> np.ndarray:
     target = tvm_api.make_target({"kind": "llvm", "mcpu": tvm_api.host_cpu()})
     function = tvm_api.parse_kernel(kernel).with_attr("global_symbol", kernel.name)
     built = tvm.compile(tvm.IRModule({kernel.name: function}), target=target)
-    arrays = [np.ascontiguousarray(value, dtype=np.float32) for value in inputs]
+    arrays = [
+        np.ascontiguousarray(value, dtype=buffer.element.name)
+        for value, buffer in zip(inputs, kernel.inputs, strict=True)
+    ]
     assert [array.shape for array in arrays] == [buffer.shape for buffer in kernel.inputs]
     # NaN where the kernel forgets to write
-    output = np.full(kernel.output.shape, np.nan, dtype=np.float32)
+    output = np.full(kernel.output.shape, np.nan, dtype=kernel.output.element.name)
     tensors = [tvm.runtime.tensor(array) for array in (*arrays, output)]
     built[kernel.name](*tensors)
     return tensors[-1].numpy()

@@ -10,16 +10,17 @@ import pytest
 
 from sepify.compiling.dependencies import require_tvm
 from sepify.compiling.kernels.dense import dense_kernel, dense_knobs
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.separable import separable_kernel, separable_knobs
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
-from sepify.compiling.kernels.source import LINE_FLOATS, Buffer, Kernel
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
+from sepify.compiling.kernels.source import Kernel
 
-MACHINES = [Machine(16, 32), Machine(8, 16)]
+MACHINES = [Machine(16, 32), Machine(8, 16), Machine(32, 32)]
 NARROW = Machine(4, 16)  # asks for nothing
 NOTHING = Epilogue()
 
 
-def asked_for(kernel: Kernel, name: str) -> np.ndarray:
+def asked_for(kernel: Kernel, machine: Machine, name: str) -> np.ndarray:
     """Whether the kernel asks for each cache line of one of its inputs: a kernel is run that counts
     instead of asking."""
     require_tvm()
@@ -27,7 +28,7 @@ def asked_for(kernel: Kernel, name: str) -> np.ndarray:
 
     shape = next(buffer.shape for buffer in kernel.inputs if buffer.name == name)
     # one more of the outermost, for places beyond the end
-    counts = Buffer("COUNTS", (shape[0] + 1, *shape[1:]))
+    counts = machine.buffer("COUNTS", (shape[0] + 1, *shape[1:]))
     place = re.compile(rf"T\.evaluate\(.*llvm\.prefetch.*T\.address_of\({name}\[(.*?)\]\).*\)$")
     counted = r"COUNTS[\1] = COUNTS[\1] + T.float32(1)"
     body = tuple(place.sub(counted, line.replace("T.parallel", "range")) for line in kernel.body)
@@ -37,7 +38,7 @@ def asked_for(kernel: Kernel, name: str) -> np.ndarray:
     arrays = [np.zeros(b.shape, np.float32) for b in (*counting.inputs, counting.output)]
     tensors = [tvm_api.tensor(array) for array in arrays]
     function(*tensors)
-    return tensors[-2].numpy()[: shape[0]].reshape(-1, LINE_FLOATS).any(1)
+    return tensors[-2].numpy()[: shape[0]].reshape(-1, machine.line_elements).any(1)
 
 
 def depthwise(channels: int, side: int, stride: int) -> Conv:
@@ -54,7 +55,7 @@ def test_the_rows_of_the_next_strip(machine, rank, stride):
     conv, rows = depthwise(64, 32, stride), 4
     knobs = replace(separable_knobs(conv, rank, 32, machine), rows=rows)
     kernel = separable_kernel(conv, rank, 32, NOTHING, NOTHING, machine, knobs)
-    asked = asked_for(kernel, "X").reshape(machine.blocks(64), 32, -1)
+    asked = asked_for(kernel, machine, "X").reshape(machine.blocks(64), 32, -1)
     first_read = rows * stride + 1 if stride == 1 else rows * stride  # by the second strip
     assert asked[:, first_read:].all()
     assert not asked[:, :first_read].any()
@@ -66,7 +67,7 @@ def test_the_rows_of_an_image(machine):
     conv = Conv(1, 3, 64, 64, 16, window, 32, 32)
     knobs = replace(dense_knobs(conv, machine, blocked=False), rows=8)
     kernel = dense_kernel(conv, NOTHING, machine, blocked=False, knobs=knobs)
-    asked = asked_for(kernel, "X").reshape(3, 64, -1)
+    asked = asked_for(kernel, machine, "X").reshape(3, 64, -1)
     assert asked[:, 16:].all()
     assert not asked[:, :16].any()
 
@@ -77,9 +78,9 @@ def test_the_weights_of_the_next_chunk(machine):
     conv = Conv(1, channels, 14, 14, 128, Window((1, 1)), 14, 14)
     knobs = replace(dense_knobs(conv, machine), splits=1, vectors=2)
     kernel = dense_kernel(conv, NOTHING, machine, knobs=knobs)
-    asked = asked_for(kernel, "W").reshape(machine.blocks(128), -1)
+    asked = asked_for(kernel, machine, "W").reshape(machine.blocks(128), -1)
     chunks = -(-(2 * 4 * machine.lanes * channels) // knobs.weight_bytes)
-    first = machine.blocks(channels) // chunks * machine.lanes**2 // LINE_FLOATS  # its lines
+    first = machine.blocks(channels) // chunks * machine.lanes**2 // machine.line_elements
     assert asked[2:].all()
     assert asked[:, first:].all()
     assert not asked[:2, :first].any()

@@ -21,6 +21,7 @@ from sepify.compiling.kernels.grouped import grouped_kernel
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.layout import pack_kernel, unpack_kernel
 from sepify.compiling.kernels.linear import linear_kernel
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.pooled import pooled_kernel, pooled_knobs
 from sepify.compiling.kernels.pooling import (
     average_pool_kernel,
@@ -29,7 +30,7 @@ from sepify.compiling.kernels.pooling import (
 )
 from sepify.compiling.kernels.pw_dw import pw_dw_kernel, pw_dw_knobs
 from sepify.compiling.kernels.separable import separable_kernel
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
 from sepify.compiling.kernels.tiles import rank_tiles
 from sepify.compiling.kernels.weights import (
     pack_bias,
@@ -60,6 +61,7 @@ machines = st.sampled_from(
         Machine(16, 32, cheap_broadcasts=True),
         Machine(16, 32, scratch_bytes=8192, task_macs=512, max_tasks=6),
         Machine(4, 16, task_macs=2048),
+        Machine(32, 32, scratch_bytes=16384, task_macs=512),
     ]
 )
 clips = st.sampled_from([None, (0.0, math.inf), (0.0, 6.0), (-1.0, 1.0)])
@@ -150,7 +152,7 @@ def test_dense(conv, machine, clip, with_residual, blocked):
     assert_close(unblock(run_kernel(kernel, *arguments), conv.outputs), want, depth_of(conv))
 
 
-@pytest.mark.parametrize("lanes", [8, 16])
+@pytest.mark.parametrize("lanes", [4, 8, 16, 32])
 def test_dense_in_groups_of_whole_vectors(lanes):
     window = Window((3, 3), (2, 2), (1, 1, 1, 1))
     conv = Conv(2, 3 * lanes, 9, 11, 6 * lanes, window, 5, 6, 3)
@@ -411,7 +413,7 @@ def test_layout_there_and_back(batch, channels, height, width):
     assert torch.equal(torch.from_numpy(back), x)
 
 
-@pytest.mark.parametrize("lanes", [8, 16])
+@pytest.mark.parametrize("lanes", [4, 8, 16, 32])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2)]
 )

@@ -67,6 +67,8 @@ def test_a_target_from_a_file(tmp_path):
     target = find_target(read_target(path))
     assert (target.name, target.cores) == ("board", 6)
     assert target.machine.max_tasks == 12
+    assert target.machine.dot is not None
+    assert "dotprod" in target.machine.dot.features
     assert target.compiler == "aarch64-linux-gnu-gcc"
     assert target.description == {
         "kind": "llvm",
@@ -85,6 +87,7 @@ def test_a_target_from_a_file(tmp_path):
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "cores": 0}, "must be 1 to 4096"),
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "core": 4}, "unknown key 'core'"),
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "lanes": 3}, "lanes must be"),
+        ({"triple": "aarch64-linux-gnu", "cpu": "generic", "lanes": 64}, "lanes must be"),
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "registers": 8}, "registers must be"),
         ({"triple": "riscv64-linux-gnu", "cpu": "generic"}, "only x86-64, aarch64 and armv7"),
         ({"triple": "aarch64-linux-gnu", "cpu": "generic", "features": ["+sve"]}, "leave it out"),

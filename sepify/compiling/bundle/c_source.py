@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sepify.compiling.bundle.program import Program, Tensor
-
-# (DLPack's code of the type, bits, the type in C)
-C_TYPES = {
-    "float32": (2, 32, "float"),
-    "float64": (2, 64, "double"),
-    "float16": (2, 16, "uint16_t"),
-    "int64": (0, 64, "int64_t"),
-    "int32": (0, 32, "int32_t"),
-    "uint8": (1, 8, "uint8_t"),
-    "bool": (6, 8, "uint8_t"),
-}
+from sepify.compiling.kernels.elements import ELEMENTS
 
 
 def header(name: str, program: Program, target: str) -> str:
@@ -73,9 +63,10 @@ def source(name: str, program: Program, features: Sequence[str]) -> str:
     extents: list[int] = []
     specs = []
     for tensor in program.tensors:
-        code, bits, _ = C_TYPES[tensor.dtype]
+        element = ELEMENTS[tensor.dtype]
         specs.append(
-            f"{{{int(tensor.in_weights)}, {code}, {bits}, {len(tensor.shape)}, {len(extents)}, "
+            f"{{{int(tensor.in_weights)}, {element.dlpack_code}, {8 * element.bytes}, "
+            f"{len(tensor.shape)}, {len(extents)}, "
             f"{tensor.offset}, {tensor.bytes}}}"
         )
         extents.extend(tensor.shape)
@@ -172,8 +163,8 @@ def _table(head: str, items: Sequence[object]) -> str:
 
 
 def _parameters(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> str:
-    given = [f"const {C_TYPES[t.dtype][2]} *input{i}" for i, t in enumerate(inputs)]
-    wanted = [f"{C_TYPES[t.dtype][2]} *output{i}" for i, t in enumerate(outputs)]
+    given = [f"const {ELEMENTS[t.dtype].c_type} *input{i}" for i, t in enumerate(inputs)]
+    wanted = [f"{ELEMENTS[t.dtype].c_type} *output{i}" for i, t in enumerate(outputs)]
     return ", ".join([*given, *wanted])
 
 

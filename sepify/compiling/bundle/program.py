@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sepify.compiling.kernels.elements import ELEMENTS
+
 Shape = tuple[int, ...]
 
 ALIGNMENT = 64  # bytes: what TVM's vector loads count on
-
-_SIZES = {"float32": 4, "float64": 8, "float16": 2, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Tensor:
     @property
     def bytes(self) -> int:
         """Its size."""
-        count = _SIZES[self.dtype]
+        count = ELEMENTS[self.dtype].bytes
         for extent in self.shape:
             count *= extent
         return count
@@ -83,7 +83,7 @@ class Program:
 
 def is_known(dtype: str) -> bool:
     """Whether tensors of `dtype` can be part of a program."""
-    return dtype in _SIZES
+    return dtype in ELEMENTS
 
 
 def aligned(size: int) -> int:

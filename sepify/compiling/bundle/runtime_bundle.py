@@ -10,10 +10,10 @@ from pathlib import Path
 from torch import Tensor
 
 from sepify.compiling.bundle.c_bundle import copy_source
-from sepify.compiling.bundle.c_source import C_TYPES
 from sepify.compiling.bundle.runtime_libraries import headers, runtime_libraries
 from sepify.compiling.bundle.self_test import SelfTest, Written, run_self_test
 from sepify.compiling.bundle.toolchain import find_launcher, require_compiler, run_compiler
+from sepify.compiling.kernels.elements import ELEMENTS
 from sepify.compiling.model import dtype_name
 from sepify.compiling.prepare import Prepared
 from sepify.errors import CompileError
@@ -117,10 +117,12 @@ def _values(name: str, tensors: Sequence[Tensor]) -> str:
     items = []
     for tensor in tensors:
         dtype, axes = dtype_name(tensor), len(tensor.shape)
-        if dtype not in C_TYPES or axes > _MOST_AXES:
+        if dtype not in ELEMENTS or axes > _MOST_AXES:
             raise CompileError(f"a bundle cannot hold {dtype} with {axes} axes")
-        code, bits, _ = C_TYPES[dtype]
+        element = ELEMENTS[dtype]
         extents = ", ".join(map(str, tensor.shape)) or "1"
         size = tensor.numel() * tensor.element_size()
-        items.append(f"    {{{code}, {bits}, {axes}, {{{extents}}}, {size}}}")
+        items.append(
+            f"    {{{element.dlpack_code}, {8 * element.bytes}, {axes}, {{{extents}}}, {size}}}"
+        )
     return f"static const SepifyValue {name}[] = {{\n" + ",\n".join(items) + "\n};"

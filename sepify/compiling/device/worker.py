@@ -26,9 +26,10 @@ from sepify.compiling import tvm_api
 from sepify.compiling.kernel_tuning.sample import sample, tolerance
 from sepify.compiling.kernel_tuning.worker import answer_on, private_stdout, relative_difference
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.workload import Workload, read_workload
 from sepify.errors import first_line
+from sepify.storage import decode
 
 _ROUNDS = 3  # of each contender, in turns
 _ROUND_MS = 5
@@ -62,7 +63,7 @@ def _reach(answers: TextIO, stage: str) -> None:
 def _answer(
     request: dict[str, Any], opening: dict[str, Any], place: Path, reach: Callable[[str], None]
 ) -> dict[str, Any]:
-    machine = Machine(**opening["machine"])
+    machine = decode(Machine, opening["machine"], "machine")
     target = tvm_api.make_target(opening["target"])
     try:
         workload = read_workload(request["workload"])

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from sepify.compiling.kernel_tuning.process import Process
 from sepify.compiling.kernel_tuning.records import Record
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.workload import Workload
 from sepify.process.starting import python_command
 

@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sepify.compiling.kernels.cook_toom import cook_toom
+from sepify.compiling.kernels.elements import FLOAT32
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
 from sepify.compiling.kernels.weights import Array
 from sepify.compiling.kernels.workload import Workload
-
-_UNIT = 2.0**-24  # half of float32's precision
 
 
 def sample(workload: Workload, lanes: int, winograd: int = 0) -> tuple[list[Array], Array]:
@@ -62,7 +61,7 @@ def _pointwise(conv: Conv, outputs: int) -> Conv:
 def tolerance(workload: Workload, winograd: int = 0) -> float:
     """How far a right result may be from torch's, as a part of the largest output: the rounding of
     sums of `depth` products each (Higham 2002, section 3.1: at most depth * u; at random about its
-    root), sixteen times over: two sums, torch's in float32 too. Winograd's tiles make it grow."""
+    root), sixteen times over: two sums, torch's are rounded too. Winograd's tiles make it grow."""
     conv = workload.conv
     depth = conv.channels // conv.groups * conv.window.area
     if workload.kind == "separable":
@@ -70,7 +69,7 @@ def tolerance(workload: Workload, winograd: int = 0) -> float:
     if workload.kind == "pw-dw":
         depth += workload.spread.channels // workload.spread.groups * workload.spread.window.area
     growth = cook_toom(winograd).growth if winograd else 1.0
-    return float(16 * max(depth, 16) ** 0.5 * _UNIT * growth)
+    return float(16 * max(depth, 16) ** 0.5 * FLOAT32.unit * growth)
 
 
 def block(x: Tensor, lanes: int) -> Array:

@@ -10,7 +10,7 @@ from functools import partial
 from sepify.compiling.kernels.cook_toom import TILES
 from sepify.compiling.kernels.dense import is_flat
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.tiles import default_unroll, rank_tiles
 from sepify.compiling.kernels.winograd import WINOGRAD_FETCHING, tile_count
 from sepify.compiling.kernels.workload import Workload
@@ -117,7 +117,7 @@ def _tasks(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs
     for splits in (n for n in range(1, most + 1) if vectors % n == 0):
         for strips in range(1, height + 1):
             rows = -(-height // strips)
-            even = strips * splits % min(enough, machine.max_tasks // 2) == 0
+            even = strips * splits % max(1, min(enough, machine.max_tasks // 2)) == 0
             overlap = strips * rows <= height * _OVERLAP and -(-height // rows) == strips
             if even and overlap and rows <= default.rows * _SCRATCH:
                 found.append((rows, splits))

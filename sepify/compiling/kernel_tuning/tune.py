@@ -12,7 +12,7 @@ from sepify.compiling.kernel_tuning.bench import Bench
 from sepify.compiling.kernel_tuning.records import Record, Records, gained
 from sepify.compiling.kernel_tuning.search import search
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.workload import Workload
 
 Progress = Callable[[str, int, int], None]

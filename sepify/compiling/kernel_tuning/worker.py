@@ -18,10 +18,11 @@ import numpy as np
 from sepify.compiling import thread_pool, tvm_api
 from sepify.compiling.kernel_tuning.sample import sample, tolerance
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Machine
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.weights import Array
 from sepify.compiling.kernels.workload import Workload, read_workload
 from sepify.errors import first_line
+from sepify.storage import decode
 
 _ROUND_SECONDS = 2e-3  # of each contender, so that the clock's grain does not matter
 _TOTAL_SECONDS = 0.2  # of both together
@@ -100,7 +101,10 @@ def main() -> None:
     """Answer requests until stdin ends. The first line gives target and machine."""
     requests, answers = sys.stdin, private_stdout()
     opening = json.loads(requests.readline())
-    target, machine = tvm_api.make_target(opening["target"]), Machine(**opening["machine"])
+    target, machine = (
+        tvm_api.make_target(opening["target"]),
+        decode(Machine, opening["machine"], "machine"),
+    )
     thread_pool.use_threads(1)
     subject: Subject | None = None
     answer_on(answers, {"ready": True})

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sepify.compiling.kernels.shapes import Conv, Machine
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv
 from sepify.compiling.kernels.source import Source
 from sepify.compiling.kernels.strip import locate
 from sepify.compiling.kernels.tiles import Tasks
@@ -52,7 +53,9 @@ def carry_rows(
     row `row` of the second layer; the first row of its window is row `r*stride` of Z.
     """
     v, stride, shared = machine.lanes, second.window.stride[0], shared_rows(second)
-    rows = _rows_at_a_time(tasks.rows, second, 4 * v * planes * first.out_width, machine)
+    rows = _rows_at_a_time(
+        tasks.rows, second, machine.vector_bytes * planes * first.out_width, machine
+    )
     fresh, chunks = rows * stride, tasks.rows // rows
     with source.loop("task", second.batch * tasks.count, "parallel"):
         locate(source, tasks, second.out_height, "last0")

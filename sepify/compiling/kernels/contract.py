@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sepify.compiling.kernels.shapes import Epilogue, Machine
-from sepify.compiling.kernels.source import LINE_FLOATS, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Epilogue
+from sepify.compiling.kernels.source import Source
 from sepify.compiling.kernels.tiles import Run, Tiling
 
 
@@ -58,11 +59,11 @@ def contract(
     inner = work.steps
     for _, inner_extent in work.loops[1:]:
         inner *= inner_extent
-    all_bytes = 4 * lanes * work.weights * extent * inner
+    all_bytes = machine.vector_bytes * work.weights * extent * inner
     fetches = machine.asks_ahead and tiles > 1 and all_bytes > weight_bytes
     before, groups = 0, sum(run.count for run in tiling.vectors)
     for vectors in tiling.vectors:
-        step_bytes = 4 * lanes * vectors.size * inner
+        step_bytes = machine.vector_bytes * vectors.size * inner
         chunks = -(-extent // max(1, weight_bytes // step_bytes))
         if tiles == 1:
             chunks = 1  # nothing would be read again
@@ -75,7 +76,7 @@ def contract(
                 number = f"row*{tiles // rows}"
                 for pixels in tiling.pixels:
                     tile = _Tile(
-                        lanes,
+                        machine,
                         vectors,
                         pixels,
                         vector=f"{first} + vo*{vectors.size} + {vectors.start}",
@@ -97,7 +98,7 @@ def contract(
 
 @dataclass(frozen=True)
 class _Tile:
-    lanes: int
+    machine: Machine
     vectors: Run
     pixels: Run
     vector: str  # the first one
@@ -113,7 +114,7 @@ class _Tile:
 
 
 def _write_tile(source: Source, tile: _Tile, work: Contraction) -> None:
-    pixels, vectors, lanes = tile.pixels, tile.vectors, tile.lanes
+    pixels, vectors, lanes = tile.pixels, tile.vectors, tile.machine.lanes
     column = f"po*{pixels.size} + {pixels.start}"
 
     def accumulator(n: int) -> str:
@@ -123,7 +124,7 @@ def _write_tile(source: Source, tile: _Tile, work: Contraction) -> None:
         return f"P[row*{tile.columns} + {column} + m, {n}, q]"
 
     def start(n: int) -> str:
-        return "T.float32(0)" if work.partial else f"B[{tile.vector} + {n}, q]"
+        return source.element.literal(0) if work.partial else f"B[{tile.vector} + {n}, q]"
 
     def index(n: int) -> str:
         return work.y(f"{tile.vector} + {n}", "row", f"{column} + m")
@@ -133,7 +134,7 @@ def _write_tile(source: Source, tile: _Tile, work: Contraction) -> None:
         return f"{accumulator(n)} + {x} * W[{tile.vector} + {n}, {work.k}, q]"
 
     def result(n: int) -> str:
-        return work.epilogue.apply(accumulator(n), f"R[{index(n)}]")
+        return work.epilogue.apply(source.element, accumulator(n), f"R[{index(n)}]")
 
     def each(target: Callable[[int], str], value: Callable[[int], str]) -> Callable[[], None]:
         def write() -> None:
@@ -185,7 +186,7 @@ def _fetch_weights(source: Source, tile: _Tile, work: Contraction) -> None:
     the next output vectors: each tile for its part of the steps."""
     if not tile.fetches:
         return
-    each = max(1, LINE_FLOATS // tile.lanes)  # steps in a cache line
+    each = tile.machine.line_vectors  # steps in a cache line
     lines = -(-work.steps // each)
     share = -(-lines // tile.tiles)
     later = f"((co + 1)//{tile.chunks}*{tile.vectors.size})"
@@ -193,4 +194,5 @@ def _fetch_weights(source: Source, tile: _Tile, work: Contraction) -> None:
         source.line(f"step = T.meta_var(({tile.number}*{share} + part) % {lines} * {each})")
         for n in range(tile.vectors.size):
             vector = f"T.min({tile.vector} + {n} + {later}, {work.weights - 1})"
-            source.fetch(f"W[{vector}, {work.k} + {tile.shift}, 0]")
+            for lane in tile.machine.line_starts:
+                source.fetch(f"W[{vector}, {work.k} + {tile.shift}, {lane}]")

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
-from sepify.compiling.kernels.source import Buffer, Kernel, Shape, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv, Epilogue
+from sepify.compiling.kernels.source import Kernel, Shape, Source
 from sepify.compiling.kernels.strip import copy_strip, fetch_rows, locate
 from sepify.compiling.kernels.tiles import (
     choose_tasks,
@@ -30,7 +31,8 @@ def dense_knobs(conv: Conv, machine: Machine, *, blocked: bool = True) -> Knobs:
     out_blocks = machine.blocks(conv.outputs) // conv.groups
     row_bytes = 0
     if window.padded:
-        row_bytes = 4 * lanes * planes * window.stride[0] * window.span(1, conv.out_width)
+        element = machine.element.bytes
+        row_bytes = element * lanes * planes * window.stride[0] * window.span(1, conv.out_width)
     macs = conv.macs // conv.batch
     tasks = choose_tasks(conv, out_blocks, macs, row_bytes, machine)
     columns = tasks.rows * conv.out_width if is_flat(conv) else conv.out_width
@@ -70,12 +72,12 @@ def dense_kernel(
     y_shape = (conv.batch, out_blocks, conv.out_height, conv.out_width, v)
 
     inputs = [
-        Buffer("X", x_shape),
-        Buffer("W", (out_blocks, depth, v)),
-        Buffer("B", (out_blocks, v)),
+        machine.buffer("X", x_shape),
+        machine.buffer("W", (out_blocks, depth, v)),
+        machine.buffer("B", (out_blocks, v)),
     ]
     if epilogue.residual:
-        inputs.append(Buffer("R", y_shape))
+        inputs.append(machine.buffer("R", y_shape))
 
     knobs = knobs or dense_knobs(conv, machine, blocked=blocked)
     tasks, flat = tasks_for(knobs, conv.out_height), is_flat(conv)
@@ -86,10 +88,10 @@ def dense_kernel(
     if blocked:
         loops, steps, unroll, k = _blocked_reduction(conv, planes, v, knobs.unroll)
 
-    source = Source()
+    source = Source(machine.element)
     with source.loop("task", conv.batch * tasks.count, "parallel"):
         locate(source, tasks, conv.out_height)
-        x = read_input(source, conv, tasks.rows, planes, lanes, flat)
+        x = read_input(source, conv, tasks.rows, planes, v if blocked else 0, flat)
         copied = window.padded and conv.groups == 1
         with source.loop("g", conv.groups):
             first = f"g*{out_blocks // conv.groups} + split*{per_task}"
@@ -127,8 +129,8 @@ def read_input(
     source: Source, conv: Conv, rows: int, planes: int, lanes: int, flat: bool
 ) -> Callable[[str, str], str]:
     """Copy the strip if the window is padded; the text that reads `step` of pixel (row, column): a
-    lane of it, or, where the input is not blocked (`lanes` is 1), a column of the window."""
-    window, blocked = conv.window, lanes > 1
+    lane of it, or, where the input is not blocked (`lanes` is 0), a column of the window."""
+    window, blocked = conv.window, lanes > 0
     lane, kx = (", step", "kx") if blocked else ("", "step")
     block = f"g*{planes // conv.groups} + cb" if conv.groups > 1 else "cb"
     if flat:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv, Epilogue
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
 from sepify.compiling.kernels.strip import locate
 from sepify.compiling.kernels.tiles import Run, even_runs, task_count, tasks_for
 
-ROW_TILE = 8  # pixels of one row kept in registers: best or nearly so with AVX2 and AVX-512
+_ROW_TILE = 8  # pixels of one row kept in registers: best or nearly so with AVX2 and AVX-512
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Fold:
     terms: int = 0  # 0: `term`, if the texts use it, is a loop further out
 
 
+def default_row_tile(machine: Machine) -> int:
+    """Pixels of one row that are filtered at a time."""
+    return min(_ROW_TILE, machine.most_local)
+
+
 def plane_knobs(conv: Conv, machine: Machine) -> Knobs:
     """The knobs that are expected to be good, without measuring."""
     blocks = machine.blocks(conv.channels)
@@ -33,7 +39,7 @@ def plane_knobs(conv: Conv, machine: Machine) -> Knobs:
     splits = max(n for n in range(1, wanted + 1) if blocks % n == 0)
     strips = max(1, min(task_count(work, machine) // splits, conv.out_height // 4))
     rows = -(-conv.out_height // strips)
-    return Knobs(1, 1, rows, splits, row_tile=ROW_TILE)
+    return Knobs(1, 1, rows, splits, row_tile=default_row_tile(machine))
 
 
 def depthwise_kernel(
@@ -44,16 +50,16 @@ def depthwise_kernel(
     blocks = machine.blocks(conv.channels)
     y_shape = (conv.batch, blocks, conv.out_height, conv.out_width, v)
     inputs = [
-        Buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
-        Buffer("W", (blocks, conv.window.area, v)),
-        Buffer("B", (blocks, v)),
+        machine.buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
+        machine.buffer("W", (blocks, conv.window.area, v)),
+        machine.buffer("B", (blocks, v)),
     ]
     if epilogue.residual:
-        inputs.append(Buffer("R", y_shape))
+        inputs.append(machine.buffer("R", y_shape))
     fold = Fold(
         "B[cb, q]",
         lambda acc, x, position: f"{acc} + {x} * W[cb, {position}, q]",
-        lambda acc, column: epilogue.apply(acc, f"R[image, cb, row, {column}, q]"),
+        lambda acc, column: epilogue.apply(machine.element, acc, f"R[image, cb, row, {column}, q]"),
     )
     return plane_kernel("depthwise", conv, fold, inputs, machine, knobs)
 
@@ -76,7 +82,7 @@ def plane_kernel(
     def target(column: str) -> str:
         return f"Y[image, cb, row, {column}, q]"
 
-    source = Source()
+    source = Source(machine.element)
     with source.loop("task", conv.batch * tasks.count, "parallel"):
         locate(source, tasks, conv.out_height)
         with source.loop("co", per_task):

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sepify.compiling.kernels.depthwise import ROW_TILE
+from sepify.compiling.kernels.depthwise import default_row_tile
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
-from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv, Epilogue
+from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.strip import copy_strip, locate
 from sepify.compiling.kernels.tiles import even_runs, task_count, tasks_for
 
@@ -18,12 +19,12 @@ def grouped_knobs(conv: Conv, machine: Machine) -> Knobs:
     its output vectors, `rows` at a time."""
     depth, out_blocks = conv.channels // conv.groups, machine.blocks(conv.outputs)
     strip_width = conv.window.span(1, conv.out_width)
-    row_bytes = 4 * machine.lanes * depth * conv.window.stride[0] * strip_width
+    row_bytes = machine.vector_bytes * depth * conv.window.stride[0] * strip_width
     strips = -(-conv.out_height // max(1, machine.scratch_bytes // row_bytes))
     wanted = min(task_count(conv.macs // conv.batch, machine), out_blocks)
     splits = max(n for n in range(1, wanted + 1) if out_blocks % n == 0)
     rows = -(-conv.out_height // strips)
-    return Knobs(1, 1, rows, splits, row_tile=ROW_TILE)
+    return Knobs(1, 1, rows, splits, row_tile=default_row_tile(machine))
 
 
 def grouped_kernel(
@@ -39,19 +40,19 @@ def grouped_kernel(
     blocks, out_blocks = machine.blocks(conv.channels), machine.blocks(conv.outputs)
     y_shape = (conv.batch, out_blocks, conv.out_height, conv.out_width, v)
     inputs = [
-        Buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
-        Buffer("W", (out_blocks, depth, window.area, v)),
-        Buffer("B", (out_blocks, v)),
+        machine.buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
+        machine.buffer("W", (out_blocks, depth, window.area, v)),
+        machine.buffer("B", (out_blocks, v)),
     ]
     if epilogue.residual:
-        inputs.append(Buffer("R", y_shape))
+        inputs.append(machine.buffer("R", y_shape))
 
     knobs = knobs or grouped_knobs(conv, machine)
     tasks = tasks_for(replace(knobs, splits=1), conv.out_height)
     chunks = knobs.splits
     strip_width = window.span(1, conv.out_width)
 
-    source = Source()
+    source = Source(machine.element)
     with source.loop("chunk", conv.batch * chunks, "parallel"):
         source.scratch("S", (depth, window.span(0, tasks.rows), strip_width, v))
         with source.loop("ob", out_blocks // chunks), source.loop("strip", tasks.strips):
@@ -100,4 +101,4 @@ def _tile(
         source.vector(lanes, acc, f"{acc} + S[ic, {y}, {x}, q] * {weight}")
     with source.loop("m", size, "unroll"):
         index = f"image, block, row0 + row, {column}, q"
-        source.vector(lanes, f"Y[{index}]", epilogue.apply(acc, f"R[{index}]"))
+        source.vector(lanes, f"Y[{index}]", epilogue.apply(source.element, acc, f"R[{index}]"))

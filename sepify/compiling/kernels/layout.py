@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sepify.compiling.kernels.shapes import Machine
-from sepify.compiling.kernels.source import Buffer, Kernel, Shape, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.source import Kernel, Shape, Source
 from sepify.compiling.kernels.tiles import task_count
 
 _COPY_COST = 4  # a copied element is worth as much time as this many multiply-adds
@@ -22,10 +22,10 @@ def pack_kernel(shape: Shape, machine: Machine) -> Kernel:
                 source.line(f"Y[image, cb, y, x, c] = X[image, cb*{v} + c, y, x]")
             if lanes < v:
                 with source.loop("c", v - lanes):
-                    source.line(f"Y[image, cb, y, x, c + {lanes}] = T.float32(0)")
+                    source.line(f"Y[image, cb, y, x, c + {lanes}] = {source.element.literal(0)}")
 
     source = _rows(shape, machine, body)
-    return source.kernel("pack", [Buffer("X", shape)], (batch, blocks, height, width, v))
+    return source.kernel("pack", [machine.buffer("X", shape)], (batch, blocks, height, width, v))
 
 
 def unpack_kernel(shape: Shape, machine: Machine) -> Kernel:
@@ -38,7 +38,7 @@ def unpack_kernel(shape: Shape, machine: Machine) -> Kernel:
             source.line(f"Y[image, cb*{v} + c, y, x] = X[image, cb, y, x, c]")
 
     source = _rows(shape, machine, body)
-    return source.kernel("unpack", [Buffer("X", (batch, blocks, height, width, v))], shape)
+    return source.kernel("unpack", [machine.buffer("X", (batch, blocks, height, width, v))], shape)
 
 
 def _rows(shape: Shape, machine: Machine, body: Callable[[Source, int], None]) -> Source:
@@ -48,7 +48,7 @@ def _rows(shape: Shape, machine: Machine, body: Callable[[Source, int], None]) -
     wanted = min(task_count(_COPY_COST * blocks * v * height * width, machine), height)
     chunks = max(n for n in range(1, wanted + 1) if height % n == 0)
     full, rest = divmod(channels, v)
-    source = Source()
+    source = Source(machine.element)
     with source.loop("task", batch * chunks, "parallel"):
         source.line(f"image = T.meta_var(task // {chunks})")
         for count, first, lanes in ((full, 0, v), (1 if rest else 0, full, rest)):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Epilogue, Machine
-from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Epilogue
+from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.tiles import task_count, tiling_for
 
 
@@ -36,7 +37,7 @@ def linear_kernel(
     tiling = tiling_for(knobs, batch, per_task)
     steps = next(n for n in (16, 8, 4, 2, 1) if n <= knobs.unroll and features % n == 0)
 
-    source = Source()
+    source = Source(machine.element)
     with source.loop("task", chunks, "parallel"):
         work = Contraction(
             [("ko", features // steps)],
@@ -49,6 +50,6 @@ def linear_kernel(
             blocks,
         )
         contract(source, machine, tiling, 1, f"task*{per_task}", work, knobs.weight_bytes)
-    inputs = [Buffer("X", (batch, features)), Buffer("W", (blocks, features, v))]
-    inputs.append(Buffer("B", (blocks, v)))
+    inputs = [machine.buffer("X", (batch, features)), machine.buffer("W", (blocks, features, v))]
+    inputs.append(machine.buffer("B", (blocks, v)))
     return source.kernel("linear", inputs, (batch, blocks, v))

@@ -10,9 +10,10 @@ from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.dense import dense_knobs, image_reduction, read_input
 from sepify.compiling.kernels.depthwise import row_of_windows
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.pooling import MAXIMUM
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
-from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.pooling import maximum
+from sepify.compiling.kernels.shapes import Conv, Epilogue
+from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.strip import fetch_rows
 from sepify.compiling.kernels.tiles import expected_threads, tasks_for, tiling_for
 
@@ -32,14 +33,14 @@ def pooled_kernel(
     v, window = machine.lanes, conv.window
     blocks, stride = machine.blocks(conv.outputs), pool.window.stride[0]
     inputs = [
-        Buffer("X", (conv.batch, conv.channels, conv.height, conv.width)),
-        Buffer("W", (blocks, conv.channels * window.area, v)),
-        Buffer("B", (blocks, v)),
+        machine.buffer("X", (conv.batch, conv.channels, conv.height, conv.width)),
+        machine.buffer("W", (blocks, conv.channels * window.area, v)),
+        machine.buffer("B", (blocks, v)),
     ]
     tasks, tiling = tasks_for(knobs, pool.out_height), tiling_for(knobs, conv.out_width, blocks)
     loops, steps, unroll, k = image_reduction(conv)
     guarded = _reaching(conv, pool)
-    source = Source()
+    source = Source(machine.element)
 
     def convolve(count: int, place: int) -> None:
         work = Contraction(
@@ -47,7 +48,7 @@ def pooled_kernel(
             steps,
             unroll,
             k,
-            read_input(source, guarded, count, conv.channels, 1, flat=False),
+            read_input(source, guarded, count, conv.channels, 0, flat=False),
             lambda vector, row, column: f"{vector}, {place} + {row}, {column}, q",
             epilogue,
             blocks,
@@ -63,7 +64,7 @@ def pooled_kernel(
                 pool,
                 knobs.row_tile,
                 v,
-                MAXIMUM,
+                maximum(machine.element),
                 row,
                 lambda column: f"Y[image, cb, {row}, {column}, q]",
                 lambda _y, x: f"Z[cb, r*{stride} + ky, {x}, q]",

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from sepify.compiling.kernels.carried import carry_rows, strips_for
 from sepify.compiling.kernels.contract import Contraction, contract
-from sepify.compiling.kernels.depthwise import ROW_TILE, Fold, row_of_windows
+from sepify.compiling.kernels.depthwise import Fold, default_row_tile, row_of_windows
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
-from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv, Epilogue
+from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.tiles import (
     default_unroll,
     expected_threads,
@@ -35,7 +36,7 @@ def pw_dw_knobs(pointwise: Conv, depthwise: Conv, machine: Machine) -> Knobs:
         -(-depthwise.out_height // strips),
         splits,
         unroll=default_unroll(vectors, machine),
-        row_tile=ROW_TILE,
+        row_tile=default_row_tile(machine),
     )
 
 
@@ -57,17 +58,17 @@ def pw_dw_kernel(
     blocks, out_blocks = machine.blocks(pointwise.channels), machine.blocks(depthwise.outputs)
     y_shape = (depthwise.batch, out_blocks, depthwise.out_height, depthwise.out_width, v)
     inputs = [
-        Buffer("X", (pointwise.batch, blocks, pointwise.height, pointwise.width, v)),
-        Buffer("W", (rank * out_blocks, blocks * v, v)),
-        Buffer("B", (rank * out_blocks, v)),
-        Buffer("F", (rank, out_blocks, depthwise.window.area, v)),
-        Buffer("G", (out_blocks, v)),
+        machine.buffer("X", (pointwise.batch, blocks, pointwise.height, pointwise.width, v)),
+        machine.buffer("W", (rank * out_blocks, blocks * v, v)),
+        machine.buffer("B", (rank * out_blocks, v)),
+        machine.buffer("F", (rank, out_blocks, depthwise.window.area, v)),
+        machine.buffer("G", (out_blocks, v)),
     ]
     if epilogue.residual:
-        inputs.append(Buffer("R", y_shape))
+        inputs.append(machine.buffer("R", y_shape))
     tasks, per_task = tasks_for(knobs, depthwise.out_height), out_blocks // knobs.splits
     tiling = tiling_for(knobs, pointwise.out_width, per_task)
-    source = Source()
+    source = Source(machine.element)
 
     def mix_rows(count: int, place: int) -> None:
         with source.loop("part", rank):
@@ -94,7 +95,9 @@ def pw_dw_kernel(
             fold = Fold(
                 f"G[{block}, q]",
                 lambda acc, x, position: f"{acc} + {x} * F[term, {block}, {position}, q]",
-                lambda acc, column: epilogue.apply(acc, f"R[image, {block}, {row}, {column}, q]"),
+                lambda acc, column: epilogue.apply(
+                    source.element, acc, f"R[image, {block}, {row}, {column}, q]"
+                ),
                 terms=rank,
             )
             row_of_windows(

@@ -4,10 +4,11 @@ pointwise convolution has read it."""
 from __future__ import annotations
 
 from sepify.compiling.kernels.contract import Contraction, contract
-from sepify.compiling.kernels.depthwise import ROW_TILE, Fold, row_of_windows
+from sepify.compiling.kernels.depthwise import Fold, default_row_tile, row_of_windows
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
-from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv, Epilogue
+from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.strip import fetch_rows, locate
 from sepify.compiling.kernels.tiles import (
     choose_tasks,
@@ -22,7 +23,7 @@ def separable_knobs(conv: Conv, rank: int, outputs: int, machine: Machine) -> Kn
     """The knobs that are expected to be good, without measuring."""
     depth, out_blocks = rank * machine.blocks(conv.channels), machine.blocks(outputs)
     macs = conv.pixels * rank * conv.channels * (conv.window.area + outputs)  # of one image
-    row_bytes = 4 * depth * machine.lanes * conv.out_width
+    row_bytes = machine.vector_bytes * depth * conv.out_width
     tasks = choose_tasks(conv, out_blocks, macs, row_bytes, machine, repeated=True)
     columns, per_task = tasks.rows * conv.out_width, out_blocks // tasks.splits
     pixels, vectors = rank_tiles(columns, per_task, machine)[0]
@@ -32,7 +33,7 @@ def separable_knobs(conv: Conv, rank: int, outputs: int, machine: Machine) -> Kn
         tasks.rows,
         tasks.splits,
         unroll=default_unroll(vectors, machine),
-        row_tile=ROW_TILE,
+        row_tile=default_row_tile(machine),
     )
 
 
@@ -56,21 +57,21 @@ def separable_kernel(
     width = conv.out_width
     y_shape = (conv.batch, out_blocks, conv.out_height, width, v)
     inputs = [
-        Buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
-        Buffer("F", (rank, blocks, conv.window.area, v)),
-        Buffer("G", (rank, blocks, v)),
-        Buffer("W", (out_blocks, depth, v)),
-        Buffer("B", (out_blocks, v)),
+        machine.buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
+        machine.buffer("F", (rank, blocks, conv.window.area, v)),
+        machine.buffer("G", (rank, blocks, v)),
+        machine.buffer("W", (out_blocks, depth, v)),
+        machine.buffer("B", (out_blocks, v)),
     ]
     if epilogue.residual:
-        inputs.append(Buffer("R", y_shape))
+        inputs.append(machine.buffer("R", y_shape))
 
     knobs = knobs or separable_knobs(conv, rank, outputs, machine)
     tasks = tasks_for(knobs, conv.out_height)
     pixels, per_task = tasks.rows * width, out_blocks // tasks.splits
     tiling = tiling_for(knobs, pixels, per_task)
 
-    source = Source()
+    source = Source(machine.element)
     with source.loop("task", conv.batch * tasks.count, "parallel"):
         locate(source, tasks, conv.out_height)
         source.scratch("S", (rank * blocks, pixels, v))
@@ -78,7 +79,7 @@ def separable_kernel(
             fold = Fold(
                 "G[term, cb, q]",
                 lambda acc, x, position: f"{acc} + {x} * F[term, cb, {position}, q]",
-                lambda acc, _column: middle.apply(acc),
+                lambda acc, _column: middle.apply(source.element, acc),
             )
             row_of_windows(
                 source,

@@ -1,4 +1,4 @@
-"""What a kernel is made from: the machine's vectors, a convolution's geometry, an epilogue."""
+"""What a kernel computes: a convolution's geometry, and what follows it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Machine:
-    """What the kernels need to know about a CPU."""
-
-    lanes: int  # float32 per vector register
-    registers: int  # vector registers
-    # of a task's private strip: less than half of a small L2, enough for 7 rows of 512 x 14
-    scratch_bytes: int = 200 * 1024
-    task_macs: int = 1 << 17  # less work than this is not worth waking another thread for
-    max_tasks: int = 8  # twice the threads that are expected
-    # whether an FMA that reads its pixel from memory is as fast as one that has it in a register
-    cheap_broadcasts: bool = False
-
-    @property
-    def asks_ahead(self) -> bool:
-        """Whether kernels ask for what they read next. Not with vectors of 4 lanes: nothing was
-        measured there, and a dense network would execute an eighth more instructions."""
-        return self.lanes >= 8
-
-    def blocks(self, channels: int) -> int:
-        """Vectors that hold `channels`."""
-        return -(-channels // self.lanes)
+from sepify.compiling.kernels.elements import Element
 
 
 @dataclass(frozen=True)
@@ -89,15 +67,15 @@ class Epilogue:
     residual: bool = False
     clip: tuple[float, float] | None = None  # (0, inf) is ReLU
 
-    def apply(self, value: str, residual: str = "") -> str:
-        """The stored expression for `value`."""
+    def apply(self, element: Element, value: str, residual: str = "") -> str:
+        """The stored expression for `value`, of type `element`."""
         if self.residual:
             value = f"{value} + {residual}"
         if self.clip is None:
             return value
         low, high = self.clip
-        value = value if low == -math.inf else f"T.max({value}, T.float32({low!r}))"
-        return value if high == math.inf else f"T.min({value}, T.float32({high!r}))"
+        value = value if low == -math.inf else f"T.max({value}, {element.literal(low)})"
+        return value if high == math.inf else f"T.min({value}, {element.literal(high)})"
 
 
 def pair(value: Any) -> tuple[int, int]:

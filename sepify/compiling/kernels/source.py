@@ -7,19 +7,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-LINE_FLOATS = 16  # of a cache line
+from sepify.compiling.kernels.elements import Element
+
+LOCAL_BYTES = 1024  # a buffer as large as this, or larger, does not stay on the stack
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A float32 parameter of a kernel."""
+    """A parameter of a kernel."""
 
     name: str
     shape: Shape
+    element: Element
 
     def __str__(self) -> str:
-        return f"{self.name}: T.Buffer({self.shape!r}, 'float32')"
+        return f"{self.name}: T.Buffer({self.shape!r}, '{self.element.name}')"
 
     @property
     def region(self) -> str:
@@ -62,9 +65,10 @@ class Kernel:
 
 
 class Source:
-    """Lines of TVMScript with indentation by nested `with` blocks."""
+    """Lines of TVMScript with indentation by nested `with` blocks, on numbers of one type."""
 
-    def __init__(self) -> None:
+    def __init__(self, element: Element) -> None:
+        self.element = element
         self.lines: list[str] = []
         self._depth = 0
 
@@ -98,12 +102,13 @@ class Source:
 
     def local(self, name: str, shape: Sequence[int]) -> None:
         """A buffer meant for registers: every index into it must become a constant. TVM puts it on
-        the stack, where LLVM looks for registers, only in the default scope and below 1 KiB."""
-        self.line(f"{name} = T.alloc_buffer({tuple(shape)!r}, 'float32')")
+        the stack, where LLVM looks for registers, only in the default scope and below
+        LOCAL_BYTES."""
+        self.scratch(name, shape)
 
     def scratch(self, name: str, shape: Sequence[int]) -> None:
         """A buffer in memory, private to the task that allocates it."""
-        self.line(f"{name} = T.alloc_buffer({tuple(shape)!r}, 'float32')")
+        self.line(f"{name} = T.alloc_buffer({tuple(shape)!r}, '{self.element.name}')")
 
     def vector(self, lanes: int, target: str, value: str) -> None:
         """`target = value` over one vector; both texts use the lane `q`."""
@@ -118,4 +123,6 @@ class Source:
 
     def kernel(self, kind: str, inputs: Sequence[Buffer], output: Shape) -> Kernel:
         """What has been written, as a kernel that writes `Y`."""
-        return Kernel(kind, tuple(inputs), Buffer("Y", tuple(output)), tuple(self.lines))
+        return Kernel(
+            kind, tuple(inputs), Buffer("Y", tuple(output), self.element), tuple(self.lines)
+        )

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sepify.compiling.kernels.shapes import Conv, Machine
-from sepify.compiling.kernels.source import LINE_FLOATS, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv
+from sepify.compiling.kernels.source import Source
 from sepify.compiling.kernels.tiles import Tasks
 
 
@@ -33,7 +34,7 @@ def copy_strip(
     (a loop variable and its extent).
 
     `target(row, column)` is the place in the strip, `value(y, x)` the input there; both use the
-    lane `q` if `lanes` is above 1.
+    lane `q`, unless `lanes` is 0: the input is not blocked.
     """
     window = conv.window
     top, left = window.padding[0], window.padding[1]
@@ -66,9 +67,10 @@ def fetch_rows(
         return None
     unshared = window.span(0, 1) - window.stride[0]
     start = f"(row0 + {rows})*{window.stride[0]} + {unshared - window.padding[0]}"
-    planes, each, lane = conv.channels, LINE_FLOATS, ""  # `each`: columns in a cache line
+    planes, each, lanes = conv.channels, machine.line_elements, [""]  # `each`: columns in a line
     if blocked:
-        planes, each, lane = machine.blocks(conv.channels), LINE_FLOATS // machine.lanes, ", 0"
+        planes, each = machine.blocks(conv.channels), machine.line_vectors
+        lanes = [f", {lane}" for lane in machine.line_starts]
     lines = -(-fresh * conv.width // each)
 
     def fetch(number: str, count: int) -> None:
@@ -78,7 +80,8 @@ def fetch_rows(
         row = f"T.min({start}, {conv.height - fresh})"
         with source.loop("part", share):
             column = f"({first} + part)*{each}"
-            source.fetch(f"X[image, cb % {planes}, {row}, {column}{lane}]", level=2)
+            for lane in lanes:
+                source.fetch(f"X[image, cb % {planes}, {row}, {column}{lane}]", level=2)
 
     return fetch
 
@@ -104,11 +107,11 @@ def _fill(
 ) -> None:
     if count > 0:
         with source.loop("c", count):
-            _store(source, lanes, target("r", f"c + {start}"), "T.float32(0)")
+            _store(source, lanes, target("r", f"c + {start}"), source.element.literal(0))
 
 
 def _store(source: Source, lanes: int, target: str, value: str) -> None:
-    if lanes > 1:
+    if lanes:
         source.vector(lanes, target, value)
     else:
         source.line(f"{target} = {value}")

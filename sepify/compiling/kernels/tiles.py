@@ -4,88 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sepify.compiling.kernels.instruction_sets import SIXTEEN_REGISTERS, measured_tiles
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Conv, Machine
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv
 
-# Throughput of a register tile (pixels, vectors) relative to the best, measured with AVX2: with
-# ten accumulators and more LLVM may spill, below eight an FMA waits for the one before it.
-_MEASURED_16 = {
-    (1, 2): 0.25,
-    (1, 4): 0.5,
-    (1, 8): 0.65,
-    (2, 2): 0.5,
-    (2, 3): 0.65,
-    (2, 4): 0.98,
-    (3, 2): 0.72,
-    (3, 3): 0.75,
-    (4, 1): 0.48,
-    (4, 2): 1.0,
-    (4, 3): 0.85,
-    (7, 1): 0.76,
-    (8, 1): 0.8,
-}
-# The same with AVX-512 on an AMD EPYC (two vectors and more: four steps of the reduction written
-# out). LLVM folds the broadcast of a pixel into the FMA where one vector reads it, and spills where
-# 16 steps of two vectors are scheduled at once.
-_MEASURED_ZEN = {
-    (8, 1): 0.9,
-    (9, 1): 0.93,
-    (10, 1): 0.97,
-    (11, 1): 0.98,
-    (12, 1): 1.0,
-    (13, 1): 1.0,
-    (14, 1): 0.95,
-    (7, 2): 0.99,
-    (14, 2): 0.97,
-    (10, 2): 0.94,
-    (12, 2): 0.91,
-    (6, 4): 0.93,
-    (5, 4): 0.93,
-    (7, 4): 0.85,
-}
-# On an Intel Xeon, whose two FMAs a cycle of 512 bits leave no load to spare: a pixel that is read
-# for one vector alone costs a fifth.
-_MEASURED_INTEL = {
-    (8, 1): 0.86,
-    (9, 1): 0.86,
-    (10, 1): 0.87,
-    (11, 1): 0.84,
-    (12, 1): 0.81,
-    (13, 1): 0.76,
-    (14, 1): 0.71,
-    (4, 2): 0.83,
-    (6, 2): 0.95,
-    (7, 2): 0.98,
-    (8, 2): 0.99,
-    (10, 2): 0.99,
-    (12, 2): 0.99,
-    (13, 2): 0.99,
-    (14, 2): 1.0,
-    (4, 3): 0.86,
-    (5, 3): 0.88,
-    (6, 3): 0.93,
-    (7, 3): 0.95,
-    (8, 3): 0.87,
-    (9, 3): 0.92,
-    (3, 4): 0.84,
-    (4, 4): 0.93,
-    (5, 4): 0.95,
-    (6, 4): 0.97,
-    (7, 4): 0.85,
-    (2, 8): 0.85,
-    (3, 8): 0.6,
-}
-# by lanes, registers and whether broadcasts are cheap; SSE's and 32-bit NEON's are not measured
-_MEASURED = {
-    (16, 32, True): _MEASURED_ZEN,
-    (16, 32, False): _MEASURED_INTEL,
-    (8, 16, False): _MEASURED_16,
-    (4, 16, False): _MEASURED_16,
-}
 _OVERLAPPING = 0.85
 _SPILLING = 0.5  # the stem of a ResNet, 14 x 2 against 7 x 2, on the Xeon
 _MOST_OVERLAPPING = 16  # accumulators beside the pixels that are kept
+_LONG_VECTOR = 64  # bytes, for which these two were measured
 _SPARE_REGISTERS = 4  # of 32, for weights and a broadcast pixel
+_MOST_UNROLLED = 16  # steps: no more were measured
 _FMA_LATENCY = 4.0  # cycles, at two FMAs a cycle
 
 _STRIP_PIXELS = 48  # of a task, or the weights' way from the second level cache shows
@@ -145,7 +74,7 @@ def greedy_runs(extent: int, size: int) -> tuple[Run, ...]:
 
 def default_unroll(vectors: int, machine: Machine) -> int:
     """Steps of a reduction over channels to write out, for tiles of so many vectors."""
-    return 4 if vectors > 1 and machine.registers >= 32 else machine.lanes
+    return 4 if vectors > 1 and machine.registers >= 32 else min(machine.lanes, _MOST_UNROLLED)
 
 
 def tiling_for(knobs: Knobs, pixels: int, vectors: int) -> Tiling:
@@ -170,7 +99,7 @@ def rank_tiles(
     `fetching`: what a tile pays for each of its pixels and for each vector of weights, in products,
     where they come from beyond the first level cache."""
     costs: dict[tuple[int, int], float] = {}
-    for across, largest in _candidates(vectors, machine.registers):
+    for across, largest in _candidates(vectors, machine):
         cost = sum(
             p.count * v.count * p.size * v.size / _speed(p.size, v.size, machine, overlapping)
             + p.count * v.count * (p.size * fetching[0] + v.size * fetching[1])
@@ -181,28 +110,33 @@ def rank_tiles(
     return sorted(costs, key=costs.__getitem__)
 
 
-def _candidates(vectors: int, registers: int) -> list[tuple[int, int]]:
+def _candidates(vectors: int, machine: Machine) -> list[tuple[int, int]]:
     """(vectors, most pixels) of the tiles to consider."""
-    if registers < 32:
-        return [(across, size) for size, across in _MEASURED_16 if across <= vectors]
-    room = registers - _SPARE_REGISTERS
-    return [
-        (across, size)
-        for across in range(1, min(vectors, 8) + 1)
-        for size in range(1, min(room // across, 14) + 1)
-    ]
+    if machine.registers < 32:
+        tiles = [(across, size) for size, across in SIXTEEN_REGISTERS]
+    else:
+        room = machine.registers - _SPARE_REGISTERS
+        tiles = [
+            (across, size)
+            for across in range(1, min(vectors, 8) + 1)
+            for size in range(1, min(room // across, 14) + 1)
+        ]
+    return [t for t in tiles if t[0] <= vectors and t[1] <= machine.most_local]
 
 
 def _speed(pixels: int, vectors: int, machine: Machine, overlapping: bool) -> float:
     """Throughput of a tile, 1 for the best: measured, or bound by FMA latency and loads."""
-    kind = (machine.lanes, machine.registers, machine.cheap_broadcasts)
-    measured = _MEASURED.get(kind, {})
+    measured = measured_tiles(machine)
     # LLVM then keeps broadcast pixels for later steps instead of folding them into the FMA, and
     # spills where that leaves too few registers
     loss = 1.0
     if overlapping and machine.registers >= 32 and vectors == 1:
         loss = _OVERLAPPING
-    elif overlapping and machine.lanes == 16 and pixels * vectors > _MOST_OVERLAPPING:
+    elif (
+        overlapping
+        and machine.vector_bytes >= _LONG_VECTOR
+        and pixels * vectors > _MOST_OVERLAPPING
+    ):
         loss = _SPILLING
     if (pixels, vectors) in measured:
         return loss * measured[pixels, vectors]

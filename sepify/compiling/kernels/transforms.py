@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from sepify.compiling.kernels.cook_toom import Matrix
+from sepify.compiling.kernels.elements import Element
 from sepify.compiling.kernels.source import Source
 
 
@@ -22,15 +23,15 @@ def to_points(
     d, s = _registers(source, lanes, "d", size), _registers(source, lanes, "s", 2)
     for j in range(size):
         source.vector(lanes, d(j), load(j))
-    source.vector(lanes, store(0), _sum(matrix[0], map(d, range(size))))
+    source.vector(lanes, store(0), _sum(source.element, matrix[0], map(d, range(size))))
     for i in range(1, size - 1, 2):
         for parity in (0, 1):
             half = matrix[i].copy()
             half[1 - parity :: 2] = 0
-            source.vector(lanes, s(parity), _sum(half, map(d, range(size))))
+            source.vector(lanes, s(parity), _sum(source.element, half, map(d, range(size))))
         source.vector(lanes, store(i), f"{s(0)} + {s(1)}")
         source.vector(lanes, store(i + 1), f"{s(0)} - {s(1)}")
-    source.vector(lanes, store(size - 1), _sum(matrix[-1], map(d, range(size))))
+    source.vector(lanes, store(size - 1), _sum(source.element, matrix[-1], map(d, range(size))))
 
 
 def from_points(
@@ -54,7 +55,7 @@ def from_points(
         used = [i for i in range(1, size - 1) if i % 2 != k % 2]
         terms = [d(0), *(s(i) for i in used), d(size - 1)]
         weights = [matrix[k, 0], *(matrix[k, i - (k % 2)] for i in used), matrix[k, -1]]
-        store(k, _sum(weights, terms))
+        store(k, _sum(source.element, weights, terms))
 
 
 def _registers(source: Source, lanes: int, name: str, count: int) -> Callable[[int], str]:
@@ -63,7 +64,7 @@ def _registers(source: Source, lanes: int, name: str, count: int) -> Callable[[i
     return lambda index: f"{name}[{index * lanes} + q]"
 
 
-def _sum(weights: Iterable[float], terms: Iterable[str]) -> str:
+def _sum(element: Element, weights: Iterable[float], terms: Iterable[str]) -> str:
     """The weighted sum of the terms whose weight is not zero, units without a product."""
     text = ""
     # units first: what follows is then fused multiply-adds
@@ -72,7 +73,7 @@ def _sum(weights: Iterable[float], terms: Iterable[str]) -> str:
         key=lambda pair: abs(pair[0]) != 1.0,
     )
     for weight, term in pairs:
-        product = term if abs(weight) == 1.0 else f"T.float32({abs(weight)!r}) * {term}"
+        product = term if abs(weight) == 1.0 else f"{element.literal(abs(weight))} * {term}"
         sign = "-" if weight < 0 else "+"
         text = f"{text} {sign} {product}" if text else (product if weight > 0 else f"-{product}")
     return text

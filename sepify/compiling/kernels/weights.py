@@ -1,4 +1,4 @@
-"""Weights in the order in which the kernels read them (numpy in, numpy out, float32)."""
+"""Weights in the order in which the kernels read them (numpy in, numpy out, of the same type)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sepify.compiling.kernels.cook_toom import cook_toom
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 def pack_bias(bias: Array, lanes: int) -> Array:
@@ -36,7 +36,7 @@ def pack_winograd(weight: Array, lanes: int, m: int) -> Array:
     by_point = points.reshape(*weight.shape[:2], -1).transpose(0, 2, 1)
     filled = _fill_lanes(_fill_lanes(by_point, 2, lanes), 0, lanes)
     split = filled.reshape(filled.shape[0] // lanes, lanes, -1)
-    return _contiguous(split.transpose(0, 2, 1))
+    return _contiguous(split.transpose(0, 2, 1).astype(weight.dtype))
 
 
 def pack_depthwise(weight: Array, rank: int, lanes: int) -> Array:
@@ -86,4 +86,4 @@ def _fill_lanes(array: NDArray[Any], axis: int, lanes: int) -> NDArray[Any]:
 
 
 def _contiguous(array: NDArray[Any]) -> Array:
-    return np.ascontiguousarray(array, dtype=np.float32)
+    return np.ascontiguousarray(array)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.cook_toom import TAPS, TILES, CookToom, cook_toom
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine
-from sepify.compiling.kernels.source import Buffer, Kernel, Source
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv, Epilogue
+from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.strip import locate
 from sepify.compiling.kernels.tiles import (
     Run,
@@ -34,7 +35,7 @@ _GOOD_TILES = 24  # of a task, or its weights come from there too often
 _LEAST_TILES = 6  # of a task where there are many threads
 _SPLIT_VECTORS = 4
 _WHOLE = 1 << 30  # bytes of weights to pass by at a time: all, they are read once or twice
-_LEAST_LANES = 8  # narrower vectors have not been measured
+_LEAST_VECTOR_BYTES = 32  # shorter vectors have not been measured
 
 
 def tile_grid(conv: Conv, m: int) -> tuple[int, int]:
@@ -57,7 +58,7 @@ def can_winograd(conv: Conv) -> bool:
 
 def best_tile(conv: Conv, machine: Machine) -> int:
     """The side of the tiles that are expected to be fastest, 0 for a direct convolution."""
-    if machine.lanes < _LEAST_LANES:
+    if machine.vector_bytes < _LEAST_VECTOR_BYTES:
         return 0
     # products for each pair of channels, and what else a tile costs in the same unit
     ends = 1 / machine.blocks(conv.channels) + 1 / machine.blocks(conv.outputs)
@@ -76,7 +77,7 @@ def winograd_knobs(conv: Conv, m: int, machine: Machine) -> Knobs:
     tiles = tile_count(conv, m)
     macs = points * tiles * blocks * v * out_blocks * v
     wanted = task_count(macs, machine)
-    least = -(-tiles * 4 * v * points * blocks // (_STRIPS * machine.scratch_bytes))
+    least = -(-tiles * machine.vector_bytes * points * blocks // (_STRIPS * machine.scratch_bytes))
     # every split transforms the input again: as many tasks as threads that are expected, not twice
     threads = expected_threads(macs, machine)
     most = max(1, out_blocks // _SPLIT_VECTORS)
@@ -108,18 +109,18 @@ def winograd_kernel(conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Kno
     blocks, out_blocks = machine.blocks(conv.channels), machine.blocks(conv.outputs)
     y_shape = (conv.batch, out_blocks, conv.out_height, conv.out_width, v)
     inputs = [
-        Buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
-        Buffer("W", (out_blocks, points * blocks * v, v)),
-        Buffer("B", (out_blocks, v)),
+        machine.buffer("X", (conv.batch, blocks, conv.height, conv.width, v)),
+        machine.buffer("W", (out_blocks, points * blocks * v, v)),
+        machine.buffer("B", (out_blocks, v)),
     ]
     if epilogue.residual:
-        inputs.append(Buffer("R", y_shape))
+        inputs.append(machine.buffer("R", y_shape))
 
     rows, columns = tile_grid(conv, m)
     tasks, per_task = tasks_for(knobs, rows * columns), out_blocks // knobs.splits
     tiling = tiling_for(knobs, tasks.rows, per_task)
 
-    source = Source()
+    source = Source(machine.element)
     with source.loop("task", conv.batch * tasks.count, "parallel"):
         locate(source, tasks, rows * columns)
         source.scratch("V", (points, blocks, tasks.rows, v))
@@ -175,9 +176,11 @@ def _transform_input(source: Source, conv: Conv, toom: CookToom, lanes: int, col
     def load(i: int) -> str:
         return f"X[image, cb, y0 + {i}, x0 + j, q]"
 
+    zero = source.element.literal(0)
+
     def guarded(i: int) -> str:
         inside = f"y0 + {i} >= 0 and y0 + {i} < {conv.height} and x0 + j >= 0"
-        return f"T.if_then_else({inside} and x0 + j < {conv.width}, {load(i)}, T.float32(0))"
+        return f"T.if_then_else({inside} and x0 + j < {conv.width}, {load(i)}, {zero})"
 
     inside = f"y0 >= 0 and y0 <= {conv.height - n} and x0 >= 0 and x0 <= {conv.width - n}"
     for head, read in ((f"if {inside}", load), ("else", guarded)):
@@ -217,7 +220,7 @@ def _transform_output(
 
     def store(k: int, value: str) -> None:
         index = f"image, {first} + w, oy + i, ox + {k}, q"
-        result = epilogue.apply(f"(B[{first} + w, q] + ({value}))", f"R[{index}]")
+        result = epilogue.apply(source.element, f"(B[{first} + w, q] + ({value}))", f"R[{index}]")
         if k < always:
             source.vector(lanes, f"Y[{index}]", result)
             return

@@ -11,10 +11,11 @@ from sepify.compiling.kernels.depthwise import depthwise_kernel, plane_knobs
 from sepify.compiling.kernels.grouped import grouped_kernel, grouped_knobs
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.linear import linear_kernel, linear_knobs
+from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.pooled import pooled_kernel, pooled_knobs
 from sepify.compiling.kernels.pw_dw import pw_dw_kernel, pw_dw_knobs
 from sepify.compiling.kernels.separable import separable_kernel, separable_knobs
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window, pair
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Window, pair
 from sepify.compiling.kernels.source import Kernel
 from sepify.compiling.kernels.weights import (
     Array,

@@ -9,6 +9,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from sepify.compiling.kernels.elements import FLOAT32, Element
 from sepify.compiling.tvm_api.names import Expr, Function, Module
 
 
@@ -53,12 +54,12 @@ def constant(expression: Expr) -> NDArray[Any] | None:
     return None
 
 
-def shape(expression: Expr) -> tuple[int, ...] | None:
-    """The static shape of a float32 tensor; None for anything else."""
+def shape(expression: Expr, element: Element = FLOAT32) -> tuple[int, ...] | None:
+    """The static shape of a tensor of such elements; None for anything else."""
     kind = expression.ty
     if not isinstance(kind, relax.TensorType) or kind.shape is None:
         return None
-    if str(kind.dtype) != "float32":
+    if str(kind.dtype) != element.name:
         return None
     return tuple(int(extent) for extent in kind.shape)
 

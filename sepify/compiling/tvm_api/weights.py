@@ -13,6 +13,7 @@ from torch.utils.dlpack import from_dlpack
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from sepify.compiling.kernels.elements import FLOAT32
 from sepify.compiling.tvm_api.names import Expr, Module
 
 # bytes; a smaller one costs more time in each inference, as one parameter more that TVM checks,
@@ -46,7 +47,7 @@ class _Sharer(PyExprMutator):  # type: ignore[misc]
 
 
 def lift_weights(module: Module) -> tuple[Module, list[Tensor]]:
-    """The module whose `main` takes its large float32 constants as parameters, after the inputs,
+    """The module whose `main` takes its large constants of FLOAT32 as parameters, after the inputs,
     and these constants in that order, not copied."""
     lifter = _Lifter(module)
     main = lifter.visit_expr(module["main"])
@@ -69,13 +70,15 @@ class _Lifter(PyExprMutator):  # type: ignore[misc]
 
     def visit_generic_const_(self, op: Expr) -> Expr:
         array = op.value
-        if not isinstance(array, tvm.runtime.Tensor) or str(array.dtype) != "float32":
+        if not isinstance(array, tvm.runtime.Tensor) or str(array.dtype) != FLOAT32.name:
             return op
-        if 4 * math.prod(array.shape) < _LARGE:
+        if FLOAT32.bytes * math.prod(array.shape) < _LARGE:
             return op
         for variable, known in self.lifted:
             if known.same_as(array):
                 return variable
-        variable = relax.Var(f"weight{len(self.lifted)}", relax.TensorType(array.shape, "float32"))
+        variable = relax.Var(
+            f"weight{len(self.lifted)}", relax.TensorType(array.shape, FLOAT32.name)
+        )
         self.lifted.append((variable, array))
         return variable

@@ -41,7 +41,7 @@ class Builder:
         if kernel.name not in self._kernels:
             function = parse_kernel(kernel).without_attr("global_symbol")
             self._kernels[kernel.name] = self._builder.add_func(function, kernel.name)
-        kind = relax.TensorType(kernel.output.shape, "float32")
+        kind = relax.TensorType(kernel.output.shape, kernel.output.element.name)
         return self.emit(relax.call_tir(self._kernels[kernel.name], list(arguments), out_ty=kind))
 
 
@@ -66,9 +66,9 @@ def build_library(kernel: Kernel, target: Any, path: Path, compiler: str) -> Non
     built.export_library(str(path), fcompile=cross_compiler(compiler, options=["-s"]))
 
 
-def literal(array: NDArray[np.float32]) -> Expr:
+def literal(array: NDArray[Any]) -> Expr:
     """A tensor constant."""
-    return relax.const(np.ascontiguousarray(array), "float32")
+    return relax.const(np.ascontiguousarray(array), str(array.dtype))
 
 
 def reshape(value: Expr, extents: Sequence[int]) -> Expr:

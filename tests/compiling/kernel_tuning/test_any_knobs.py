@@ -14,7 +14,8 @@ from sepify.compiling.kernel_tuning.sample import sample, tolerance
 from sepify.compiling.kernel_tuning.search import search
 from sepify.compiling.kernels.cook_toom import TILES
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Conv, Epilogue, Machine, Window
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
 from sepify.compiling.kernels.winograd import tile_count
 from sepify.compiling.kernels.workload import KINDS, Workload
 

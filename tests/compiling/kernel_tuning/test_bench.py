@@ -13,7 +13,8 @@ from sepify.compiling.kernel_tuning.records import Record, Records
 from sepify.compiling.kernel_tuning.search import search
 from sepify.compiling.kernel_tuning.tune import tune_kernels
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.shapes import Conv, Machine, Window
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.shapes import Conv, Window
 from sepify.compiling.kernels.workload import Workload
 from sepify.errors import CompileError
 
@@ -132,7 +133,10 @@ def test_all_candidates_failing_leaves_the_default(tmp_path):
     assert Records(tmp_path, {"kind": "llvm"}, {"tvm": "1"}).best(_DENSE) is None
 
 
-@pytest.mark.parametrize("machine", [_MACHINE, Machine(8, 16), Machine(4, 32)])
+@pytest.mark.parametrize(
+    "machine",
+    [_MACHINE, Machine(8, 16), Machine(4, 32), Machine(32, 32), Machine(16, 32, max_tasks=1)],
+)
 @pytest.mark.parametrize("channels", [3, 64, 512])
 def test_the_search_ends_and_never_repeats_itself(machine, channels):
     window = Window((3, 3), (2, 2), (1, 1, 1, 1))
