@@ -18,6 +18,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# sizes, imports, cycles and parameters of the package; beside those of a commit: AT=467f341
+.PHONY: house
+house: $(VENV)/.demo
+	$(BIN)/python tests/house.py $(AT)
+
 # hours on one core: other people's networks, every check; bench-zoo can be interrupted and goes on
 test-zoo: $(VENV)/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/zoo -m zoo

@@ -38,9 +38,8 @@ from torch.nn import functional as F
 import sepify
 from sepify.capture import capture
 from sepify.errors import FileError, PlanError
-from sepify.graph import convolutions as survey
 from sepify.graph.batches import calibration_batches
-from sepify.graph.convolutions import separable
+from sepify.graph.convolutions import separable, survey
 from sepify.judging.statistics import top1
 from sepify.planning.budgeted import Known, measure_candidates
 from sepify.planning.columns import column_of

@@ -171,7 +171,7 @@ def _probed(convs: Mapping[str, nn.Module]) -> Iterator[list[Call]]:
 
 
 def _gradients(along: Tensor, probes: Sequence[Tensor]) -> list[Tensor]:
-    """Of `along` to each of `probes`; zeros for one that the outputs do not depend on."""
+    """The gradient of `along` to each of `probes`; zeros where it does not depend on one."""
     if not along.requires_grad:
         return [torch.zeros_like(probe) for probe in probes]
     try:

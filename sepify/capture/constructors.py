@@ -8,16 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
 
-from sepify.capture.proxies import ValueProxy
-
-if TYPE_CHECKING:
-    from sepify.capture.tracer import ValueTracer
+from sepify.capture.proxies import EvaluatingTracer, ValueProxy
 
 _VARIADIC = ("zeros", "ones", "empty", "rand", "randn")
 _OF_SIZES = (*_VARIADIC, "full", "arange", "linspace")
@@ -27,7 +24,7 @@ Constructor = Callable[..., Any]
 
 
 @contextmanager
-def recorded_constructors(tracer: ValueTracer) -> Iterator[None]:
+def recorded_constructors(tracer: EvaluatingTracer) -> Iterator[None]:
     """Inside, what torch makes of `tracer`'s proxies is recorded by it."""
     with ExitStack() as stack:
         for names, recorded in ((_OF_SIZES, _of_sizes), (_OF_NUMBERS, _of_numbers)):
@@ -37,7 +34,7 @@ def recorded_constructors(tracer: ValueTracer) -> Iterator[None]:
         yield
 
 
-def _of_sizes(tracer: ValueTracer, original: Constructor) -> Constructor:
+def _of_sizes(tracer: EvaluatingTracer, original: Constructor) -> Constructor:
     @functools.wraps(original)
     def constructor(*args: Any, **kwargs: Any) -> Any:
         if not _proxies((args, kwargs)):
@@ -49,7 +46,7 @@ def _of_sizes(tracer: ValueTracer, original: Constructor) -> Constructor:
     return constructor
 
 
-def _of_numbers(tracer: ValueTracer, original: Constructor) -> Constructor:
+def _of_numbers(tracer: EvaluatingTracer, original: Constructor) -> Constructor:
     """`torch.tensor([h, w])` as scalars that are stacked: unlike it, both functions take proxies
     when torch.fx traces the graph again to unpickle it."""
 

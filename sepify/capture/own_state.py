@@ -7,9 +7,10 @@ it is run call after call beside the model.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor, fx, nn
 
@@ -17,9 +18,6 @@ from sepify.graph.comparing import difference
 from sepify.graph.copying import copy_module
 from sepify.graph.inputs import Inputs, run_in_place
 from sepify.graph.own_memory import Memory
-
-if TYPE_CHECKING:
-    from sepify.capture.reference import Reference
 
 JUMPS = (10, 100, 1000)  # calls: a counter may change the course after so many
 
@@ -53,7 +51,18 @@ class OwnState:
         return None if lost is None else f"it does not count '{lost}'"
 
 
-def own_state(reference: Reference, written: tuple[str, ...]) -> OwnState | None:
+class Lender(Protocol):
+    """What is asked of a `Reference` here: the model, its inputs, its answer, and a copy to run."""
+
+    given: nn.Module
+    inputs: Inputs
+    expected: Any
+
+    def lent(self, warm: bool = False) -> AbstractContextManager[nn.Module]:
+        """Return the model as it was given or, if `warm`, as a run on the example leaves it."""
+
+
+def own_state(reference: Lender, written: tuple[str, ...]) -> OwnState | None:
     """What the model keeps from call to call, if what it has `written` in a call matters."""
     if not written or not _matters(reference):
         return None
@@ -77,7 +86,7 @@ def calls_of(inputs: Inputs) -> tuple[Inputs, ...]:
     return (inputs, *_others(inputs), inputs)
 
 
-def _matters(reference: Reference) -> bool:
+def _matters(reference: Lender) -> bool:
     """Whether the model answers otherwise after a call than fresh."""
     first, second = _others(reference.inputs)
     with reference.lent(warm=True) as model:
@@ -99,7 +108,7 @@ def _matters(reference: Reference) -> bool:
     return any(_counts(reference, factor) for factor in JUMPS)
 
 
-def _counts(reference: Reference, factor: int) -> bool:
+def _counts(reference: Lender, factor: int) -> bool:
     """Whether it answers otherwise when the numbers that a call changes are `factor` calls on."""
     with reference.lent() as model:
         memory = Memory(model)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -13,18 +14,24 @@ from torch.fx.node import has_side_effect
 
 from sepify.capture.known import FACT_METHODS, FACTS, Known
 
-if TYPE_CHECKING:
-    from sepify.capture.tracer import ValueTracer
-
-
 for write in (torch.ops.aten.copy_, torch.ops.aten.fill_):
     has_side_effect(write)  # or dead code elimination would drop it
+
+
+class EvaluatingTracer(fx.Tracer):
+    """A tracer that knows the example's value of every node, as `ValueProxy` needs it to."""
+
+    known: dict[fx.Node, Known]
+
+    @abstractmethod
+    def assume(self, proxy: ValueProxy) -> Any:
+        """Return the value of a number or truth that decides what the graph looks like."""
 
 
 class ValueProxy(fx.Proxy):
     """A Proxy that answers Python's questions with the example's value."""
 
-    tracer: ValueTracer
+    tracer: EvaluatingTracer
 
     @property
     def known(self) -> Known:

@@ -40,8 +40,10 @@ def soft_numbers(model: nn.Module) -> Iterator[None]:
 
 
 def _name_spaces(model: nn.Module) -> list[dict[str, Any]]:
-    """Of the modules that the model's classes come from, and those that these take functions from;
-    but not of torch's nor Python's own."""
+    """The namespaces of the modules that define the model's classes or functions that these use.
+
+    Those of torch and of Python itself are left out.
+    """
     own = {type(module).__module__ for module in model.modules()}
     known = [sys.modules[name] for name in own if name in sys.modules]
     functions = [f for module in known for f in list(vars(module).values()) if isfunction(f)]

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from sepify.capture.constructors import recorded_constructors
 from sepify.capture.frames import running_line
 from sepify.capture.known import Known, dependence
-from sepify.capture.proxies import ValueProxy
+from sepify.capture.proxies import EvaluatingTracer, ValueProxy
 from sepify.capture.symbolic import Arguments, LayerTracer, Traced, split_arguments, trace_with
 from sepify.capture.torchscript.scalars import negated_node
 from sepify.capture.torchscript.values import Dependence
@@ -27,7 +27,7 @@ from sepify.graph.inputs import Inputs
 CHECKED = "captured for inputs with "  # how the message of a check begins
 
 
-class ValueTracer(LayerTracer):
+class ValueTracer(LayerTracer, EvaluatingTracer):
     """Evaluates every node as it records it."""
 
     def __init__(self, arguments: Arguments, inputs: Inputs, leaves: frozenset[str]) -> None:

@@ -52,7 +52,7 @@ class Distillation:
 
     @property
     def judgement(self) -> Judgement:
-        """Of the weights that were kept."""
+        """How well the weights that were kept did on the held-out images."""
         return self.epochs[self.best - 1].judgement if self.best else self.start
 
 

@@ -185,8 +185,10 @@ class DistillationPair(nn.Module):
 
     @torch.no_grad()
     def _variances(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Of each matched layer's output in the teacher, around the mean of its channel: fixed, so
-        that the loss of a batch is the mean of the losses of its parts."""
+        """The variance of each matched layer's output in the teacher around its channel's mean.
+
+        It is fixed, so that the loss of a batch is the mean of the losses of its parts.
+        """
         values = self._taught(*inputs)[1]
         found = [value.float().transpose(0, 1).flatten(1).var(1).mean() for value in values]
         return torch.stack(found).clamp_min(FLOOR) if found else torch.zeros(0)

@@ -25,7 +25,7 @@ ROWS = 8_192  # positions that second moments are taken from, at least where the
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Of one convolution's factors: trainable tensors of root mean square one, and the way back."""
+    """One convolution's factors as trainable tensors of root mean square one, and the way back."""
 
     given: Factors
     parameters: tuple[Tensor, ...]  # for depthwise (G, n, k), pointwise (1, n, m), bias

@@ -158,7 +158,7 @@ class _Totals:
 
 
 def covariance_bytes(conv: nn.Conv2d) -> int:
-    """Of one (Mk, Mk) covariance in float64."""
+    """Bytes of one (Mk, Mk) covariance in float64."""
     return 8 * (conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]) ** 2
 
 

@@ -33,7 +33,7 @@ class LabelledImages:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, in the order of their numbers; empty where the source has none."""
+        """The names of the classes by number; empty where the source has none."""
         return self.source.names
 
     def __len__(self) -> int:

@@ -46,7 +46,7 @@ class ChangedPair:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Of one label: how many images carry it, and how many of them each network gets right."""
+    """One label: how many images carry it, and how many of them each network gets right."""
 
     label: int
     images: int

@@ -1,4 +1,4 @@
-"""The plots in words, for those who do not see them: alt texts, and the tables of values."""
+"""Alternative text for the plots, and tables of the values that they show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sepify.report.words import class_text, loss_unit
 
 
 def frontier(report: ReportData) -> str:
-    """Of the plot of quality against cost."""
+    """Describe the plot of quality against cost."""
     shown = quality(report)
     parts = [f"{name}: {value} at {macs} MACs" for name, macs, value, _ in frontier_rows(report)]
     return f"Plot of {shown.label} against MACs. {'; '.join(parts)}."
@@ -40,7 +40,7 @@ def _interval(shown: Quality, value: Interval) -> str:
 
 
 def prospects(report: ReportData) -> str:
-    """Of the plot of the planner's frontier."""
+    """Describe the plot of the planner's frontier."""
     if not report.prospects:
         return ""
     first, last = report.prospects[0], report.prospects[-1]
@@ -56,7 +56,7 @@ def prospect_rows(report: ReportData) -> list[tuple[str, str]]:
 
 
 def latency(report: ReportData) -> str:
-    """Of the plot of latencies."""
+    """Describe the plot of latencies."""
     parts = [
         f"with {threads_text(best.threads)} the fastest is {best.before.runtime} before, "
         f"{milliseconds(best.before.before.median)} ms, and {best.after.runtime} after, "
@@ -68,7 +68,7 @@ def latency(report: ReportData) -> str:
 
 
 def confusion(report: ReportData) -> str:
-    """Of the matrix of changed answers."""
+    """Describe the matrix of changed answers."""
     changes = report.changes
     if changes is None or not changes.pairs:
         return ""
@@ -81,7 +81,7 @@ def confusion(report: ReportData) -> str:
 
 
 def classes(report: ReportData) -> str:
-    """Of the plot by class."""
+    """Describe the plot of accuracy by class."""
     changes = report.changes
     if changes is None or not changes.classes:
         return ""

@@ -26,7 +26,14 @@ AnyReport = TypeVar("AnyReport", bound="ReportData")
 
 @dataclass(frozen=True)
 class Totals:
-    """Of one network: MACs (multiply-adds) for one image, parameters, bytes on disk and as what."""
+    """What one network costs.
+
+    Attributes:
+        macs: Multiply-adds for one image.
+        params: How many parameters it has.
+        size: Bytes on disk.
+        stored_as: The kind of file that `size` was measured on, in words.
+    """
 
     macs: int
     params: int
@@ -213,8 +220,8 @@ class ReportData:
 
 def report_schema() -> Any:
     """The JSON Schema (draft 2020-12) of a report saved as JSON, of this version."""
-    place = files("sepify.report").joinpath(f"report-{VERSION}.schema.json")
-    return json.loads(place.read_text("utf-8"))
+    name = f"report-{VERSION}.schema.json"
+    return json.loads(files("sepify.report").joinpath(name).read_text("utf-8"))
 
 
 def _plain(value: Any) -> Any:

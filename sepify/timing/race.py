@@ -59,7 +59,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of all timed runs, in seconds: the least, the quartiles, and how many there were."""
+    """The spread of all timed runs, in seconds, and how many there were."""
 
     min: float
     q1: float

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sepify.capture.torchscript.machine import Handler, Machine
 from sepify.capture.torchscript.source import source_line
-from sepify.capture.torchscript.structure import Handler
 from sepify.capture.torchscript.values import Dependence, Traced, concrete
 from sepify.errors import CaptureError
-
-if TYPE_CHECKING:
-    from sepify.capture.torchscript.importer import Interpreter
 
 MOST_ITERATIONS = 2_000
 
 
-def _if(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _if(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     (condition,) = values
     then, otherwise = node.blocks()
     taken = bool(concrete(condition))
@@ -27,7 +24,7 @@ def _if(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
     return machine.run_block(block, [])
 
 
-def _loop(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _loop(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     limit, proceed, *carried = values
     limit = machine.recorder.assume(limit, node)
     (body,) = node.blocks()
@@ -43,7 +40,7 @@ def _loop(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]
     return tuple(carried)
 
 
-def _raise(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _raise(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     message = concrete(values[0])
     raise CaptureError(
         f"the model refuses the example input ({source_line(node)})"

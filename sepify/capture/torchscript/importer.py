@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from sepify.capture.plain import is_training
 from sepify.capture.torchscript.attributes import Attributes, state_of
 from sepify.capture.torchscript.control import CONTROL
+from sepify.capture.torchscript.machine import Machine
 from sepify.capture.torchscript.numbers import (
     arithmetic,
     as_tensor,
@@ -27,7 +28,7 @@ from sepify.capture.torchscript.recorder import Recorder
 from sepify.capture.torchscript.scalars import ARITHMETIC, CONTAINERS, IDENTITIES, PLAIN, RANGES
 from sepify.capture.torchscript.source import source_line
 from sepify.capture.torchscript.structure import QUESTIONS, STRUCTURE, container, plain
-from sepify.capture.torchscript.values import Traced, is_known, is_number, leaves, map_leaves
+from sepify.capture.torchscript.values import Traced, is_known, is_number, leaves
 from sepify.errors import CaptureError
 from sepify.graph.copying import copy_module
 from sepify.graph.inputs import forward_arguments
@@ -86,12 +87,11 @@ def import_torchscript(model: torch.jit.ScriptModule, inputs: Sequence[Tensor]) 
     return Imported(graph_module, machine.recorder.ranks, state_of(model), notes)
 
 
-class Interpreter:
+class Interpreter(Machine):
     """Values by name, and the rules by which a node makes new ones."""
 
     def __init__(self, attributes: Attributes, recorder: Recorder) -> None:
-        self.attributes = attributes
-        self.recorder = recorder
+        super().__init__(attributes, recorder)
         self._values: dict[str, Any] = {}
 
     def run_block(self, block: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -103,17 +103,6 @@ class Interpreter:
             for value, result in zip(node.outputs(), results, strict=True):
                 self._values[value.debugName()] = result
         return tuple(self._values[value.debugName()] for value in block.outputs())
-
-    def tensor(self, value: Any) -> Traced:
-        """A tensor as a value of the run, a constant made one."""
-        if isinstance(value, Tensor):
-            return self.attributes.constant(value)
-        assert isinstance(value, Traced)
-        return value
-
-    def known(self, value: Any, node: Any) -> Any:
-        """`value` with every size in it assumed to be the example's."""
-        return map_leaves(lambda leaf: self.recorder.assume(leaf, node), value)
 
     def _step(self, node: Any, values: list[Any]) -> tuple[Any, ...]:
         kind: str = node.kind()

@@ -7,18 +7,16 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sepify.capture.torchscript.machine import Machine
 from sepify.capture.torchscript.operators import by_name, operator_of
 from sepify.capture.torchscript.scalars import ARITHMETIC, COMPOSED, CONVERSIONS, negated_node
 from sepify.capture.torchscript.values import Traced, concrete, is_number
-
-if TYPE_CHECKING:
-    from sepify.capture.torchscript.importer import Interpreter
 
 
 def is_arithmetic(name: str, values: list[Any]) -> bool:
@@ -31,7 +29,7 @@ def is_arithmetic(name: str, values: list[Any]) -> bool:
     )
 
 
-def arithmetic(machine: Interpreter, node: Any, name: str, values: list[Any]) -> Any:
+def arithmetic(machine: Machine, node: Any, name: str, values: list[Any]) -> Any:
     """The result of the operator on numbers; recorded if a size takes part."""
     record = machine.recorder.function
     values = [as_number(value) for value in values]
@@ -70,7 +68,7 @@ _FOLDED: dict[str, Callable[..., Any]] = {
 }
 
 
-def convert(machine: Interpreter, kind: type, value: Any) -> Any:
+def convert(machine: Machine, kind: type, value: Any) -> Any:
     """`int(value)`, `float(value)` or `bool(value)`."""
     known = concrete(value)
     if type(known) is kind or not isinstance(value, Traced):
@@ -85,14 +83,14 @@ def convert(machine: Interpreter, kind: type, value: Any) -> Any:
     return record(math.floor if known >= 0 else math.ceil, value)
 
 
-def negated(machine: Interpreter, value: Any) -> Any:
+def negated(machine: Machine, value: Any) -> Any:
     """`not value`, as the opposite comparison."""
     if not isinstance(value, Traced):
         return not value
     return Traced(not value.concrete, negated_node(value.node), value.content)
 
 
-def same_lists(machine: Interpreter, name: str, first: list[Any], second: list[Any]) -> Any:
+def same_lists(machine: Machine, name: str, first: list[Any], second: list[Any]) -> Any:
     """`first == second` (or, for "ne", not) of two lists of sizes, item by item: that two tensors
     are of one shape says less than what their shape is."""
     differs = name == "ne"
@@ -109,7 +107,7 @@ def same_lists(machine: Interpreter, name: str, first: list[Any], second: list[A
     return negated(machine, same) if differs else same
 
 
-def as_tensor(machine: Interpreter, values: list[Any]) -> Any:
+def as_tensor(machine: Machine, values: list[Any]) -> Any:
     """`torch.tensor(values)` of sizes, which torch.fx cannot trace, put together from scalars."""
     return machine.recorder.function(
         torch.stack, [machine.recorder.scalar_tensor(value) for value in values]
@@ -126,7 +124,7 @@ def as_number(value: Any) -> Any:
     return value.item()
 
 
-def _to_dtype(machine: Interpreter, named: Mapping[str, Any]) -> Any:
+def _to_dtype(machine: Machine, named: Mapping[str, Any]) -> Any:
     """aten::to of a number: the Python type of the dtype, or of the tensor it is to be like."""
     dtype = concrete(named["other"]).dtype if "other" in named else named.get("dtype")
     if dtype is None:  # to another device

@@ -4,36 +4,31 @@ lists, tuples, dicts, sizes, dtypes."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sepify.capture.torchscript.machine import Handler, Machine
 from sepify.capture.torchscript.operators import dtype_index, operator_of
 from sepify.capture.torchscript.scalars import CONTAINERS, PLAIN, RANGES
 from sepify.capture.torchscript.source import source_line
 from sepify.capture.torchscript.values import Traced, concrete
 from sepify.errors import CaptureError
 
-if TYPE_CHECKING:
-    from sepify.capture.torchscript.importer import Interpreter
 
-Handler = Callable[["Interpreter", Any, list[Any]], tuple[Any, ...]]
-"""Of a node and its input values: the values of its outputs."""
-
-
-def _constant(machine: Interpreter, node: Any, _: list[Any]) -> tuple[Any, ...]:
+def _constant(machine: Machine, node: Any, _: list[Any]) -> tuple[Any, ...]:
     output = node.output()
     if output.type().kind() == "FunctionType":
         return (None,)  # the functions were inlined; nobody calls it
     return (output.toIValue(),)
 
 
-def _get_attribute(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _get_attribute(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     return (machine.attributes.get(values[0], node.s("name")),)
 
 
-def _set_attribute(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _set_attribute(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     """A buffer is written in place; anything else is known to the rest of the run alone."""
     (owner, new), name = values, node.s("name")
     old = machine.attributes.buffer(owner, name)
@@ -56,48 +51,48 @@ def _alike(old: Tensor, new: Any) -> bool:
     return isinstance(new, Tensor) and old.shape == new.shape and old.dtype == new.dtype
 
 
-def _list(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _list(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     return (list(values),)
 
 
-def _tuple(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _tuple(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     return (tuple(values),)
 
 
-def _dict(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _dict(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     keys = [machine.recorder.assume(key, node) for key in values[::2]]
     return (dict(zip(keys, values[1::2], strict=True)),)
 
 
-def _dict_of(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _dict_of(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     """`dict()` and `OrderedDict()`, of nothing, of pairs, or of another one."""
     (source,) = values or [[]]
     pairs = source.items() if isinstance(source, dict) else source
     return ({machine.recorder.assume(key, node): item for key, item in pairs},)
 
 
-def _unpack(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _unpack(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     return (*values[0],)
 
 
-def _tuple_slice(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _tuple_slice(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     return (values[0][node.i("beg") : node.i("end")],)
 
 
-def _chunk(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _chunk(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     count, dim = node.i("chunks"), node.i("dim")
     return (*machine.recorder.function(torch.chunk, values[0], count, dim),)
 
 
-def _uninitialized(machine: Interpreter, node: Any, _: list[Any]) -> tuple[Any, ...]:
+def _uninitialized(machine: Machine, node: Any, _: list[Any]) -> tuple[Any, ...]:
     return tuple(None for _ in node.outputs())
 
 
-def _nothing(machine: Interpreter, node: Any, _: list[Any]) -> tuple[Any, ...]:
+def _nothing(machine: Machine, node: Any, _: list[Any]) -> tuple[Any, ...]:
     return ()
 
 
-def _is(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _is(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     same = values[0] is values[1] or (values[0] == values[1] if _plain(values) else False)
     return (same if node.kind() == "aten::__is__" else not same,)
 
@@ -106,7 +101,7 @@ def _plain(values: list[Any]) -> bool:
     return all(value is None or isinstance(value, (bool, int, float, str)) for value in values)
 
 
-def _size(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _size(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     tensor, *rest = values
     tensor = machine.tensor(tensor)
     if rest:
@@ -114,7 +109,7 @@ def _size(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]
     return ([machine.recorder.size(tensor, dim) for dim in range(tensor.concrete.dim())],)
 
 
-def _numel(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _numel(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     tensor = machine.tensor(values[0])
     numel = machine.recorder.function("numel", tensor)
     numel.content = tensor.extent
@@ -124,13 +119,13 @@ def _numel(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...
 def _fact(question: Callable[[Tensor], Any]) -> Handler:
     """Something about a tensor that no change of batch or image size alters."""
 
-    def handler(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+    def handler(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
         return (question(concrete(values[0])),)
 
     return handler
 
 
-def _device(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _device(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     """Recorded, not folded: the captured module may be moved to another device.
 
     A weight's is asked of the input, so that the weight has no other user than its layer.
@@ -144,7 +139,7 @@ def _device(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ..
     return (Traced(tensor.concrete.device, recorded, tensor.content.FIXED),)
 
 
-def _device_type(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _device_type(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     """Folded, with one note wherever it is asked: what the model decides by it is decided."""
     (device,) = values
     if isinstance(device, Traced):
@@ -153,7 +148,7 @@ def _device_type(machine: Interpreter, node: Any, values: list[Any]) -> tuple[An
     return (concrete(device).type,)
 
 
-def _requires_grad(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _requires_grad(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     """As in training with every weight free, which the captured module must allow: what a model
     takes otherwise (the fast path of nn.MultiheadAttention) is an operator without derivative."""
     tensor = concrete(values[0])
@@ -161,7 +156,7 @@ def _requires_grad(machine: Interpreter, node: Any, values: list[Any]) -> tuple[
     return (differentiable and not any(values[0] is x for x in machine.recorder.inputs),)
 
 
-def _number_tensor_len(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _number_tensor_len(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     return (machine.recorder.size(machine.tensor(values[0]), 0),)
 
 
@@ -171,7 +166,7 @@ _KEYED = {  # what follows a container is a key or an index, and then perhaps an
 }
 
 
-def container(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def container(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     """A list, tuple, dict or string operator; an index that sizes decide is assumed."""
     kind = node.kind()
     function = CONTAINERS[kind]
@@ -191,7 +186,7 @@ def container(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, 
     return (result,) if node.outputsSize() else ()
 
 
-def plain(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def plain(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     """An operator on known values; text for messages may show sizes, anything else assumes them."""
     if node.kind() == "aten::__contains__" and isinstance(values[0], dict):
         values[0] = list(values[0])
@@ -219,7 +214,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def _isinstance(machine: Interpreter, node: Any, values: list[Any]) -> tuple[Any, ...]:
+def _isinstance(machine: Machine, node: Any, values: list[Any]) -> tuple[Any, ...]:
     """By the kind of container alone: what a Union in a signature is made to tell apart."""
     value = values[0].concrete if isinstance(values[0], Traced) else values[0]
     kinds = [_KINDS.get(kind.kind()) for kind in node.tys("types")]
