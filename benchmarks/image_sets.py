@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from sepify.demo.data import load_demo_data
 from sepify.demo.train import read_split
 from sepify.errors import FileError
-from sepify.storage import atomic_path, read_arrays
+from sepify.storage import atomic_path
+from sepify.storage.arrays import read_arrays
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"

@@ -9,37 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sepify import errors
-from sepify.calibration.refine import Refinement
-from sepify.conversion import Conversion, convert
-from sepify.planning.make import make_plan as plan
-from sepify.plans.budget import Budget
-from sepify.plans.file import load_plan, save_plan
-from sepify.plans.forms import Keep, Separate
-from sepify.plans.plan import Decision, Plan
 
 if TYPE_CHECKING:
+    from sepify.calibration.refine import Refinement
     from sepify.compiling import CompiledModel, compile, load_compiled
+    from sepify.conversion import Conversion, convert
     from sepify.distilling import DistillationPair, Losses, Training, distill
-    from sepify.formats import load_weights, save_model
+    from sepify.formats.save import save_model
+    from sepify.formats.weights import load_weights
     from sepify.measuring import Report, compare, load_report
+    from sepify.planning.make import make_plan as plan
+    from sepify.plans.budget import Budget
+    from sepify.plans.file import load_plan, save_plan
+    from sepify.plans.forms import Keep, Separate
+    from sepify.plans.plan import Decision, Plan
 
 __version__ = "0.1.0"
-
-# Loaded at first use: neither TVM, torch.export nor a plotting library is needed to convert.
-_LATER = {
-    "CompiledModel": "sepify.compiling",
-    "compile": "sepify.compiling",
-    "load_compiled": "sepify.compiling",
-    "DistillationPair": "sepify.distilling",
-    "Losses": "sepify.distilling",
-    "Training": "sepify.distilling",
-    "distill": "sepify.distilling",
-    "Report": "sepify.measuring",
-    "compare": "sepify.measuring",
-    "load_report": "sepify.measuring",
-    "load_weights": "sepify.formats",
-    "save_model": "sepify.formats",
-}
 
 __all__ = [
     "Budget",
@@ -69,7 +54,42 @@ __all__ = [
 ]
 
 
+# Imported at first use, so that `import sepify` takes no time: the module of each public name, with
+# the name that it has there where that is another.
+_HOMES = {
+    "Budget": "sepify.plans.budget",
+    "CompiledModel": "sepify.compiling",
+    "Conversion": "sepify.conversion",
+    "Decision": "sepify.plans.plan",
+    "DistillationPair": "sepify.distilling",
+    "Keep": "sepify.plans.forms",
+    "Losses": "sepify.distilling",
+    "Plan": "sepify.plans.plan",
+    "Refinement": "sepify.calibration.refine",
+    "Report": "sepify.measuring",
+    "Separate": "sepify.plans.forms",
+    "Training": "sepify.distilling",
+    "compare": "sepify.measuring",
+    "compile": "sepify.compiling",
+    "convert": "sepify.conversion",
+    "distill": "sepify.distilling",
+    "load_compiled": "sepify.compiling",
+    "load_plan": "sepify.plans.file",
+    "load_report": "sepify.measuring",
+    "load_weights": "sepify.formats.weights",
+    "plan": "sepify.planning.make:make_plan",
+    "save_model": "sepify.formats.save",
+    "save_plan": "sepify.plans.file",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _HOMES:
         raise AttributeError(f"module 'sepify' has no attribute {name!r}")
-    return getattr(import_module(_LATER[name]), name)
+    module, _, other = _HOMES[name].partition(":")
+    value = globals()[name] = getattr(import_module(module), other or name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

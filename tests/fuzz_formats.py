@@ -32,7 +32,7 @@ from sepify.planning.measurements import (
 )
 from sepify.plans.costs import Cost
 from sepify.plans.forms import Keep, Separate
-from sepify.storage import read_state, read_weights
+from sepify.storage.tensors import read_state, read_weights
 
 SHAPE = (1, 3, 12, 12)
 Mutate = Callable[[bytes, Random], bytes]
@@ -187,14 +187,14 @@ def _read_state(path: Path) -> None:
 
 def _weights(path: Path) -> None:
     from sepify.formats.input_note import METADATA_NAME, note_inputs
-    from sepify.storage import save_weights
+    from sepify.storage.tensors import save_weights
 
     note = note_inputs((torch.zeros(SHAPE),))
     save_weights(_network().state_dict(), path, {METADATA_NAME: note.to_json()})
 
 
 def _torchscript(path: Path) -> None:
-    from sepify.formats.torchscript_read import save_torchscript
+    from sepify.formats.torchscript_write import save_torchscript
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -204,7 +204,7 @@ def _torchscript(path: Path) -> None:
 
 def _exported(path: Path) -> None:
     from sepify.formats.input_note import note_inputs
-    from sepify.formats.pt2_read import save_exported
+    from sepify.formats.pt2_write import save_exported
 
     example = (torch.zeros(SHAPE),)
     save_exported(torch.export.export(_network(), example), path, note_inputs(example))

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sepify.errors import FileError, InputError
-from sepify.formats.trial import load_and_run
+from sepify.formats.torchscript_read import run_model
 from sepify.process.child import Ending, _read_answer, do_in_child
 from sepify.process.confinement import Limits
 
@@ -172,7 +172,7 @@ def test_beside_another_thread_a_new_interpreter_does_it():
     thread.start()
     try:
         with pytest.raises(FileError, match="no such file: none.pt"):
-            do_in_child(load_and_run, {"spec": "none.pt", "shapes": [], "dtypes": []}, LIMITS)
+            do_in_child(run_model, {"spec": "none.pt", "shapes": [], "dtypes": []}, LIMITS)
     finally:
         done.set()
         thread.join()

@@ -15,7 +15,8 @@ import sepify
 from sepify.cli import main
 from sepify.compiling import load_compiled
 from sepify.formats.load import load_model
-from sepify.formats.torchscript_read import load_torchscript, save_torchscript
+from sepify.formats.torchscript_read import load_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.measuring import load_report
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from sepify.formats.load import import_named
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.process.starting import leave_current_folder, python_command, python_environment
+from sepify.process.user_modules import import_named
 
 ROOT = Path(__file__).parents[1]
 # of Python's own library, of torch, TVM and sepify, some first needed by a worker

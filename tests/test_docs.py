@@ -26,7 +26,7 @@ from PIL import Image
 import sepify
 from sepify.cli import main
 from sepify.demo.data import MODEL_FILE, load_demo_data
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.plans.file import save_plan
 
 ROOT = Path(__file__).parents[1]

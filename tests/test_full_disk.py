@@ -48,9 +48,10 @@ def attempt(name, write):
 
 WRITERS = """
 from sepify.formats.input_note import METADATA_NAME, note_inputs
-from sepify.storage import (
-    save_exported, save_state, save_torchscript, save_weights, write_bytes, write_json
-)
+from sepify.formats.pt2_write import save_exported
+from sepify.formats.torchscript_write import save_torchscript
+from sepify.storage import write_bytes, write_json
+from sepify.storage.tensors import save_state, save_weights
 
 model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 16, 3)).eval()
 x = torch.zeros(2, 3, 9, 9)

@@ -13,7 +13,8 @@ from torch import nn
 
 import sepify
 from sepify.errors import FidelityWarning, InputError, UntrainedWarning, UsageError
-from sepify.formats.torchscript_read import load_torchscript, save_torchscript
+from sepify.formats.torchscript_read import load_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.judging.heldout import held_out, image_marks, not_held_out
 from sepify.measuring import load_report
 

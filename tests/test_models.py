@@ -6,9 +6,10 @@ from nets import Plain, images, seeded
 from torch import Tensor, nn
 
 from sepify.errors import CaptureError, FileError, UsageError
-from sepify.formats.input_note import InputNote, InputRequest
-from sepify.formats.load import load_model, parse_dtype, parse_shape, random_inputs
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.input_note import InputNote, InputRequest, parse_dtype, parse_shape
+from sepify.formats.load import load_model
+from sepify.formats.loaded import random_inputs
+from sepify.formats.torchscript_write import save_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

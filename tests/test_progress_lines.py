@@ -8,7 +8,7 @@ from test_cli import Shell
 
 from sepify.cli import progress
 from sepify.cli.console import notes
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.storage import read_json
 
 

@@ -18,11 +18,13 @@ from sepify.compiling.kernel_tuning.records import FILE_NAME, Records
 from sepify.compiling.targets import read_target
 from sepify.errors import DatabaseWarning, FileError, InputError, UsageError
 from sepify.formats.input_note import InputNote, read_note
-from sepify.formats.load import random_inputs
+from sepify.formats.loaded import random_inputs
 from sepify.images import read_images, read_labelled, read_preparation
 from sepify.jobs.merge import merge_databases
 from sepify.process.memory import free_memory, require_memory
-from sepify.storage import parse_json, parse_lines, read_array, read_json, read_picture
+from sepify.storage import parse_json, parse_lines, read_json
+from sepify.storage.arrays import read_array
+from sepify.storage.pictures import read_picture
 
 
 @pytest.mark.parametrize("kind", [">f4", ">f8", "<f2", "g", ">i2", "u1", "<u2", ">u8", "?"])

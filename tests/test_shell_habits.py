@@ -20,7 +20,7 @@ from test_cli import Shell
 
 from sepify.cli.app import app
 from sepify.compiling.device import counting, timing
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.measuring import load_report
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

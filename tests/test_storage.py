@@ -8,15 +8,10 @@ import torch
 from nets import Plain, images, seeded
 
 from sepify.errors import FileError
-from sepify.formats.torchscript_read import load_torchscript, save_torchscript
-from sepify.storage import (
-    atomic_path,
-    read_array,
-    read_arrays,
-    read_json,
-    require_writable,
-    write_json,
-)
+from sepify.formats.torchscript_read import load_torchscript
+from sepify.formats.torchscript_write import save_torchscript
+from sepify.storage import atomic_path, read_json, require_writable, write_json
+from sepify.storage.arrays import read_array, read_arrays
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -8,8 +8,8 @@ import torch
 from nets import Plain, seeded
 
 from sepify.errors import FileError, SepifyError
-from sepify.formats.load import InputRequest
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.input_note import InputRequest
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.jobs.convert import ConversionRequest, convert_file
 from sepify.process.progress import silent
 from sepify.storage import write_text, written_together

@@ -20,7 +20,7 @@ from sepify.calibration.following import Following, Values, follow
 from sepify.factorize.factors import Factors, run_factors_fast
 from sepify.graph.batches import Batch
 from sepify.graph.modules import called_module
-from sepify.storage import is_on_disk, on_disk
+from sepify.storage.tensors import is_on_disk, on_disk
 
 UNUSED = 10**9  # last use of a value that nobody reads: a solver may yet ask for it
 # feed(inputs in the converted network, outputs of the original), both (B, ...)

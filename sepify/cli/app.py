@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sepify import __version__
 from sepify.cli import (
     compile,
     convert,
@@ -33,6 +34,7 @@ from sepify.cli.interrupt import interruptible
 from sepify.cli.outcome import Outcome
 from sepify.cli.streams import checked_streams
 from sepify.errors import SepifyError
+from sepify.formats.table import INPUTS_IN_WORDS
 from sepify.printable import printable
 from sepify.process.starting import is_main_process, leave_current_folder
 
@@ -68,10 +70,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn a trained convolutional network into a depthwise-separable one, compile it for the "
     "CPU it will run on, and prove what that bought.",
-    epilog="MODEL is a TorchScript (.pt) or torch.export (.pt2) file, or module:factory (which "
-    "runs that module's code). '-' is stdin or stdout for JSON and Markdown.",
+    epilog=f"MODEL is {INPUTS_IN_WORDS}. '-' is stdin or stdout for JSON and Markdown.",
 )
 STREAM = Path("-")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sepify {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say it and stop"),
+    ] = False,
+) -> None:
+    pass
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for machines")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no list of files")]

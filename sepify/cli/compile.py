@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from sepify.cli.options import Shapes, Types, input_request
 from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
+from sepify.errors import UsageError
+from sepify.formats.table import INPUTS
 
 EXAMPLES = (
     "sepify compile small.pt -o bundle",
@@ -23,9 +24,7 @@ EXAMPLES = (
 
 
 def compile(
-    model: Annotated[
-        str | None, typer.Argument(help="A .pt or .pt2 file, or module:factory")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help=INPUTS)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write")] = None,
     target: Annotated[str, typer.Option(help="A preset, or 'list' to see them")] = "native",
     target_json: Annotated[
@@ -73,24 +72,19 @@ def compile(
 ) -> Outcome:
     """Compile a model with TVM for a CPU. What this machine can run is checked against torch before
     it is kept; a bundle for another one checks itself there: its self-test."""
-    from sepify.compiling import targets
-    from sepify.compiling.device.boards import find_farm
-    from sepify.errors import UsageError
-    from sepify.jobs.compile import CompilationRequest, compile_file
-
-    if target == "list":
-        table = Table.grid(padding=(0, 2))
-        for preset in targets():
-            table.add_row(preset.name, preset.summary)
-            if preset.details:
-                table.add_row("", Text(preset.details, style="dim"))
-        return Outcome(table, [asdict(preset) for preset in targets()])
-    if model is None or output is None:
+    if target != "list" and (model is None or output is None):
         raise UsageError("compile needs a MODEL and an output folder: sepify compile MODEL -o DIR")
+    asked = input_request(input_shape, dtype)
+    from sepify.compiling.device.boards import find_farm
+    from sepify.compiling.targets import targets
+    from sepify.jobs.compile import CompilationRequest, compile_file, render_targets
+
+    if model is None or output is None:
+        return Outcome(render_targets(), [asdict(preset) for preset in targets()])
     request = CompilationRequest(
         model=model,
         output=output,
-        inputs=input_request(input_shape, dtype),
+        inputs=asked,
         target=target,
         target_json=target_json,
         bundle=bundle,

@@ -36,6 +36,7 @@ from sepify.cli.options import (
 )
 from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
+from sepify.formats.table import OUTPUTS
 
 EXAMPLES = (
     "sepify convert model.pt -o small.pt --rank 2 --calibration images.npy",
@@ -53,8 +54,7 @@ def convert(
         typer.Option(
             "--output",
             "-o",
-            help="File to write: .pt (TorchScript), .pt2 (torch.export), .onnx, or .safetensors "
-            "(weights, to load with the plan)",
+            help=f"File to write: {OUTPUTS}",
         ),
     ],
     rank: Annotated[
@@ -109,20 +109,21 @@ def convert(
     dtype: Types = None,
 ) -> Outcome:
     """Rewrite a model's convolutions into depthwise + pointwise ones."""
-    from sepify.jobs.convert import ConversionRequest, convert_file
-    from sepify.jobs.distillation import Lesson
-
-    lesson = None
+    asked = input_request(input_shape, dtype)
     if distill is None:
         refuse_given("--distill", {"--epochs": epochs, "--augment": augment, "--resume": resume})
-    else:
-        lesson = Lesson(
+    from sepify.jobs.convert import ConversionRequest, convert_file
+    from sepify.jobs.distillation_options import DistillationOptions
+
+    training = None
+    if distill is not None:
+        training = DistillationOptions(
             distill, epochs=3 if epochs is None else epochs, augment=augment, resume=resume
         )
     request = ConversionRequest(
         model=model,
         output=output,
-        inputs=input_request(input_shape, dtype),
+        inputs=asked,
         rank=rank,
         order=order,
         style=style,
@@ -136,7 +137,7 @@ def convert(
         refine=refine,
         holdout=holdout,
         given=data_request(data, calibration, preprocess, metric, mirror),
-        distill=lesson,
+        distill=training,
         report=report,
         farm=board_request(device, tracker, key, secret),
         device_target=device_target,

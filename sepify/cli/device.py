@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from rich.text import Text
 from sepify.cli.options import Shapes, Types, input_request
 from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
+from sepify.formats.table import INPUTS
 
 HELP = "Boards, and what can be said of them without one."
 COUNT_EXAMPLES = (
@@ -30,7 +30,7 @@ TIME_EXAMPLES = (
 
 
 def count(
-    before: Annotated[str, typer.Argument(help="A .pt or .pt2 file, or module:factory")],
+    before: Annotated[str, typer.Argument(help=INPUTS)],
     after: Annotated[str | None, typer.Argument(help="The converted one, beside it")] = None,
     target: Annotated[
         str, typer.Option(help="An ARM preset: sepify compile --target list")
@@ -41,25 +41,12 @@ def count(
 ) -> Outcome:
     """Instructions, multiply-adds, loads and stores of one inference, counted under qemu-user, and
     bytes of code, weights and memory. Never a time: an emulator's says nothing about a board's."""
-    from sepify.compiling.device.counting import footprint, footprint_json, footprint_table
-    from sepify.formats.load import load_model
-    from sepify.storage import require_writable, write_json
+    asked = input_request(input_shape, dtype)
+    from sepify.jobs.device import count_files
 
-    if output is not None:
-        require_writable(output.parent)
-    found = []
-    for spec in (before, after):
-        if spec is None:
-            continue
-        loaded = load_model(spec, input_request(input_shape, dtype))
-        with progress_bar() as progress:
-            found.append(footprint(loaded.module, loaded.inputs, target, progress))
-    second = found[1] if len(found) > 1 else None
-    facts = footprint_json(target, found[0], second)
-    if output is not None:
-        write_json(output, facts)
-    written = () if output is None else (output,)
-    return Outcome(footprint_table(target, found[0], second), facts, written)
+    with progress_bar() as progress:
+        found = count_files(before, after, asked, target, output, progress)
+    return Outcome(found.table, found.facts, found.written)
 
 
 def serve(
@@ -77,18 +64,9 @@ def serve(
 ) -> None:
     """Let others tune and time on this machine: the bundle's own small server, which needs no
     sepify (`bundle/serve` on a board). Whoever knows the secret can run any code here."""
-    from sepify.compiling.bundle.checksums import check_checksums
-    from sepify.errors import FileError
+    from sepify.jobs.device import serve_bundle
 
-    check_checksums(bundle)
-    program = bundle / "serve"
-    if not program.is_file():
-        raise FileError(f"{bundle} has no server: make it with --bundle runtime")
-    command = [str(program), "--secret", str(secret), "--host", host, "--port", str(port)]
-    command += ["--key", key, "--limit", str(limit)]
-    if tracker is not None:
-        command += ["--tracker", tracker]
-    os.execv(program, command)
+    serve_bundle(bundle, secret=secret, host=host, port=port, key=key, limit=limit, tracker=tracker)
 
 
 def time(
@@ -101,18 +79,9 @@ def time(
 ) -> Outcome:
     """The latency of a bundle on a board, measured there."""
     from sepify.compiling.device.boards import find_farm
-    from sepify.compiling.device.timing import time_bundle
-    from sepify.errors import UsageError
+    from sepify.jobs.device import describe, time_on_board
 
     farm = find_farm(tracker, key, device, secret)
-    if farm is None:
-        raise UsageError("name a board: --device HOST:PORT, or --tracker HOST:PORT")
     with progress_bar() as progress:
-        progress(f"{runs} runs on the board", 0, 0)  # it tells nothing before the last one
-        found = time_bundle(bundle, farm, runs)
-    said = f"{found.runs} runs on {found.board}: "
-    if found.least is None or found.median is None:
-        said += "it is an emulator, whose times say nothing about a board's"
-    else:
-        said += f"least {found.least:.3f} ms, median {found.median:.3f} ms"
-    return Outcome(Text(said), asdict(found))
+        found = time_on_board(bundle, farm, runs, progress)
+    return Outcome(Text(describe(found)), asdict(found))

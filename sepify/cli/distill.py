@@ -18,6 +18,7 @@ from sepify.cli.options import (
 )
 from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
+from sepify.formats.table import INPUTS, OUTPUTS
 
 EXAMPLES = (
     "sepify distill small.pt --teacher model.pt --data images.npy -o better.pt",
@@ -29,8 +30,8 @@ EXAMPLES = (
 
 
 def distill(
-    student: Annotated[str, typer.Argument(help="The converted model: .pt, .pt2, module:factory")],
-    teacher: Annotated[str, typer.Option(help="The original: .pt, .pt2 or module:factory")],
+    student: Annotated[str, typer.Argument(help=f"The converted model: {INPUTS}")],
+    teacher: Annotated[str, typer.Option(help=f"The original: {INPUTS}")],
     data: Annotated[
         str,
         typer.Option(
@@ -38,9 +39,7 @@ def distill(
             "with 'images', a Hugging Face dataset on disk, or module:function"
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write: .pt, .pt2, .onnx, .safetensors")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help=f"File to write: {OUTPUTS}")],
     epochs: Epochs = 3,
     heldout: Annotated[
         str | None, typer.Option(help="Images to judge by; without, one in eight of the data")
@@ -78,10 +77,11 @@ def distill(
 
     Runs in several processes or on several machines under `accelerate launch -m sepify distill`.
     """
+    asked = input_request(input_shape, dtype)
     from sepify.jobs.distill import DistillationRequest, distill_file
-    from sepify.jobs.distillation import Lesson
+    from sepify.jobs.distillation_options import DistillationOptions
 
-    lesson = Lesson(
+    options = DistillationOptions(
         data=data,
         heldout=heldout,
         epochs=epochs,
@@ -98,9 +98,7 @@ def distill(
         seed=seed,
         resume=resume,
     )
-    request = DistillationRequest(
-        student, teacher, output, lesson, input_request(input_shape, dtype), preprocess
-    )
+    request = DistillationRequest(student, teacher, output, options, asked, preprocess)
     with progress_bar() as progress:
         result = distill_file(request, progress)
     facts = {"summary": result.summary, "written": [str(path) for path in result.written]}

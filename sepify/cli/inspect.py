@@ -14,10 +14,9 @@ EXAMPLES = (
 
 def inspect(model: Model, input_shape: Shapes = None, dtype: Types = None) -> Outcome:
     """What is worth converting: layers, their cost, how separable each is, MACs at ranks 1 to 3."""
-    from sepify.formats.load import load_model
-    from sepify.jobs.inspect import inspect_model, render
+    asked = input_request(input_shape, dtype)
+    from sepify.jobs.inspect import inspect_file, render
 
-    loaded = load_model(model, input_request(input_shape, dtype))
     with progress_bar() as progress:
-        found = inspect_model(loaded, progress)
+        found = inspect_file(model, asked, progress)
     return Outcome(render(found), found.to_dict())

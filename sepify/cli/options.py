@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sepify.formats.table import INPUTS
+
 if TYPE_CHECKING:
     from sepify.compiling.device.boards import Farm
     from sepify.formats.input_note import InputRequest
     from sepify.jobs.data_options import DataRequest
 
-Model = Annotated[str, typer.Argument(help="A .pt or .pt2 file, or module:factory")]
+Model = Annotated[str, typer.Argument(help=INPUTS)]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(
@@ -155,8 +157,7 @@ def refuse_given(without: str, options: dict[str, object]) -> None:
 
 def input_request(shapes: list[str] | None, dtypes: list[str] | None) -> InputRequest:
     """The inputs that --input-shape and --dtype name. Raises UsageError where one says nothing."""
-    from sepify.formats.input_note import InputRequest
-    from sepify.formats.load import parse_dtype, parse_shape
+    from sepify.formats.input_note import InputRequest, parse_dtype, parse_shape
 
     return InputRequest(
         tuple(parse_shape(text) for text in shapes or ()),

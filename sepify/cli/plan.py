@@ -71,11 +71,12 @@ def plan(
     dtype: Types = None,
 ) -> Outcome:
     """Choose order and rank of each convolution for a budget."""
+    asked = input_request(input_shape, dtype)
     from sepify.jobs.plan import PlanningRequest, plan_file
 
     request = PlanningRequest(
         model=model,
-        inputs=input_request(input_shape, dtype),
+        inputs=asked,
         budget=budget,
         frontier=frontier,
         output=output,

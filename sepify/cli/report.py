@@ -25,6 +25,8 @@ from sepify.cli.options import (
 )
 from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
+from sepify.errors import UsageError
+from sepify.formats.table import INPUTS
 
 EXAMPLES = (
     "sepify report model.pt small.pt --data test.npz -o report.html -o report.md",
@@ -38,9 +40,7 @@ EXAMPLES = (
 def report(
     models: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="BEFORE AFTER (each a .pt, .pt2 or module:factory), or reports as .json to compare"
-        ),
+        typer.Argument(help=f"BEFORE AFTER (each {INPUTS}), or reports as .json to compare"),
     ] = None,
     output: Annotated[
         list[Path] | None,
@@ -77,25 +77,24 @@ def report(
 ) -> Outcome:
     """Compare two models: MACs, FLOPs, parameters, size, latency, accuracy, fidelity; or several
     reports."""
-    from sepify.errors import UsageError
-    from sepify.jobs.report import ReportRequest, parse_ranks, report_files, save_all
-    from sepify.report.model import report_schema
-    from sepify.report.report import compare_reports
-
+    asked = input_request(input_shape, dtype)
     given, outputs = models or [], tuple(output or ())
+    saved = bool(given) and all(name == "-" or name.endswith(".json") for name in given)
+    if not (schema or saved or len(given) == 2):
+        raise UsageError("report needs BEFORE and AFTER, or two or more reports saved as .json")
+    from sepify.jobs.report import ReportRequest, compare_files, parse_ranks, report_files
+    from sepify.report.model import report_schema
+
     if schema:
         return Outcome(None, report_schema())
-    if given and all(name == "-" or name.endswith(".json") for name in given):
-        comparison = compare_reports([Path(name) for name in given])
-        save_all(comparison, outputs)
+    if saved:
+        comparison = compare_files([Path(name) for name in given], outputs)
         return Outcome(comparison, comparison.to_dict(), outputs)
-    if len(given) != 2:
-        raise UsageError("report needs BEFORE and AFTER, or two or more reports saved as .json")
     before, after = given
     request = ReportRequest(
         before,
         after,
-        inputs=input_request(input_shape, dtype),
+        inputs=asked,
         plan=plan,
         measurements=measurements,
         uniform=parse_ranks(uniform),

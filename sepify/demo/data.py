@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sepify.storage import read_arrays
+from sepify.storage.arrays import read_arrays
 
 DATA_FILE = Path(__file__).with_name("fashion-mnist.npz")
 MODEL_FILE = Path(__file__).with_name("resnet.pt")

@@ -13,8 +13,8 @@ from sepify.capture import capture
 from sepify.compiling import compile as compile_model
 from sepify.conversion import convert
 from sepify.demo.data import CLASSES, DATA_FILE, MODEL_FILE, load_demo_data
-from sepify.formats import to_torchscript
-from sepify.formats.torchscript_read import load_torchscript, save_torchscript
+from sepify.formats.torchscript_read import load_torchscript
+from sepify.formats.torchscript_write import save_torchscript, to_torchscript
 from sepify.jobs.data_options import DataRequest, origin_of
 from sepify.measuring import Report, compare
 from sepify.plans.file import save_plan

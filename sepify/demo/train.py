@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sepify.demo.data import DATA_FILE, MODEL_FILE
 from sepify.demo.network import DemoResNet
 from sepify.errors import FileError
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.judging.statistics import top1
 from sepify.storage import atomic_path
 

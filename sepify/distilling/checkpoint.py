@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from sepify.distilling.judging import Judgement
 from sepify.errors import FileError, UsageError
 from sepify.faults import reading
-from sepify.storage import decode, read_state, save_state
+from sepify.storage import decode
+from sepify.storage.tensors import read_state, save_state
 
 FORMAT = "sepify-distillation"
 VERSION = 1

@@ -1,13 +1,20 @@
-"""What a saved model says of its inputs: the shape and the type of one example of each."""
+"""What a saved model, or a person, says of its inputs: shape and type of an example of each.
+
+No torch is imported here: an option that says nothing is refused without it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from sepify.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 VERSION = 1
 METADATA_NAME = "sepify.json"  # of the note inside a file
@@ -17,13 +24,10 @@ Shape = tuple[int, ...]
 _MOST = 2**48  # no extent of a tensor that has room anywhere
 
 # as they are named in files and at the shell
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
-        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-    )
-}
+DTYPES = (
+    *("float32", "float64", "float16", "bfloat16"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class InputRequest:
 
     shapes: tuple[Shape, ...] = ()
     dtypes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> InputRequest:
+        """What `asdict` made of a request, after it was JSON."""
+        return cls(tuple(tuple(shape) for shape in shapes), tuple(dtypes))
 
 
 def note_inputs(inputs: Sequence[Tensor]) -> InputNote:
@@ -74,3 +83,29 @@ def read_note(text: str | bytes) -> InputNote | None:
     if not fits or not all(type(n) is int and 0 < n < _MOST for n in extents):
         return None
     return InputNote(shapes, dtypes)
+
+
+def parse_dtype(text: str) -> str:
+    """ "float16" -> "float16". Raises UsageError naming those that there are."""
+    if text not in DTYPES:
+        raise UsageError(f"type {text!r} is not known; choose one of {', '.join(DTYPES)}")
+    return text
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """ "1,3,224,224" -> (1, 3, 224, 224). Raises UsageError."""
+    try:
+        shape = tuple(int(extent) for extent in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UsageError(f"input shape {text!r} is not like 1,3,224,224")
+    return shape
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """ "float16" -> torch.float16."""
+    import torch
+
+    found: torch.dtype = getattr(torch, name)
+    return found

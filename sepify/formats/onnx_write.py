@@ -1,26 +1,37 @@
-"""A converted GraphModule as ONNX, through torch.export, checked with onnxruntime against torch."""
+"""A converted network as an ONNX file, through torch.export, checked with onnxruntime."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from sepify.capture.exported import OPENNESS, varied
-from sepify.errors import CaptureError, ConversionError, DependencyError
+from sepify.errors import CaptureError, ConversionError
 from sepify.formats.agreement import answers_in_eval, first_line, require_same
+from sepify.formats.input_note import METADATA_NAME, InputNote
 from sepify.formats.pt2_write import export_at, sizes_at
 from sepify.formats.translatable import make_translatable
+from sepify.storage import write_bytes
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST = 2**31 - 1  # bytes: what protobuf can hold in one file
+
+
+def write_model(
+    graph_module: fx.GraphModule, path: Path, inputs: tuple[Tensor, ...], note: InputNote
+) -> str:
+    """Save it with `note` among its properties; "ONNX, " and what its inputs may be. Raises
+    ConversionError, FileError."""
+    written, sizes = to_onnx(graph_module, inputs, {METADATA_NAME: note.to_json()})
+    write_bytes(path, written)
+    return f"ONNX, {sizes}"
 
 
 def to_onnx(
@@ -29,10 +40,9 @@ def to_onnx(
     """`graph_module` in inference mode as an ONNX file with `note` among its properties, and what
     its inputs may be, as `to_exported` says.
 
-    Raises DependencyError without the packages of the extra `onnx`; ConversionError if the network
-    cannot be exported, or if onnxruntime refuses the file or computes something else.
+    Raises ConversionError if the network cannot be exported, or if onnxruntime refuses the file or
+    computes something else.
     """
-    require_onnx()
     causes: list[str] = []
     for openness in OPENNESS:  # what onnxruntime gets right may be less than what torch.export does
         try:
@@ -66,15 +76,6 @@ def _written(
     if other is not None:
         require_same("ONNX", answers_in_eval(graph_module, other), run, other)
     return written
-
-
-def require_onnx() -> None:
-    """Raise DependencyError unless ONNX files can be written and checked."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise DependencyError(
-            f"an ONNX file needs {', '.join(missing)}: pip install 'sepify[onnx]'"
-        )
 
 
 def onnxruntime_session(model: bytes) -> Callable[..., list[Tensor]]:

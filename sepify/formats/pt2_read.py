@@ -1,31 +1,53 @@
-"""`.pt2` files of torch.export, with what their inputs are noted inside."""
+"""`.pt2` files of torch.export are read, which may come from a stranger."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+# a child process that may write nowhere has to find everything imported
+from torch.export.pt2_archive._package import load_pt2
+
+from sepify.capture import capture
+from sepify.capture.exported import example_inputs_of, run_program
 from sepify.errors import FileError, first_line
-from sepify.faults import read_bytes
-from sepify.formats.input_note import METADATA_NAME, InputNote, read_note
+from sepify.formats.input_note import METADATA_NAME, InputNote, InputRequest, note_inputs, read_note
+from sepify.formats.loaded import LoadedModel, random_inputs, settled_note
 from sepify.process.lock import one_at_a_time
 from sepify.storage.archives.contents import Contents, open_contents
-from sepify.storage.writing import torch_file
+from sepify.storage.archives.program import clean_program
+from sepify.storage.reading import read_bytes
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-@one_at_a_time()
-def save_exported(program: ExportedProgram, path: Path | str, note: InputNote) -> None:
-    """Save a `.pt2` file with what its inputs are noted inside."""
-    extra = {METADATA_NAME: note.to_json()}
-    with torch_file(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.export.save(program, file, extra_files=extra)
+def read_model(spec: str, asked: InputRequest) -> LoadedModel:
+    """The program as a module that behaves as the exported one did. Raises FileError, UsageError,
+    InputError, CaptureError."""
+    program, inputs = _program_and_inputs(spec, asked)
+    module = capture(program, inputs).graph_module.eval()
+    return LoadedModel(module, inputs, Path(spec).stat().st_size)
+
+
+def run_model(request: dict[str, Any]) -> None:
+    """Load the program and run it once: "spec", and the "shapes" and "dtypes" that were asked for.
+    Raises as `read_model`."""
+    asked = InputRequest.from_json(request["shapes"], request["dtypes"])
+    run_program(*_program_and_inputs(request["spec"], asked))
+
+
+def _program_and_inputs(
+    spec: str, asked: InputRequest
+) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
+    program = load_exported(spec)
+    examples = example_inputs_of(program)
+    noted = noted_inputs(spec) or (note_inputs(examples) if examples else None)
+    return program, random_inputs(settled_note(spec, noted, asked))
 
 
 @one_at_a_time()
@@ -38,16 +60,12 @@ def load_exported(path: Path | str) -> ExportedProgram:
     written by a torch whose schema this one does not read, pickled or native parts, operators,
     names or sizes that are refused.
     """
-    # torch.export takes a while to import; its public load() tries older layouts after this one
-    from torch.export.pt2_archive._package import load_pt2
-
-    from sepify.storage.archives.program import clean_program
-
     path = Path(path)
     clean = clean_program(_open(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # the public torch.export.load tries older layouts after this one
             return load_pt2(clean).exported_programs["model"]
     except Exception as error:  # whatever the deserialiser meets: keys, attributes, operators
         raise FileError(

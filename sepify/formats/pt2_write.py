@@ -1,18 +1,33 @@
-"""A converted GraphModule as a torch.export program, open in the batch, checked against it."""
+"""A converted network as a `.pt2` file: a torch.export program, open in the batch, checked."""
 
 from __future__ import annotations
 
 import copy
 import math
 import warnings
+from pathlib import Path
 
+import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from sepify.capture.exported import OPENNESS, export_module, varied
 from sepify.errors import CaptureError, ConversionError
 from sepify.formats.agreement import answers_in_eval, first_line, require_same
+from sepify.formats.input_note import METADATA_NAME, InputNote
 from sepify.graph.modules import buffers_put_back
+from sepify.process.lock import one_at_a_time
+from sepify.storage.writing import torch_file
+
+
+def write_model(
+    graph_module: fx.GraphModule, path: Path, inputs: tuple[Tensor, ...], note: InputNote
+) -> str:
+    """Save it with `note` inside; "torch.export, " and what its inputs may be. Raises
+    ConversionError, FileError."""
+    program, sizes = to_exported(graph_module, inputs)
+    save_exported(program, path, note)
+    return f"torch.export, {sizes}"
 
 
 def to_exported(
@@ -69,3 +84,12 @@ def _require_writable(program: ExportedProgram) -> None:
 def sizes_at(openness: str) -> str:
     """What inputs may be, in words."""
     return "this size alone" if openness == OPENNESS[2] else f"any {openness}"
+
+
+@one_at_a_time()
+def save_exported(program: ExportedProgram, path: Path | str, note: InputNote) -> None:
+    """Save a `.pt2` file with what its inputs are noted inside."""
+    extra = {METADATA_NAME: note.to_json()}
+    with torch_file(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, file, extra_files=extra)

@@ -1,23 +1,24 @@
-"""TorchScript files, with what their inputs are noted inside."""
+"""TorchScript files are read, which may come from a stranger."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sepify.capture.reference import reference_run
 from sepify.errors import FileError, first_line
-from sepify.faults import read_bytes
-from sepify.formats.input_note import METADATA_NAME, InputNote, Shape, read_note
+from sepify.formats.input_note import METADATA_NAME, InputNote, InputRequest, Shape, read_note
+from sepify.formats.loaded import LoadedModel, random_inputs, settled_note
 from sepify.process.lock import one_at_a_time
 from sepify.storage.archives.contents import Contents, open_contents
 from sepify.storage.archives.pickles import StoredTensor
 from sepify.storage.archives.saved import saved_value
 from sepify.storage.archives.script import clean_script, what_instead
-from sepify.storage.writing import torch_file
+from sepify.storage.reading import read_bytes
 
 _NOTE = f"extra/{METADATA_NAME}"
 
@@ -37,23 +38,25 @@ class ModelFile:
         return None if self.note is None else self.note.shapes
 
 
-@one_at_a_time()
-def save_torchscript(
-    module: torch.jit.ScriptModule,
-    path: Path | str,
-    input_shapes: Sequence[Shape] | None = None,
-    input_dtypes: Sequence[str] | None = None,
-) -> None:
-    """Save a TorchScript file with what its inputs are noted inside (TorchScript itself does not
-    say): shapes, and types by name, float32 where none are given."""
-    extra: dict[str, str] = {}
-    if input_shapes is not None:
-        dtypes = tuple(input_dtypes or ["float32"] * len(input_shapes))
-        note = InputNote(tuple(tuple(shape) for shape in input_shapes), dtypes)
-        extra[METADATA_NAME] = note.to_json()
-    with torch_file(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(module, file, _extra_files=extra)
+def read_model(spec: str, asked: InputRequest) -> LoadedModel:
+    """The module in inference mode. Raises FileError, UsageError, InputError."""
+    file = load_torchscript(spec)
+    inputs = random_inputs(settled_note(spec, file.note, asked))
+    return LoadedModel(file.module.eval(), inputs, file.size)
+
+
+def run_model(request: dict[str, Any]) -> None:
+    """Load the module and run it once: "spec", and the "shapes" and "dtypes" that were asked for.
+    Raises as `read_model`."""
+    asked = InputRequest.from_json(request["shapes"], request["dtypes"])
+    loaded = read_model(request["spec"], asked)
+    reference_run(loaded.module, loaded.inputs)
+
+
+def noted_inputs(path: Path | str) -> InputNote | None:
+    """What sepify noted of the inputs; None in a file from elsewhere. Raises FileError."""
+    contents = _script_contents(Path(path))
+    return read_note(contents.read(_NOTE)) if _NOTE in contents else None
 
 
 @one_at_a_time()

@@ -1,10 +1,11 @@
-"""A converted GraphModule as TorchScript, checked against it."""
+"""A converted network as a TorchScript file, checked against it."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,24 @@ from torch.utils import _pytree as pytree
 from sepify.capture.exported import OPENNESS, varied
 from sepify.errors import ConversionError
 from sepify.formats.agreement import answers_in_eval, first_line, require_same
+from sepify.formats.input_note import METADATA_NAME, InputNote, Shape
 from sepify.graph.modules import buffers_put_back
 from sepify.passes.plain_dict_outputs import with_dict_outputs
+from sepify.process.lock import one_at_a_time
+from sepify.storage.writing import torch_file
 
 BATCH = OPENNESS[1]
 PLAIN: dict[Any, Callable[..., Any]] = {torch.sym_max: max, torch.sym_min: min}
+
+
+def write_model(
+    graph_module: fx.GraphModule, path: Path, inputs: tuple[Tensor, ...], note: InputNote
+) -> str:
+    """Save it with `note` inside; "TorchScript, " and how, as `to_torchscript` says. Raises
+    ConversionError, FileError."""
+    scripted, how = to_torchscript(graph_module, inputs)
+    save_torchscript(scripted, path, note.shapes, note.dtypes)
+    return f"TorchScript, {how}"
 
 
 def to_torchscript(
@@ -101,3 +115,22 @@ def _sizes(
     except Exception:  # the graph refuses another batch, or the trace computes something else
         return "this size alone"
     return "any batch size"
+
+
+@one_at_a_time()
+def save_torchscript(
+    module: torch.jit.ScriptModule,
+    path: Path | str,
+    input_shapes: Sequence[Shape] | None = None,
+    input_dtypes: Sequence[str] | None = None,
+) -> None:
+    """Save a TorchScript file with what its inputs are noted inside (TorchScript itself does not
+    say): shapes, and types by name, float32 where none are given."""
+    extra: dict[str, str] = {}
+    if input_shapes is not None:
+        dtypes = tuple(input_dtypes or ["float32"] * len(input_shapes))
+        note = InputNote(tuple(tuple(shape) for shape in input_shapes), dtypes)
+        extra[METADATA_NAME] = note.to_json()
+    with torch_file(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(module, file, _extra_files=extra)

@@ -13,10 +13,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sepify.errors import CaptureError, FileError, SepifyError, UsageError
-from sepify.formats.input_note import DTYPES, InputNote, InputRequest
+from sepify.formats.input_note import InputNote, InputRequest, torch_dtype
+from sepify.formats.table import Format
 from sepify.process.child import Ending, do_in_child
 from sepify.process.confinement import Limits, spare_memory
 
@@ -30,13 +29,13 @@ _MEMORY, _COPIES, _MAPS = 4 * _GIB, 8, 200  # of the file; of the inputs, in act
 _tried: set[tuple[Any, ...]] = set()
 
 
-def try_file(path: Path, asked: InputRequest, noted: InputNote | None) -> None:
+def try_file(path: Path, asked: InputRequest, kind: Format) -> None:
     """Load `path` and run it on its example input in a child process; not again for the same file
     and inputs in one process. Raises what loading and running raise there; FileError if the child
     crashed; CaptureError if it took too long or too much memory; UsageError for a limit in the
     environment that is no number.
     """
-    limits = _limits(path, asked, noted)
+    limits = _limits(path, asked, _glimpse(path, kind))
     if limits.seconds == 0:
         return
     there = path.stat()
@@ -44,7 +43,7 @@ def try_file(path: Path, asked: InputRequest, noted: InputNote | None) -> None:
     if identity in _tried:
         return
     try:
-        ending = do_in_child(load_and_run, {"spec": str(path), **asdict(asked)}, limits)
+        ending = do_in_child(kind.reader.run_model, {"spec": str(path), **asdict(asked)}, limits)
     except OSError as error:
         raise FileError(f"cannot start the process that tries {path} first: {error}") from error
     if ending.kind != "done":
@@ -52,18 +51,18 @@ def try_file(path: Path, asked: InputRequest, noted: InputNote | None) -> None:
     _tried.add(identity)
 
 
-def load_and_run(request: dict[str, Any]) -> None:
-    """What the child does: load the model as its parent will, and run it once."""
-    from sepify.formats.load import read_and_run
-
-    shapes = tuple(tuple(shape) for shape in request["shapes"])
-    read_and_run(request["spec"], InputRequest(shapes, tuple(request["dtypes"])))
+def _glimpse(path: Path, kind: Format) -> InputNote | None:
+    """What the file notes of its inputs, if that can be read."""
+    try:
+        return kind.reader.noted_inputs(path)
+    except FileError:
+        return None  # reading it in earnest will say why
 
 
 def _limits(path: Path, asked: InputRequest, noted: InputNote | None) -> Limits:
     shapes = asked.shapes or (noted.shapes if noted else ())
     dtypes = asked.dtypes or (noted.dtypes if noted else ()) or ("float32",)
-    width = max(torch.empty((), dtype=DTYPES[dtype]).element_size() for dtype in dtypes)
+    width = max(torch_dtype(dtype).itemsize for dtype in dtypes)
     most, size = spare_memory() or 1 << 40, path.stat().st_size
     inputs = min(width * sum(map(prod, shapes)), most)
     seconds = _from_environment(SECONDS, _SECONDS + _SECONDS_A_MB * (inputs + size) / _MB)

@@ -12,10 +12,19 @@ from torch import Tensor, fx, nn
 
 from sepify.conversion import convert
 from sepify.errors import FidelityWarning, FileError, UntrainedWarning
+from sepify.formats.input_note import METADATA_NAME, InputNote
 from sepify.plans.file import load_plan
 from sepify.plans.plan import Plan
 from sepify.process.lock import one_at_a_time
-from sepify.storage import read_weights
+from sepify.storage.tensors import read_weights, save_weights
+
+
+def write_model(
+    graph_module: fx.GraphModule, path: Path, inputs: tuple[Tensor, ...], note: InputNote
+) -> str:
+    """Save the weights with `note` in the header; how to load them. Raises FileError."""
+    save_weights(distinct_tensors(graph_module), path, {METADATA_NAME: note.to_json()})
+    return "weights alone: load them with sepify.load_weights(original, plan, file)"
 
 
 @one_at_a_time()

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sepify.errors import DependencyError, UsageError, first_line
 from sepify.faults import users_code
-from sepify.storage import MOST_PIXELS, read_json
+from sepify.storage import read_json
+from sepify.storage.pictures import MOST_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from sepify.errors import DependencyError, FileError, InputError, UsageError
 from sepify.faults import reading, users_code, users_items
-from sepify.formats.load import import_named, names_a_function
-from sepify.storage import read_array, read_arrays, read_picture
+from sepify.process.user_modules import import_named, names_a_function
+from sepify.storage.arrays import read_array, read_arrays
+from sepify.storage.pictures import read_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image

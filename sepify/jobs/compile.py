@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.table import Table
+from rich.text import Text
+
 from sepify.compiling.bundle import make_bundle
+from sepify.compiling.dependencies import require_tvm
 from sepify.compiling.device.boards import Farm
 from sepify.compiling.old_folder import FACTS, METADATA, require_replaceable
 from sepify.compiling.pipeline import compile
-from sepify.compiling.targets import Target, find_target, read_target
+from sepify.compiling.targets import Target, find_target, read_target, targets
 from sepify.errors import UsageError
 from sepify.formats.input_note import InputRequest
 from sepify.formats.load import load_model
@@ -36,10 +40,18 @@ class CompilationRequest:
     replace: bool = False
 
 
+def render_targets() -> Table:
+    """The targets that there are, for a terminal."""
+    table = Table.grid(padding=(0, 2))
+    for preset in targets():
+        table.add_row(preset.name, preset.summary)
+        if preset.details:
+            table.add_row("", Text(preset.details, style="dim"))
+    return table
+
+
 def compile_file(request: CompilationRequest, progress: Callable[[str, int, int], None]) -> str:
     """Compile and write; a summary for a person. Raises what `compile` and `make_bundle` do."""
-    from sepify.compiling.dependencies import require_tvm
-
     target: str | Target = request.target
     if request.target_json is not None:
         if request.target != "native":

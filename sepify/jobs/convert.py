@@ -11,12 +11,19 @@ from torch import Tensor, fx
 
 from sepify.conversion import Conversion, convert
 from sepify.errors import FidelityWarning, UntrainedWarning, UsageError
-from sepify.formats import require_form, save_model
 from sepify.formats.input_note import InputRequest
-from sepify.formats.load import LoadedModel, load_model
+from sepify.formats.load import load_model
+from sepify.formats.loaded import LoadedModel
+from sepify.formats.save import save_model
+from sepify.formats.table import output_format
 from sepify.graph.batches import BATCH_SIZE
 from sepify.jobs.data_options import DataRequest, gather_data, origin_of
-from sepify.jobs.distillation import Lesson, describe, prepare, save_history
+from sepify.jobs.distillation_options import (
+    DistillationOptions,
+    describe,
+    prepare,
+    save_history,
+)
 from sepify.judging.fidelity import Fidelity
 from sepify.judging.heldout import Split, held_out
 from sepify.judging.number_words import interval, percent
@@ -62,7 +69,7 @@ class ConversionRequest:
     refine: bool = True
     holdout: float | None = None
     given: DataRequest = field(default_factory=DataRequest)
-    distill: Lesson | None = None
+    distill: DistillationOptions | None = None
     report: bool = True
     farm: Farm | None = None  # for a budget in latency, and for the report
     device_target: str | None = None  # by default the budget's
@@ -122,7 +129,7 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
     A model with nothing to separate is written as it was captured, and the summary says so.
     Everything that can be refused is refused before the first file is written.
     """
-    require_form(request.output)
+    output_format(request.output)
     if request.given.data is not None and not request.report:
         raise UsageError("--data is for the report: leave out --data or --no-report")
     if not 0 < request.memory < 2**30:  # NaN is not
@@ -134,12 +141,12 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
     plan = None if request.plan is None else load_plan(request.plan)
     model = load_model(request.model, request.inputs)
     given = gather_data(request.given, model)
-    lesson = None
+    training = None
     if request.distill is not None:
         shape = tuple(model.inputs[0].shape)
-        lesson = prepare(request.distill, request.output, given.preparation, shape)
+        training = prepare(request.distill, request.output, given.preparation, shape)
     with warnings.catch_warnings():
-        if lesson is not None:  # what is to be trained will be
+        if training is not None:  # what is to be trained will be
             for early in (UntrainedWarning, FidelityWarning):
                 warnings.simplefilter("ignore", early)
         small = convert(
@@ -162,9 +169,9 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
             progress=progress,
         )
     done: Plan = small.meta["sepify"].plan
-    if lesson is not None and done.changes:
+    if training is not None and done.changes:
         made = small.meta["sepify"]
-        small = lesson.apart_from(done.heldout).teach(small, model.module, progress)
+        small = training.apart_from(done.heldout).teach(small, model.module, progress)
         small.meta["sepify"] = _judged_again(made, model, small, given.calibration)
     if not is_main_process():
         return ConversionResult("", done, ())
@@ -174,7 +181,7 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
     with written_together() as stage:
         how = save_model(small, stage(request.output), inputs_for(done, model.inputs))
         save_plan(done, stage(plan_file))
-        if lesson is not None and done.changes:
+        if training is not None and done.changes:
             how = f"{describe(small)}; {how}"
             written.append(request.output.with_suffix(".distillation.json"))
             save_history(small, stage(written[-1]))
@@ -202,8 +209,8 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
             for suffix in REPORTS:
                 written.append(request.output.with_suffix(f".report{suffix}"))
                 report.save(stage(written[-1]))
-    if lesson is not None and done.changes:
-        lesson.forget()
+    if training is not None and done.changes:
+        training.forget()
     notes = [note for note in small.meta["sepify"].notes if note.startswith(NOT_THINNED)]
     summary = "\n".join([_summary(done, how), *_likeness(verdict.fidelity), *notes])
     return ConversionResult(summary, done, tuple(written), verdict.fidelity)

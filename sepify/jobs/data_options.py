@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from sepify.errors import UsageError
-from sepify.formats.load import LoadedModel, import_named
+from sepify.formats.loaded import LoadedModel
 from sepify.images import LabelledImages, Preparation, open_labelled, read_images, read_preparation
 from sepify.judging.metrics import Metric
 from sepify.measuring.data import Labelled, warn_if_guessing
 from sepify.measuring.layers import plan_document
 from sepify.plans.plan import Plan
 from sepify.process.progress import Progress
+from sepify.process.user_modules import import_named
 from sepify.report.model import InputFile, Origin
 from sepify.storage import file_digest
 

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from sepify.capture import capture
 from sepify.conversion import Conversion
-from sepify.formats import require_form, save_model
 from sepify.formats.input_note import InputRequest, note_inputs
 from sepify.formats.load import load_model
+from sepify.formats.save import save_model
+from sepify.formats.table import output_format
 from sepify.images import read_preparation
-from sepify.jobs.distillation import Lesson, describe, prepare, save_history
+from sepify.jobs.distillation_options import (
+    DistillationOptions,
+    describe,
+    prepare,
+    save_history,
+)
 from sepify.plans.file import load_plan, save_plan
 from sepify.plans.resolution import inputs_for
 from sepify.process.progress import Progress
@@ -26,7 +32,7 @@ class DistillationRequest:
     student: str
     teacher: str
     output: Path
-    lesson: Lesson
+    options: DistillationOptions
     inputs: InputRequest | None = None
     preprocess: str | None = None
 
@@ -45,12 +51,12 @@ def distill_file(request: DistillationRequest, progress: Progress) -> Distillati
 
     In several processes (`accelerate launch`) the first writes; the others' result is empty.
     """
-    require_form(request.output)
+    output_format(request.output)
     require_writable(request.output.parent)
     preparation = None if request.preprocess is None else read_preparation(request.preprocess)
     original = load_model(request.teacher, request.inputs)
     shape = tuple(original.inputs[0].shape)
-    prepared = prepare(request.lesson, request.output, preparation, shape)
+    prepared = prepare(request.options, request.output, preparation, shape)
     noted = note_inputs(original.inputs)
     converted = load_model(request.student, InputRequest(noted.shapes, noted.dtypes))
     beside = Path(request.student).with_suffix(".plan.json")

@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sepify.capture import capture
-from sepify.formats.load import LoadedModel
+from sepify.formats.input_note import InputRequest
+from sepify.formats.load import load_model
+from sepify.formats.loaded import LoadedModel
 from sepify.graph.convolutions import Convolution, survey
 from sepify.graph.maps import Maps, measure_maps
 from sepify.measuring.rank_curves import energy_lost
@@ -56,6 +58,11 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """In plain JSON types."""
         return asdict(self)
+
+
+def inspect_file(spec: str, asked: InputRequest, progress: Progress | None = None) -> Inspection:
+    """Load a model and look at it. Raises as `load_model` and `inspect_model`."""
+    return inspect_model(load_model(spec, asked), progress)
 
 
 def inspect_model(model: LoadedModel, progress: Progress | None = None) -> Inspection:

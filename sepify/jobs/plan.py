@@ -14,7 +14,8 @@ from torch import Tensor
 from sepify.capture import capture
 from sepify.errors import UsageError
 from sepify.formats.input_note import InputRequest
-from sepify.formats.load import LoadedModel, load_model
+from sepify.formats.load import load_model
+from sepify.formats.loaded import LoadedModel
 from sepify.graph.batches import calibration_batches
 from sepify.graph.convolutions import survey
 from sepify.images import in_memory

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from sepify.conversion import convert
 from sepify.errors import FidelityWarning, UsageError
 from sepify.formats.input_note import InputRequest, note_inputs
-from sepify.formats.load import LoadedModel, load_model
+from sepify.formats.load import load_model
+from sepify.formats.loaded import LoadedModel
 from sepify.jobs.data_options import DataRequest, LabelledData, gather_data, origin_of
 from sepify.judging.heldout import held_out, not_held_out
 from sepify.judging.unseen import NO_IMAGES
@@ -28,6 +29,7 @@ from sepify.process.progress import Progress
 from sepify.report.comparison import Comparison
 from sepify.report.model import ReportData
 from sepify.report.render import require_report_name, save
+from sepify.report.report import compare_reports
 from sepify.storage import require_writable, written_together
 from sepify.timing.board import require_board
 
@@ -98,6 +100,13 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
         report = replace(report, notes=notes, judged_on=PERHAPS_FITTED)
     save_all(report, request.outputs)
     return report
+
+
+def compare_files(saved: Sequence[Path], outputs: Sequence[Path]) -> Comparison:
+    """Reports that were saved as JSON, side by side, saved as all of the outputs."""
+    comparison = compare_reports(saved)
+    save_all(comparison, outputs)
+    return comparison
 
 
 def save_all(document: ReportData | Comparison, outputs: Sequence[Path]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from sepify.calibration.moments import MEMORY
 from sepify.errors import UsageError
 from sepify.graph.batches import Batch
-from sepify.storage import on_disk
+from sepify.storage.tensors import on_disk
 
 # One image in eight: solving on 7 in 8 is hardly worse, for its errors fall with the root of their
 # number. A share needs no more than 128 (the 95 % interval of 90 % is then 84 to 94 %), and judging

@@ -8,7 +8,6 @@ from math import sqrt
 from statistics import NormalDist
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from sepify.errors import InputError
@@ -167,4 +166,6 @@ def mcnemar(lost: int, gained: int) -> float:
     fall on either side like a fair coin. 1 where there are none."""
     if lost + gained == 0:
         return 1.0
+    from scipy.stats import binomtest  # a second to import, and needed by few
+
     return float(binomtest(gained, lost + gained, 0.5).pvalue)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sepify.errors import InputError, first_line
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.graph.running import Inputs, as_inputs, evaluating, shapes_of
-from sepify.storage import save_state
+from sepify.storage.tensors import save_state
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
 from sepify.errors import PlanError
 
@@ -46,6 +44,9 @@ def choose(damages: Table, costs: Table, limit: float) -> Choice:
     Raises PlanError if even the cheapest candidates cost more, or the solver finds nothing in a
     minute.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # half a second to import
+    from scipy.sparse import coo_array
+
     if least_cost(costs) > limit:
         raise PlanError(f"the least possible is {least_cost(costs):g}, more than {limit:g}")
     layers = [layer for layer, row in enumerate(damages) for _ in row]

@@ -12,8 +12,9 @@ from typing import IO, Any
 import numpy as np
 
 from sepify.errors import FileError
-from sepify.faults import open_file, reading
+from sepify.faults import reading
 from sepify.process.memory import require_memory
+from sepify.storage.reading import open_file
 
 _BLOCK = 2**20
 _ADVICE = "save it again with numpy.save or numpy.savez"

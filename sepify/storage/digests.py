@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from sepify.faults import open_file, reading
+from sepify.faults import reading
+from sepify.storage.reading import open_file
 
 Tell = Callable[[int, int], None]
 MEGABYTE = 2**20

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sepify.errors import FileError
-from sepify.faults import open_file, read_bytes, reading
+from sepify.faults import reading
+from sepify.storage.reading import open_file, read_bytes
 
 LARGEST = 64 * 2**20  # bytes of a document; the plan of a network of 1,000 layers has one MiB
 _STRING = r'"(?:\\.|[^"\\])*"'

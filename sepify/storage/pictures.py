@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sepify.errors import FileError
-from sepify.faults import open_file, reading
+from sepify.faults import reading
+from sepify.storage.reading import open_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from sepify.errors import FileError
-from sepify.faults import cause, read_bytes, reading
+from sepify.faults import cause, reading
 from sepify.storage.archives.saved import read_saved
+from sepify.storage.reading import read_bytes
 from sepify.storage.writing import torch_file, write_bytes
 
 

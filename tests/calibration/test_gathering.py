@@ -11,7 +11,7 @@ from sepify.errors import CalibrationWarning
 from sepify.graph.batches import calibration_batches
 from sepify.passes.separate import separate_convolutions
 from sepify.planning.uniform import plan_uniform
-from sepify.storage import is_on_disk, on_disk
+from sepify.storage.tensors import is_on_disk, on_disk
 
 
 def solved(batches, memory):

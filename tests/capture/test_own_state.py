@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 import sepify
 from sepify.capture import capture
 from sepify.errors import CaptureError, SepifyError, UsageError
-from sepify.formats import save_model
 from sepify.formats.load import load_model
+from sepify.formats.save import save_model
 
 FRAMES = torch.randn(5, 1, 1, 4, 12, generator=torch.Generator().manual_seed(2))
 X = FRAMES[0]

@@ -17,8 +17,7 @@ import pytest
 from device.emulator import CPUS, emulate
 from device.networks import demo
 from sepify.demo.data import MODEL_FILE
-from sepify.formats import to_torchscript
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript, to_torchscript
 
 PAGE = Path(__file__).parents[2] / "docs" / "raspberry-pi.md"
 SHAPE = (1, 1, 28, 28)

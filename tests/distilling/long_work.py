@@ -17,7 +17,7 @@ from torch import fx
 
 import sepify
 from sepify.distilling import Training, shift_and_mirror
-from sepify.storage import save_state
+from sepify.storage.tensors import save_state
 
 SETTINGS = Training(batch=32, rate=5e-3, ema=0.9, save_every=0)
 

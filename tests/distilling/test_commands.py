@@ -13,8 +13,9 @@ from distilling.students import pictures, student, teacher
 import sepify
 from sepify.cli.app import main
 from sepify.formats.load import load_model
-from sepify.formats.torchscript_read import save_torchscript
-from sepify.storage import read_json, read_state
+from sepify.formats.torchscript_write import save_torchscript
+from sepify.storage import read_json
+from sepify.storage.tensors import read_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

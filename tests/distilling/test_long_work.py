@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import sepify
 from sepify.distilling import Losses, checkpoint
 from sepify.errors import DistillationError, FileError, UsageError
-from sepify.storage import read_state, save_state
+from sepify.storage.tensors import read_state, save_state
 
 SCRIPT = Path(__file__).with_name("long_work.py")
 

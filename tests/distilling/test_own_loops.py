@@ -11,7 +11,7 @@ from distilling.students import pictures, student, teacher, weights
 
 import sepify
 from sepify.distilling import DistillationPair
-from sepify.storage import read_state
+from sepify.storage.tensors import read_state
 
 PAGE = Path(__file__).parents[2] / "docs" / "distillation.md"
 
@@ -63,7 +63,7 @@ import sys
 import torch
 import sepify
 from distilling.students import pictures, student, teacher
-from sepify.storage import save_state
+from sepify.storage.tensors import save_state
 
 model, images, epochs = teacher(), pictures(), 3
 small = student(model)

@@ -7,7 +7,7 @@ from nets import images
 from sepify.errors import UsageError
 from sepify.graph.batches import calibration_batches
 from sepify.judging.heldout import Split, held_out, hold_out, image_marks, not_held_out
-from sepify.storage import is_on_disk
+from sepify.storage.tensors import is_on_disk
 
 
 def batches(data, size=16):

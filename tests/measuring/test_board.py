@@ -18,7 +18,7 @@ from nets import Plain, images, seeded
 import sepify
 from sepify.cli import main
 from sepify.errors import DeviceError, UsageError
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.measuring import compare
 
 pytest.importorskip("tvm")

@@ -12,7 +12,7 @@ from nets import Plain, images, seeded
 import sepify
 from sepify.cli import main
 from sepify.errors import PlanError, UsageError
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.plans.file import save_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

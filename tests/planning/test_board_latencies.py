@@ -19,7 +19,7 @@ from torch import fx
 import sepify
 from sepify.cli import main
 from sepify.errors import DeviceError, PlanError, UsageError
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 from sepify.graph.convolutions import survey
 from sepify.graph.maps import measure_maps
 from sepify.planning.candidates import list_layers

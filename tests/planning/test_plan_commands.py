@@ -11,7 +11,7 @@ from nets import Plain, images, seeded
 
 import sepify
 from sepify.cli import main
-from sepify.formats.torchscript_read import save_torchscript
+from sepify.formats.torchscript_write import save_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -13,7 +13,7 @@ from storage.forging import Marks, entries_of, packed, saved
 from torch import nn
 
 from sepify.errors import FileError
-from sepify.storage import read_state, save_state
+from sepify.storage.tensors import read_state, save_state
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:

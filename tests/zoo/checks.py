@@ -20,10 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sepify
 from sepify.capture import capture
-from sepify.formats import load_weights, save_model
 from sepify.formats.onnx_write import onnxruntime_session
 from sepify.formats.pt2_read import load_exported
+from sepify.formats.save import save_model
 from sepify.formats.torchscript_read import load_torchscript
+from sepify.formats.weights import load_weights
 from zoo.answers import distance, equal, tensors
 from zoo.specimen import BATCH, Specimen
 

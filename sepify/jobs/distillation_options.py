@@ -1,4 +1,4 @@
-"""Distillation as it is asked for at a shell: the options, checked, and the teaching itself."""
+"""The options of a distillation at a shell: read, checked, and carried out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sepify.storage import write_json
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """The options that say how a student is taught, as a person gives them."""
+class DistillationOptions:
+    """The options as a person gives them; the fields are those of `sepify distill`."""
 
     data: str | Path
     heldout: str | Path | None = None
@@ -41,17 +41,17 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A lesson whose files are read and whose options are checked."""
+class PreparedDistillation:
+    """A distillation whose files are read and whose options are checked."""
 
-    lesson: Lesson
+    options: DistillationOptions
     data: Tensor | tuple[Tensor, ...]
     heldout: Tensor | None
     losses: Losses
     training: Training
     checkpoint: Path
 
-    def apart_from(self, below: float | None) -> Prepared:
+    def apart_from(self, below: float | None) -> PreparedDistillation:
         """The same without the images that a plan holds out (`Plan.heldout`): a network that has
         learned from them, or was chosen by them, cannot be judged on them."""
         if below is None:
@@ -68,18 +68,18 @@ class Prepared:
 
     def teach(self, student: fx.GraphModule, teacher: nn.Module, tell: Progress) -> fx.GraphModule:
         """The student, taught; its checkpoint stays until `forget`."""
-        augment = self.lesson.augment
+        augment = self.options.augment
         return distill(
             student,
             teacher=teacher,
             data=self.data,
             heldout=self.heldout,
-            epochs=self.lesson.epochs,
+            epochs=self.options.epochs,
             losses=self.losses,
             augment=None if augment is None else read_augment(augment),
             training=self.training,
             checkpoint=self.checkpoint,
-            resume=self.lesson.resume,
+            resume=self.options.resume,
             progress=tell,
         )
 
@@ -89,41 +89,43 @@ class Prepared:
 
 
 def prepare(
-    lesson: Lesson,
+    options: DistillationOptions,
     output: Path,
     preparation: Preparation | None = None,
     shape: Sequence[int] | None = None,
-) -> Prepared:
-    """Read and check everything that a lesson needs before the long work begins. Its checkpoint
-    lies beside `output`: small.pt has small.distill. `preparation` and the `shape` of the networks'
-    input are for data that are pictures."""
-    if lesson.epochs < 1:
-        raise UsageError(f"--epochs {lesson.epochs}: there is nothing to do; give 1 or more")
-    if lesson.augment is not None:
-        read_augment(lesson.augment)
+) -> PreparedDistillation:
+    """Read and check everything that a distillation needs before the long work begins.
+
+    Its checkpoint lies beside `output`: small.pt has small.distill. `preparation` and the `shape`
+    of the networks' input are for data that are pictures.
+    """
+    if options.epochs < 1:
+        raise UsageError(f"--epochs {options.epochs}: there is nothing to do; give 1 or more")
+    if options.augment is not None:
+        read_augment(options.augment)
     checkpoint = output.with_suffix(".distill")
-    if checkpoint.exists() and not lesson.resume:
+    if checkpoint.exists() and not options.resume:
         raise UsageError(
             f"{checkpoint} is there from a run that did not end: add --resume to go on with it, or "
             "remove it to start anew"
         )
     losses = Losses(
-        temperature=lesson.temperature, layers=lesson.layer_weight, labels=lesson.label_weight
+        temperature=options.temperature, layers=options.layer_weight, labels=options.label_weight
     )
     training = Training(
-        batch=lesson.batch,
-        rate=lesson.rate,
-        batchnorm="frozen" if lesson.freeze_batchnorm else "train",
-        unchanged="frozen" if lesson.freeze_unchanged else "train",
-        patience=lesson.patience,
-        mixed_precision=cast(Precision, lesson.precision),
-        seed=lesson.seed,
+        batch=options.batch,
+        rate=options.rate,
+        batchnorm="frozen" if options.freeze_batchnorm else "train",
+        unchanged="frozen" if options.freeze_unchanged else "train",
+        patience=options.patience,
+        mixed_precision=cast(Precision, options.precision),
+        seed=options.seed,
     )
     heldout = None
-    if lesson.heldout is not None:
-        heldout = read_images(lesson.heldout, preparation, shape)
-    data = read_maybe_labelled(lesson.data, preparation, shape)
-    return Prepared(lesson, data, heldout, losses, training, checkpoint)
+    if options.heldout is not None:
+        heldout = read_images(options.heldout, preparation, shape)
+    data = read_maybe_labelled(options.data, preparation, shape)
+    return PreparedDistillation(options, data, heldout, losses, training, checkpoint)
 
 
 def describe(taught: fx.GraphModule) -> str:
