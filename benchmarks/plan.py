@@ -42,12 +42,11 @@ from sepify.graph.batches import calibration_batches
 from sepify.graph.convolutions import separable, survey
 from sepify.judging.statistics import top1
 from sepify.planning.budgeted import Known, measure_candidates
-from sepify.planning.columns import column_of
-from sepify.planning.knapsack import choose
-from sepify.planning.measurements import Measurements, load_measurements, save_measurements
+from sepify.planning.candidates import Measurements, load_measurements, save_measurements
+from sepify.planning.knapsack import choose, cost_table
+from sepify.planning.reference_plans import Picks, by_rank, energy_picks, uniform_picks
 from sepify.planning.search import chosen_forms, damage_table
-from sepify.planning.trials import set_up
-from sepify.planning.unmeasured import Picks, by_rank, energy_picks, uniform_picks
+from sepify.planning.trials import set_up_trials
 from sepify.plans.plan import Decision, Plan
 from sepify.storage import read_json, write_json
 
@@ -236,16 +235,16 @@ def _run_besides(key: str, subject: Subject, options: argparse.Namespace, result
 def _makers(
     graph: fx.GraphModule, x: Tensor, images: Tensor, measured: Measurements
 ) -> dict[str, Callable[[float], Plan]]:
-    column = column_of(measured, "macs")
+    table = cost_table(measured, "macs")
     convs = {c.name: conv for c, conv in separable(survey(graph))}
 
     def limited(find: Callable[[float], Picks | None], share: float) -> Plan:
-        picks = find(share * column.original)
+        picks = find(share * table.original)
         if picks is None:
             raise PlanError("no plan of this kind is within the budget")
         return _plan(measured, picks)
 
-    layers, costs = measured.layers, column.costs
+    layers, costs = measured.layers, table.costs
 
     def planned(share: float) -> Plan:
         budget, known = sepify.Budget(macs=share), Known(measured)
@@ -325,7 +324,7 @@ def _rank_correlation(
 ) -> float:
     """Spearman's rho over random plans: each layer's rank is around one drawn for the plan."""
     names = [c.name for c, _ in separable(survey(graph))]
-    bench = set_up(graph, names, calibration_batches(images))
+    trials = set_up_trials(graph, names, calibration_batches(images))
     draw = random.Random(SEED)
     damages = damage_table(measured.layers)
     predicted, found = [], []
@@ -336,7 +335,7 @@ def _rank_correlation(
             wanted = max(1, round(draw.gauss(centre, 1)))
             picks.append(by_rank(layer).get(wanted, 0))
         predicted.append(sum(row[k] for row, k in zip(damages, picks, strict=True)))
-        found.append(bench.around(chosen_forms(measured.layers, picks), {}, _silent)[0])
+        found.append(trials.around(chosen_forms(measured.layers, picks), {}, _silent)[0])
     return float(spearmanr(predicted, found).statistic)
 
 

@@ -32,7 +32,6 @@ from sepify.passes.pipeline import Step, run_passes
 from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
 from sepify.passes.separate import separate_convolutions
 from sepify.passes.settle_batchnorm import settle_batchnorm
-from sepify.planning.beside import UNSET, Rank, require_agreeing, require_alone
 from sepify.planning.make import (
     Wish,
     apart_from,
@@ -40,6 +39,7 @@ from sepify.planning.make import (
     plan_reduced,
     require_steady,
 )
+from sepify.planning.options import UNSET, Rank, require_agreeing, require_alone
 from sepify.planning.reduced import reduce_network
 from sepify.planning.uniform import Filter
 from sepify.plans.budget import Budget

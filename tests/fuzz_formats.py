@@ -22,14 +22,14 @@ import sepify
 from sepify.formats.pt2_read import load_exported, noted_inputs
 from sepify.formats.torchscript_read import load_torchscript
 from sepify.images import read_images, read_maybe_labelled, read_preparation
-from sepify.planning.latency_table import LatencyTable, load_table, save_table
-from sepify.planning.measurements import (
+from sepify.planning.candidates import (
     Candidate,
     Layer,
     Measurements,
     load_measurements,
     save_measurements,
 )
+from sepify.planning.latency import LatencyTable, load_table, save_table
 from sepify.plans.costs import Cost
 from sepify.plans.forms import Keep, Separate
 from sepify.storage.tensors import read_state, read_weights

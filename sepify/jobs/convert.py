@@ -30,7 +30,7 @@ from sepify.judging.number_words import interval, percent
 from sepify.judging.unseen import NO_IMAGES, judge_unseen
 from sepify.measuring import compare
 from sepify.passes.thin_channels import NOT_THINNED
-from sepify.planning.beside import UNSET
+from sepify.planning.options import UNSET
 from sepify.plans.budget import read_budget
 from sepify.plans.file import load_plan, save_plan
 from sepify.plans.forms import Order

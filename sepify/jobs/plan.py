@@ -22,10 +22,10 @@ from sepify.images import in_memory
 from sepify.jobs.data_options import DataRequest, gather_data
 from sepify.judging.heldout import hold_out
 from sepify.planning.budgeted import Known, measure_candidates
+from sepify.planning.candidates import load_measurements, save_measurements
 from sepify.planning.frontier import Frontier, trace_frontier
-from sepify.planning.latency_table import load_table, save_table
+from sepify.planning.latency import load_table, save_table
 from sepify.planning.make import make_plan
-from sepify.planning.measurements import load_measurements, save_measurements
 from sepify.planning.reduced import reduce_network
 from sepify.planning.uniform import refusals
 from sepify.plans.budget import read_budget

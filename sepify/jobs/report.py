@@ -21,7 +21,7 @@ from sepify.judging.unseen import NO_IMAGES
 from sepify.measuring import Report, compare
 from sepify.measuring.compare import FITTED_NOTE
 from sepify.measuring.judging import PERHAPS_FITTED
-from sepify.planning.measurements import load_measurements
+from sepify.planning.candidates import load_measurements
 from sepify.plans.file import load_plan
 from sepify.plans.plan import Plan
 from sepify.plans.resolution import inputs_for

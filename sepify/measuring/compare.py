@@ -24,8 +24,8 @@ from sepify.measuring.judging import PERHAPS_FITTED, Evidence, judge, judge_vari
 from sepify.measuring.layers import pair_layers, plan_document
 from sepify.measuring.notes import board_notes, latency_notes, shape_note
 from sepify.measuring.rank_curves import rank_curves
+from sepify.planning.candidates import Measurements
 from sepify.planning.frontier import trace_frontier
-from sepify.planning.measurements import Measurements
 from sepify.plans.plan import Plan
 from sepify.plans.resolution import inputs_for, reduced_first
 from sepify.process.machine import installed_versions, this_machine, usable_cpus

@@ -10,7 +10,7 @@ from sepify.errors import CaptureError
 from sepify.graph.convolutions import Convolution, survey
 from sepify.graph.maps import Maps, measure_maps
 from sepify.graph.running import Inputs
-from sepify.planning.measurements import Measurements
+from sepify.planning.candidates import Measurements
 from sepify.plans.costs import standard_cost
 from sepify.plans.forms import ORDERS, Order, Separate, full_rank
 from sepify.report.model import RankPoint

@@ -1,4 +1,4 @@
-"""A budget in points of accuracy: the cheapest plan on the frontier that keeps the promise.
+"""A budget in points of accuracy: the cheapest plan on the frontier that keeps it.
 
 Searched by bisection on one half of the data, and then held against images that nothing was chosen
 by. A plan that fails there gives way to a dearer one, which is chosen on all images looked at so
@@ -20,12 +20,11 @@ from sepify.calibration.output_loss import Outputs
 from sepify.errors import InputError, UsageError
 from sepify.graph.batches import Batch, image_count, on_device_of
 from sepify.judging.statistics import check_labels, paired_difference, wilson
-from sepify.planning.columns import column_of
+from sepify.planning.candidates import Measurements
 from sepify.planning.frontier import frontier_choices
-from sepify.planning.knapsack import Choice
-from sepify.planning.measurements import Measurements
+from sepify.planning.knapsack import Choice, cost_table
 from sepify.planning.search import chosen_forms
-from sepify.planning.trials import Workbench, split_images
+from sepify.planning.trials import Trials, split_images
 from sepify.process.progress import Progress
 
 POINTS = 32  # on the frontier
@@ -36,7 +35,7 @@ LEVEL = 0.95  # of the intervals of all tries together
 
 
 @dataclass(frozen=True)
-class Kept:
+class Met:
     """The choice, the drop in points on the images that verified it, and how in words."""
 
     choice: Choice
@@ -96,7 +95,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Jury:
+class CheckImages:
     """Images with what the original answers to them, and their labels if there are any."""
 
     batches: tuple[Batch, ...]
@@ -115,43 +114,44 @@ class Jury:
         return Verdict(both, lost, gained, neither, self.labels is not None)
 
 
-def keep_promise(
-    bench: Workbench,
+def meet_accuracy_target(
+    trials: Trials,
     measurements: Measurements,
     points: float,
-    juries: Sequence[Jury],
+    checks: Sequence[CheckImages],
     progress: Progress,
-) -> Kept:
-    """The cheapest choice that loses at most `points` on the first jury, and on another one, which
-    verifies it: each of the others is asked once. The original network, which loses nothing, is the
-    last resort."""
-    choices = frontier_choices(measurements, POINTS, column_of(measurements, "macs"))
+) -> Met:
+    """The cheapest choice that loses at most `points` on the first of `checks`, and on another one,
+    which verifies it: each of the others is used once. The original network, which loses nothing,
+    is the last resort."""
+    choices = frontier_choices(measurements, POINTS, cost_table(measurements, "macs"))
     verdicts: dict[int, list[Verdict]] = {}
 
-    def verdict(index: int, jury: int) -> Verdict:
+    def verdict(index: int, check: int) -> Verdict:
         if index not in verdicts:
-            progress("holding plans against the promise", len(verdicts), 0)
+            progress("checking plans against the accuracy target", len(verdicts), 0)
             forms = chosen_forms(measurements.layers, choices[index].picks)
-            factors = bench.factors(forms, progress)
-            # all are heard at once, for factors cost more than answers; each is looked at in turn
-            verdicts[index] = [each.judge(bench.answers(factors, each.batches)) for each in juries]
-        return verdicts[index][jury]
+            factors = trials.factors(forms, progress)
+            # all are run at once, as factors cost more than answers; each is looked at in turn
+            verdicts[index] = [each.judge(trials.answers(factors, each.batches)) for each in checks]
+        return verdicts[index][check]
 
     last = len(choices) - 1  # the dearest is the original network
-    index, tried = choose_and_verify(verdict, last, len(juries) - 1, points)
+    index, tried = choose_and_verify(verdict, last, len(checks) - 1, points)
     if tried is None:
-        return Kept(choices[last], 0.0, "nothing was separated, so nothing is lost")
+        return Met(choices[last], 0.0, "nothing was separated, so nothing is lost")
     verified = verdict(index, tried)
-    return Kept(choices[index], verified.drop, verified.words(tried, len(juries) - 1))
+    return Met(choices[index], verified.drop, verified.words(tried, len(checks) - 1))
 
 
 def choose_and_verify(
     verdict: Callable[[int, int], Verdict], last: int, tries: int, points: float
 ) -> tuple[int, int | None]:
-    """The choice, 0 (the cheapest) to `last` (which loses nothing), and the jury that verified it.
+    """The choice, 0 (the cheapest) to `last` (which loses nothing), and the number of the check
+    images that verified it.
 
-    `verdict(choice, jury)`: jury 0 is searched on; 1 to `tries` verify, each a single choice. Where
-    none of them accepts one, it is `last`, and None.
+    `verdict(choice, check)`: those of number 0 are searched on; 1 to `tries` verify, each a single
+    choice. Where none of them accepts one, it is `last`, and None.
     """
     low, high = 0, last
     while low < high:
@@ -160,28 +160,28 @@ def choose_and_verify(
             high = middle
         else:
             low = middle + 1
-    for jury in range(1, tries + 1):
+    for check in range(1, tries + 1):
         if low == last:
             break
-        if verdict(low, jury).drop <= points:
-            return low, jury
+        if verdict(low, check).drop <= points:
+            return low, check
         low += 1  # and what all the images seen so far allow
-        while low < last and _seen(verdict, low, jury).drop > points:
+        while low < last and _seen(verdict, low, check).drop > points:
             low += 1
     return last, None
 
 
-def _seen(verdict: Callable[[int, int], Verdict], choice: int, jury: int) -> Verdict:
-    """On all images up to those of `jury`."""
+def _seen(verdict: Callable[[int, int], Verdict], choice: int, check: int) -> Verdict:
+    """On all images up to those of `check`."""
     total = verdict(choice, 0)
-    for number in range(1, jury + 1):
+    for number in range(1, check + 1):
         total += verdict(choice, number)
     return total
 
 
-def juries_of(
-    bench: Workbench, spare: Sequence[Batch], labelled: tuple[Tensor, Tensor] | None
-) -> tuple[Jury, ...]:
+def check_images_of(
+    trials: Trials, spare: Sequence[Batch], labelled: tuple[Tensor, Tensor] | None
+) -> tuple[CheckImages, ...]:
     """Of the labelled data, or of the images that planning did not look at: one half to search on,
     and the other in parts, each to verify one plan: a half, a quarter and a quarter of it, as far
     as they are 64 images and more.
@@ -189,7 +189,7 @@ def juries_of(
     Raises UsageError where the network is no classifier, InputError for too few images or labels
     that do not fit.
     """
-    if bench.loss.kind != "kl":
+    if trials.loss.kind != "kl":
         raise UsageError(
             "accuracy_drop needs a classifier, one row of class scores an image; give a budget in "
             "macs, params, size_mb or latency instead"
@@ -198,7 +198,7 @@ def juries_of(
     if labelled is not None:
         images, labels = labelled
         check_labels(len(images), labels)
-        spare = [on_device_of(bench.network, (part,)) for part in images.split(BATCH)]
+        spare = [on_device_of(trials.network, (part,)) for part in images.split(BATCH)]
     if image_count(spare) < 2 * FEWEST:
         told = "labelled images" if labelled is not None else "images that planning does not use"
         raise InputError(
@@ -206,12 +206,12 @@ def juries_of(
             f"at least {2 * FEWEST} are needed"
         )
     parts = _parts(spare)
-    answers = [tuple(bench.answers({}, part)) for part in parts]
+    answers = [tuple(trials.answers({}, part)) for part in parts]
     given: Sequence[Tensor | None] = [None] * len(parts)
     if labels is not None:
         marks = _parts([(part,) for part in labels.split(BATCH)])
         given = [torch.cat([batch[0] for batch in part]) for part in marks]
-    return tuple(Jury(*each) for each in zip(parts, answers, given, strict=True))
+    return tuple(CheckImages(*each) for each in zip(parts, answers, given, strict=True))
 
 
 def _parts(batches: Sequence[Batch]) -> list[tuple[Batch, ...]]:

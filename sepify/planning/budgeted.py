@@ -12,17 +12,19 @@ from sepify.errors import UsageError
 from sepify.graph.batches import Batch
 from sepify.graph.convolutions import Convolution, separable, survey
 from sepify.graph.maps import Maps, measure_maps
-from sepify.planning.accuracy_target import Jury, juries_of, keep_promise
-from sepify.planning.candidates import list_layers
-from sepify.planning.columns import Column, column_of, limit_of
-from sepify.planning.entrants import list_entrants
+from sepify.planning.accuracy_target import CheckImages, check_images_of, meet_accuracy_target
+from sepify.planning.candidates import Measurements, check_measurements, list_layers
 from sepify.planning.explain import decide
-from sepify.planning.latency import measure_latencies
-from sepify.planning.latency_table import LatencyTable, check_table, with_latencies
-from sepify.planning.measurements import Measurements, check_measurements
-from sepify.planning.run_off import FINAL_IMAGES, run_off
-from sepify.planning.search import chosen_forms, settle
-from sepify.planning.trials import MOST_IMAGES, Workbench, set_up, take_images
+from sepify.planning.knapsack import CostTable, cost_table, limit_of
+from sepify.planning.latency import LatencyTable, check_table, measure_latencies, with_latencies
+from sepify.planning.search import (
+    FINAL_IMAGES,
+    best_measured,
+    chosen_forms,
+    competing_plans,
+    run_rounds,
+)
+from sepify.planning.trials import MOST_IMAGES, Trials, set_up_trials, take_images
 from sepify.planning.uniform import Filter, refusals
 from sepify.plans.budget import Budget
 from sepify.plans.costs import Cost
@@ -81,8 +83,8 @@ def plan_to_budget(
 
     Raises PlanError where the budget cannot be met (saying the least possible), a `keep` pattern
     matches nothing or what is `known` is of another model, target or machine; InputError for too
-    few images; UsageError for a target or a promise that makes no sense here; DeviceError where the
-    board is lost.
+    few images; UsageError for a target or an accuracy drop that makes no sense here; DeviceError
+    where the board is lost.
     """
     note = progress or silent
     known = known or Known()
@@ -100,13 +102,13 @@ def plan_to_budget(
     else:
         planning, spare = tuple(batches), ()
     convs = {convolution.name: conv for convolution, conv in separable(convolutions)}
-    bench = set_up(original, list(convs), planning)
-    juries = None
+    trials = set_up_trials(original, list(convs), planning)
+    checks = None
     if budget.quantity == "accuracy_drop":
-        juries = juries_of(bench, spare, labelled)
+        checks = check_images_of(trials, spare, labelled)
 
     def measure() -> Measurements:
-        measured = _measurements(original, inputs, bench, known, note)
+        measured = _measurements(original, inputs, trials, known, note)
         return measured.kept_only(refused).of_style(style)
 
     if budget.target is None:
@@ -114,15 +116,15 @@ def plan_to_budget(
     else:
         measurements = _timed(original, inputs, budget.target, farm, known, measure, note)
 
-    column = column_of(measurements, budget.quantity)
-    if juries is None:
-        final = set_up(original, list(convs), planning, FINAL_IMAGES)
-        outlook, picks = _within(bench, final, convs, measurements, column, budget, note)
+    table = cost_table(measurements, budget.quantity)
+    if checks is None:
+        final = set_up_trials(original, list(convs), planning, FINAL_IMAGES)
+        outlook, picks = _within(trials, final, convs, measurements, table, budget, note)
     else:
-        outlook, picks = _promised(bench, measurements, budget, juries, note)
+        outlook, picks = _within_accuracy(trials, measurements, budget, checks, note)
     costs = own_costs(measurements, convolutions, measure_maps(original, inputs), style)
     return Plan(
-        decide(measurements.layers, picks, convolutions, costs, column, measurements.loss),
+        decide(measurements.layers, picks, convolutions, costs, table, measurements.loss),
         outlook=outlook,
         style=style,
     )
@@ -158,44 +160,44 @@ def _timed(
 
 
 def _within(
-    bench: Workbench,
-    final: Workbench,
+    trials: Trials,
+    final: Trials,
     convs: Mapping[str, nn.Conv2d],
     measurements: Measurements,
-    column: Column,
+    table: CostTable,
     budget: Budget,
     progress: Progress,
 ) -> tuple[Outlook, Picks]:
     """The least damage within a cost."""
-    limit = limit_of(column, budget)
-    layers, room = measurements.layers, limit - column.besides
-    settled = settle(bench, layers, column.costs, room, progress)
-    entrants = list_entrants(settled, layers, column.costs, room, convs)
-    best = run_off(final, layers, entrants, progress)
+    limit = limit_of(table, budget)
+    layers, room = measurements.layers, limit - table.besides
+    rounds_chosen = run_rounds(trials, layers, table.costs, room, progress)
+    plans = competing_plans(rounds_chosen, layers, table.costs, room, convs)
+    best = best_measured(final, layers, plans, progress)
     choice = best.choice
     outlook = Outlook(
         budget=str(budget),
         limit=limit,
-        reached=choice.cost + column.besides,
+        reached=choice.cost + table.besides,
         loss=measurements.loss,
         predicted=choice.damage,
         measured=best.measured,
         gap=choice.gap,
-        rounds=len(settled),
+        rounds=len(rounds_chosen),
     )
     return outlook, choice.picks
 
 
-def _promised(
-    bench: Workbench,
+def _within_accuracy(
+    trials: Trials,
     measurements: Measurements,
     budget: Budget,
-    juries: Sequence[Jury],
+    checks: Sequence[CheckImages],
     progress: Progress,
 ) -> tuple[Outlook, Picks]:
     """The least cost within an accuracy drop."""
     points = budget.limit.value
-    kept = keep_promise(bench, measurements, points, juries, progress)
+    kept = meet_accuracy_target(trials, measurements, points, checks, progress)
     choice = kept.choice
     forms = chosen_forms(measurements.layers, choice.picks)
     outlook = Outlook(
@@ -204,7 +206,7 @@ def _promised(
         reached=kept.drop,
         loss=measurements.loss,
         predicted=choice.damage,
-        measured=bench.lost(bench.factors(forms, progress), progress),
+        measured=trials.lost(trials.factors(forms, progress), progress),
         gap=choice.gap,
         rounds=0,
         verified=kept.words,
@@ -220,8 +222,8 @@ def measure_candidates(
     progress: Progress | None = None,
 ) -> Measurements:
     """Every convolution's candidates with their costs and damages: what a frontier is made of."""
-    bench = set_up(original, [c.name for c, _ in separable(survey(original))], batches)
-    return _measurements(original, inputs, bench, known or Known(), progress or silent)
+    trials = set_up_trials(original, [c.name for c, _ in separable(survey(original))], batches)
+    return _measurements(original, inputs, trials, known or Known(), progress or silent)
 
 
 def own_costs(
@@ -247,7 +249,7 @@ def own_costs(
 def _measurements(
     original: fx.GraphModule,
     inputs: tuple[Tensor, ...],
-    bench: Workbench,
+    trials: Trials,
     known: Known,
     progress: Progress,
 ) -> Measurements:
@@ -256,15 +258,15 @@ def _measurements(
         kernels = {c.name: c.kernel for c in convolutions}
         check_measurements(known.measurements, kernels, "the file of measurements")
         return known.measurements
-    layers = bench.measured(list_layers(convolutions, measure_maps(original, inputs)), progress)
+    layers = trials.measured(list_layers(convolutions, measure_maps(original, inputs)), progress)
     inside = sum(c.params for c in convolutions)
     tensors = [*original.parameters(), *original.buffers()]
     each = next((p.element_size() for p in original.parameters()), 4)
     everything = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     measured = Measurements(
         layers,
-        bench.loss.kind,
-        sum(len(batch[0]) for batch in bench.judge),
+        trials.loss.kind,
+        sum(len(batch[0]) for batch in trials.judge),
         max(0, everything - inside * each),
         each,
     )

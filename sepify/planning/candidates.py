@@ -1,19 +1,78 @@
-"""Which forms are worth looking at for a convolution, and what each costs."""
+"""What a plan is made from: the forms that each convolution may take, their cost and damage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from sepify.errors import FileError, PlanError
 from sepify.factorize.solvers import solver_work
 from sepify.graph.convolutions import Convolution
 from sepify.graph.maps import Maps
-from sepify.planning.measurements import Candidate, Layer
 from sepify.plans.costs import Cost, standard_cost
-from sepify.plans.forms import FORMS, Keep
+from sepify.plans.form import Form
+from sepify.plans.forms import FORMS, Keep, form_from_dict, form_to_dict
+from sepify.plans.styles import Style
+from sepify.storage import read_document, write_json
 
+FORMAT = "sepify-measurements"
+VERSION = 4  # 3 had an order and a rank for each candidate, 2 did not say what was held out
 # Multiply-adds of one step of a solver: above this its least squares takes longer than everything
 # else together. It leaves out pw-dw where dw-pw has the same cost at the same rank.
 MOST_WORK = 3e8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A `form` that a convolution may take.
+
+    `cost` is the cost then; `damage` the rise of the network's output loss, by the second-order
+    estimate or, where `measured`, by running the network with this layer alone replaced.
+    """
+
+    form: Form
+    cost: Cost
+    damage: float
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One choice to make: `names` are the convolutions that it is made for (those that share one
+    weight go together); the first of `candidates` is to keep. `reason` says why there is no other.
+    """
+
+    names: tuple[str, ...]
+    kernel: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Every convolution's candidates, in execution order; the loss in which damage is given; the
+    images that judged it; bytes of the model's weights outside of its convolutions, and of one
+    parameter; and which images had no part in them, as `Plan.heldout`."""
+
+    layers: tuple[Layer, ...]
+    loss: str
+    images: int
+    other_bytes: int
+    bytes_each: int
+    heldout: float | None = None
+
+    def kept_only(self, refusals: Mapping[str, str]) -> Measurements:
+        """The same, with each convolution in `refusals` kept for the reason given there."""
+        return replace(self, layers=tuple(_restricted(layer, refusals) for layer in self.layers))
+
+    def of_style(self, style: Style) -> Measurements:
+        """The same with the candidates that `style` allows, and with the parameters that its
+        BatchNorm has."""
+        if style == "linear":
+            return self
+        return replace(self, layers=tuple(_of_style(layer, style) for layer in self.layers))
 
 
 def list_layers(convolutions: Sequence[Convolution], maps: Mapping[str, Maps]) -> tuple[Layer, ...]:
@@ -75,3 +134,104 @@ def _sum(costs: Sequence[Cost]) -> Cost:
         sum(cost.params for cost in costs),
         None if None in moved else sum(m or 0 for m in moved),
     )
+
+
+def save_measurements(measurements: Measurements, path: Path | str) -> None:
+    """Write JSON, whole or not at all."""
+    document = asdict(measurements)
+    for layer, entry in zip(measurements.layers, document["layers"], strict=True):
+        for candidate, row in zip(layer.candidates, entry["candidates"], strict=True):
+            row["form"] = form_to_dict(candidate.form)
+    write_json(path, {"format": FORMAT, "version": VERSION, **document})
+
+
+def load_measurements(path: Path | str) -> Measurements:
+    """Read them again. Raises FileError if it is not JSON, something else, or damaged."""
+    advice = "sepify plan --measurements writes them"
+    read = read_document(
+        Measurements, path, FORMAT, VERSION, advice, {Form: _read_form}, {3: _from_version_3}
+    )
+    for number, layer in enumerate(read.layers, 1):
+        fault = _fault(layer)
+        if fault:
+            raise FileError(f"{path} is damaged: layer {number} {fault}; {advice}")
+    return read
+
+
+def _read_form(value: Any, where: str) -> Form:
+    if not isinstance(value, dict):
+        raise FileError(f"{where} is {type(value).__name__}, not dict")
+    try:
+        return form_from_dict(value)
+    except PlanError as error:
+        raise FileError(f"{where}: {error}") from error
+
+
+def _from_version_3(given: dict[str, Any]) -> dict[str, Any]:
+    """Candidates with a form; what does not look like version 3 stays, to be refused later."""
+
+    def candidate(row: Any) -> Any:
+        if not isinstance(row, dict) or not {"order", "rank"} <= row.keys():
+            return row
+        rest = {key: value for key, value in row.items() if key not in ("order", "rank")}
+        if row["order"] is None and row["rank"] is None:
+            return {"form": {"form": "keep"}, **rest}
+        return {"form": {"form": "separate", "order": row["order"], "rank": row["rank"]}, **rest}
+
+    def layer(entry: Any) -> Any:
+        if not isinstance(entry, dict) or not isinstance(entry.get("candidates"), list):
+            return entry
+        return {**entry, "candidates": [candidate(row) for row in entry["candidates"]]}
+
+    layers = given.get("layers")
+    if not isinstance(layers, list):
+        return given
+    return {**given, "layers": [layer(entry) for entry in layers]}
+
+
+def _fault(layer: Layer) -> str | None:
+    """What contradicts itself in a layer that was read."""
+    if not layer.names:
+        return "has no name"
+    if not layer.candidates or layer.candidates[0].form.rewrites:
+        return "has no candidate that keeps it"
+    for candidate in layer.candidates:
+        if candidate is not layer.candidates[0] and not candidate.form.rewrites:
+            return "has two candidates that keep it"
+        cost = candidate.cost
+        numbers = (cost.macs, cost.params, cost.moved, cost.seconds)
+        if any(number is not None and number < 0 for number in numbers):
+            return "has a cost below 0"
+    return None
+
+
+def check_measurements(
+    measurements: Measurements, kernels: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """Raise PlanError, naming the layer that differs, unless these are of a model with the given
+    kernels by name."""
+    known = {name: layer.kernel for layer in measurements.layers for name in layer.names}
+    for name in [*known, *kernels]:
+        if known.get(name) != kernels.get(name):
+            raise PlanError(
+                f"{where} is of another model: '{name}' has kernel {known.get(name, 'none')} there "
+                f"and {kernels.get(name, 'none')} in this model"
+            )
+
+
+def _of_style(layer: Layer, style: Style) -> Layer:
+    kept, *others = layer.candidates
+    suited = [
+        replace(c, cost=replace(c.cost, params=c.cost.params + len(layer.names) * added))
+        for c in others
+        for added in [c.form.style_params(layer.kernel, style)]
+        if c.form.fault(layer.kernel, style) is None
+    ]
+    return replace(layer, candidates=(kept, *suited))
+
+
+def _restricted(layer: Layer, refusals: Mapping[str, str]) -> Layer:
+    reason = next((refusals[name] for name in layer.names if name in refusals), None)
+    if reason is None:
+        return layer
+    return replace(layer, candidates=layer.candidates[:1], reason=reason)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sepify.graph.convolutions import Convolution
-from sepify.planning.columns import Column
-from sepify.planning.measurements import Layer
+from sepify.planning.candidates import Layer
+from sepify.planning.knapsack import CostTable
 from sepify.plans.costs import Cost
 from sepify.plans.plan import Decision
 
@@ -16,14 +16,14 @@ def decide(
     picks: Sequence[int],
     convolutions: Sequence[Convolution],
     costs: dict[str, list[Cost]],
-    column: Column,
+    table: CostTable,
     loss: str,
 ) -> tuple[Decision, ...]:
     """A decision for each convolution, in execution order. `costs` are those of each convolution's
     candidates by itself."""
     chosen = {
         name: (layer, row, pick)
-        for layer, row, pick in zip(layers, column.costs, picks, strict=True)
+        for layer, row, pick in zip(layers, table.costs, picks, strict=True)
         for name in layer.names
     }
     decisions = []
@@ -31,7 +31,7 @@ def decide(
         layer, row, pick = chosen[convolution.name]
         taken = layer.candidates[pick]
         own = costs[convolution.name]
-        reason = _rewritten(layer, pick, row, loss) if pick else _kept(layer, row, column, loss)
+        reason = _rewritten(layer, pick, row, loss) if pick else _kept(layer, row, table, loss)
         decisions.append(
             Decision(
                 convolution.name,
@@ -56,15 +56,15 @@ def _rewritten(layer: Layer, pick: int, row: Sequence[float], loss: str) -> str:
     return told + more
 
 
-def _kept(layer: Layer, row: Sequence[float], column: Column, loss: str) -> str:
+def _kept(layer: Layer, row: Sequence[float], table: CostTable, loss: str) -> str:
     if layer.reason is not None:
         return layer.reason
     cheaper = [k for k in range(1, len(row)) if row[k] < row[0]]
     if not cheaper:
-        return f"no candidate is cheaper in {column.quantity}"
+        return f"no candidate is cheaper in {table.quantity}"
     best = min(cheaper, key=lambda k: layer.candidates[k].damage)
     candidate = layer.candidates[best]
-    saved = column.words(row[0] - row[best])
+    saved = table.words(row[0] - row[best])
     return (
         f"worth its cost: {candidate.form.words} would save {saved} and lose "
         f"{_loss(candidate.damage, loss)}"

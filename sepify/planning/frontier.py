@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from math import log10
 from typing import Any
 
-from sepify.planning.columns import Column, column_of
-from sepify.planning.knapsack import Choice, choose
-from sepify.planning.measurements import Measurements
+from sepify.planning.candidates import Measurements
+from sepify.planning.knapsack import Choice, CostTable, choose, cost_table
 from sepify.planning.search import damage_table
 from sepify.plans.budget import Quantity
 from sepify.plans.styles import Style
@@ -80,22 +79,24 @@ def trace_frontier(
 ) -> Frontier:
     """Solve for budgets spread evenly on a logarithmic scale between the least possible and the
     original's cost. `quantity` is "macs", "params", "size_mb" or "latency"."""
-    column = column_of(measurements, quantity)
-    choices = frontier_choices(measurements, points, column)
-    found = [_point(measurements, column, choice) for choice in choices]
-    return Frontier(quantity, measurements.loss, column.original, tuple(found))
+    table = cost_table(measurements, quantity)
+    choices = frontier_choices(measurements, points, table)
+    found = [_point(measurements, table, choice) for choice in choices]
+    return Frontier(quantity, measurements.loss, table.original, tuple(found))
 
 
-def frontier_choices(measurements: Measurements, points: int, column: Column) -> tuple[Choice, ...]:
+def frontier_choices(
+    measurements: Measurements, points: int, table: CostTable
+) -> tuple[Choice, ...]:
     """The distinct choices of the frontier, the cheapest first."""
     damages = damage_table(measurements.layers)
-    least, most = column.least, column.original
+    least, most = table.least, table.original
     choices: dict[tuple[int, ...], Choice] = {}
     for step in range(points):
         limit = most
         if least > 0 and step < points - 1:
             limit = least * (most / least) ** (step / (points - 1))
-        choice = choose(damages, column.costs, max(limit, least) - column.besides)
+        choice = choose(damages, table.costs, max(limit, least) - table.besides)
         choices.setdefault(choice.picks, choice)
     kept: list[Choice] = []
     for choice in sorted(choices.values(), key=lambda c: (c.cost, c.damage)):
@@ -104,11 +105,11 @@ def frontier_choices(measurements: Measurements, points: int, column: Column) ->
     return tuple(kept)
 
 
-def _point(measurements: Measurements, column: Column, choice: Choice) -> FrontierPoint:
-    cost = choice.cost + column.besides
+def _point(measurements: Measurements, table: CostTable, choice: Choice) -> FrontierPoint:
+    cost = choice.cost + table.besides
     return FrontierPoint(
         cost,
-        cost / column.original if column.original else 1.0,
+        cost / table.original if table.original else 1.0,
         choice.damage,
         choice.gap,
         {

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from sepify.errors import PlanError
+from sepify.planning.candidates import Candidate, Measurements
+from sepify.plans.budget import Budget, Quantity
 
 Table = Sequence[Sequence[float]]  # [layer][candidate]
 
@@ -25,6 +27,59 @@ TIME_LIMIT = 60.0  # seconds; a hundred layers of 18 candidates take well under 
 # millionth of the worst damage.
 WORST = 1e3
 TIE = 1e-4
+_UNITS = {"macs": "MACs", "params": "parameters", "size_mb": "bytes", "latency": "s"}
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs by layer and candidate, and what the original costs in all. `besides` is what no choice
+    changes (the weights of other layers, for a size)."""
+
+    quantity: Quantity
+    costs: Table
+    original: float
+    besides: float = 0.0
+
+    @property
+    def least(self) -> float:
+        """The least possible, everything counted."""
+        return least_cost(self.costs) + self.besides
+
+    def words(self, value: float) -> str:
+        """`value` with its unit."""
+        if self.quantity == "latency":
+            return f"{value * 1e3:.3f} ms"
+        if self.quantity == "size_mb":
+            return f"{value / 1e6:.3f} MB"
+        return f"{value:,.0f} {_UNITS[self.quantity]}"
+
+
+def cost_table(measurements: Measurements, quantity: Quantity) -> CostTable:
+    """The costs that `quantity` is about: multiply-adds where it is an accuracy drop."""
+    if quantity == "accuracy_drop":
+        quantity = "macs"
+    costs = [
+        [_cost(candidate, quantity, measurements.bytes_each) for candidate in layer.candidates]
+        for layer in measurements.layers
+    ]
+    besides = float(measurements.other_bytes) if quantity == "size_mb" else 0.0
+    return CostTable(quantity, costs, sum(row[0] for row in costs) + besides, besides)
+
+
+def limit_of(table: CostTable, budget: Budget) -> float:
+    """What the budget allows, in the table's unit. Raises PlanError, saying the least possible,
+    where no choice of candidates is as cheap."""
+    limit = budget.limit.of(table.original)
+    if budget.quantity == "size_mb":
+        limit *= 1e6
+    if table.least > limit:
+        share = table.least / table.original if table.original else 1.0
+        raise PlanError(
+            f"the budget {budget} cannot be met: it allows {table.words(limit)}, and the least "
+            f"possible is {table.words(table.least)} ({share:.1%} of the original's "
+            f"{table.words(table.original)})"
+        )
+    return limit
 
 
 @dataclass(frozen=True)
@@ -109,3 +164,14 @@ def _repaired(
         _, layer, k = min(swaps)
         picks = (*picks[:layer], k, *picks[layer + 1 :])
     return picks
+
+
+def _cost(candidate: Candidate, quantity: Quantity, bytes_each: int) -> float:
+    cost = candidate.cost
+    if quantity == "params":
+        return float(cost.params)
+    if quantity == "size_mb":
+        return float(cost.params * bytes_each)
+    if quantity == "latency":
+        return cost.seconds or 0.0
+    return float(cost.macs or 0)

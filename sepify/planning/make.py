@@ -15,7 +15,7 @@ from sepify.graph.batches import Batch, Calibration, calibration_batches, on_dev
 from sepify.graph.inputs import require_tensors
 from sepify.graph.sound import require_finite_weights, require_taken
 from sepify.judging.heldout import Split, hold_out, image_marks
-from sepify.planning.beside import UNSET, Rank, rank_of
+from sepify.planning.options import UNSET, Rank, rank_of
 from sepify.planning.reduced import Reduced, budget_for, reduce_network, related_to_original
 from sepify.planning.uniform import Filter, plan_uniform
 from sepify.plans.budget import Budget

@@ -91,7 +91,7 @@ def budget_for(budget: Budget, reduced: Reduced) -> Budget:
         return budget
     if budget.quantity == "accuracy_drop":
         raise UsageError(
-            "accuracy_drop with a width or a resolution makes no promise: such a network is to be "
+            "accuracy_drop with a width or a resolution cannot be kept: such a network is to be "
             "trained first; give a budget in macs, params or size_mb"
         )
     if not budget.limit.share:

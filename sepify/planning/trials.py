@@ -21,7 +21,7 @@ from sepify.errors import InputError
 from sepify.factorize.factors import Factors
 from sepify.graph.batches import Batch, image_count
 from sepify.passes.inference import inference_copy
-from sepify.planning.measurements import Layer
+from sepify.planning.candidates import Layer
 from sepify.plans.form import Form
 from sepify.process.progress import Progress
 
@@ -34,7 +34,7 @@ MEASURE_ABOVE = 0.05
 
 
 @dataclass(frozen=True)
-class Workbench:
+class Trials:
     """`network` computes what the original does, ready to be solved; factors are fitted to `fit`
     and judged on `judge`, for which the original answers `wanted`."""
 
@@ -55,9 +55,9 @@ class Workbench:
             name: [k for k, value in enumerate(values) if value > MEASURE_ABOVE * worst]
             for name, values in estimates.items()
         }
-        trials = {name: [solved[name][k] for k in large[name]] for name in large if large[name]}
+        large_ones = {name: [solved[name][k] for k in large[name]] for name in large if large[name]}
         _, found = measure_damage(
-            self.network, {}, trials, self.judge, self.wanted, self.loss, progress
+            self.network, {}, large_ones, self.judge, self.wanted, self.loss, progress
         )
         damages = {name: [(value, False) for value in values] for name, values in estimates.items()}
         for name, values in found.items():
@@ -100,13 +100,13 @@ class Workbench:
         return [replay.outputs(replay.start(batch), 0, factors) for batch in batches]
 
 
-def set_up(
+def set_up_trials(
     original: fx.GraphModule,
     separable: Collection[str],
     batches: Sequence[Batch],
     most: int = MOST_IMAGES,
-) -> Workbench:
-    """A workbench for `original`, whose convolutions `separable` may be rewritten, with the first
+) -> Trials:
+    """Trials of `original`, whose convolutions `separable` may be rewritten, with the first
     `most` images or so.
 
     Raises InputError if there are fewer than 32 images, or the network's outputs cannot be judged.
@@ -120,7 +120,7 @@ def set_up(
     network = inference_copy(original, untouched=separable)
     fit, judge = split_images(take_images(batches, most)[0], JUDGING)
     wanted = original_outputs(network, judge)
-    return Workbench(network, fit, judge, tuple(wanted), choose_loss(wanted))
+    return Trials(network, fit, judge, tuple(wanted), choose_loss(wanted))
 
 
 def take_images(batches: Sequence[Batch], most: int) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:

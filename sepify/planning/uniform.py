@@ -34,7 +34,7 @@ def plan_uniform(
 ) -> Plan:
     """Separate every eligible convolution in `order` at `rank` (None: at full rank, exactly).
 
-    A layer whose full rank is lower takes its full rank. Kept, each with its reason: what cannot
+    A layer whose full rank is lower takes its full rank. Met, each with its reason: what cannot
     be separated, what matches a pattern in `keep` (shell wildcards on module paths), what
     `filter_fn(module, name)` refuses, and, unless `allow_costlier`, what would cost more
     multiply-adds than before. Multiply-adds are known only with `example_inputs`.

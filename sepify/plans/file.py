@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,11 +15,11 @@ from sepify.faults import reading
 from sepify.plans.costs import Cost
 from sepify.plans.form import FieldError, Form
 from sepify.plans.forms import form_fields, form_from_dict, form_to_dict
-from sepify.plans.json_lines import Path as Place
-from sepify.plans.json_lines import read_with_lines
 from sepify.plans.plan import METHODS, Decision, Outlook, Plan
 from sepify.plans.styles import STYLES, Style
 from sepify.storage import decode, parse_json, read_text, write_json
+
+Place = tuple[str | int, ...]  # keys and indices from the top: ("convolutions", 3, "rank")
 
 FORMAT = "sepify-plan"
 VERSION = 5
@@ -224,3 +227,59 @@ class _Reader:
             if key not in keys:
                 told = f'"{key}" is not a key that a plan has here; it has {", ".join(keys)}'
                 self.fail((*place, key), told)
+
+
+_SCALAR = json.JSONDecoder()
+
+
+def read_with_lines(text: str) -> tuple[Any, dict[Place, int]]:
+    """The value of valid JSON, and the line, from 1, on which each part of it begins (of a member
+    of an object: its key). Raises PlanError for a key that is given twice, which JSON allows."""
+    lines: dict[Place, int] = {}
+
+    ends = [match.start() for match in re.finditer("\n", text)]
+
+    def line(index: int) -> int:
+        return bisect_left(ends, index) + 1
+
+    def skip(index: int) -> int:
+        while text[index] in " \t\n\r":
+            index += 1
+        return index
+
+    def value(index: int, path: Place) -> tuple[Any, int]:
+        lines.setdefault(path, line(index))
+        if text[index] == "{":
+            return members(index, path)
+        if text[index] == "[":
+            return items(index, path)
+        return _SCALAR.raw_decode(text, index)
+
+    def members(index: int, path: Place) -> tuple[dict[str, Any], int]:
+        found: dict[str, Any] = {}
+        index = skip(index + 1)
+        while text[index] != "}":
+            at = index
+            key, index = _SCALAR.raw_decode(text, index)
+            if key in found:
+                raise PlanError(f'line {line(at)}: "{key}" is given twice')
+            here = (*path, key)
+            lines[here] = line(at)
+            found[key], index = value(skip(skip(index) + 1), here)
+            index = skip(index)
+            if text[index] == ",":
+                index = skip(index + 1)
+        return found, index + 1
+
+    def items(index: int, path: Place) -> tuple[list[Any], int]:
+        found: list[Any] = []
+        index = skip(index + 1)
+        while text[index] != "]":
+            item, index = value(index, (*path, len(found)))
+            found.append(item)
+            index = skip(index)
+            if text[index] == ",":
+                index = skip(index + 1)
+        return found, index + 1
+
+    return value(skip(0), ())[0], lines

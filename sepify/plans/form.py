@@ -56,7 +56,7 @@ class Form(ABC):
 
     @property
     def short(self) -> str:
-        """The form in the narrow column of a table: "dw-pw 2"."""
+        """The form in a narrow table: "dw-pw 2"."""
         return self.words
 
     @property

@@ -69,14 +69,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a plan that was made for a budget promises.
+    """What is expected of a plan that was made for a budget.
 
     `limit` and `reached` are in the budget's own unit (MACs, parameters, bytes, seconds, points).
     Damage is the loss of the network's outputs on calibration data, before the factors are refined:
     `loss` "kl" in nats or "relative" to the outputs' variance; `predicted` by adding up the layers,
     `measured` on the plan as a whole. `gap` is the relative distance of the predicted damage to the
     bound that the solver proved: not 0 where another plan than the solver's measured best.
-    `verified` says how an accuracy promise was checked.
+    `verified` says how an accuracy budget was checked.
     """
 
     budget: str

@@ -16,10 +16,8 @@ from sepify.errors import BoardWarning, DeviceError, PlanError
 from sepify.graph.convolutions import survey
 from sepify.graph.maps import measure_maps
 from sepify.measuring import compare
-from sepify.planning.candidates import list_layers
-from sepify.planning.latency import measure_latencies
-from sepify.planning.latency_table import LatencyTable
-from sepify.planning.measurements import Measurements
+from sepify.planning.candidates import Measurements, list_layers
+from sepify.planning.latency import LatencyTable, measure_latencies
 from sepify.timing.layers import open_stopwatch
 
 TARGET = "raspberry-pi-4"

@@ -108,7 +108,7 @@ def test_an_interruption_leaves_whole_files_or_none(shell, tmp_path, monkeypatch
     def stop(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sepify.planning.budgeted.settle", stop)
+    monkeypatch.setattr("sepify.planning.budgeted.run_rounds", stop)
     files = ("-o", "plan.json", "--measurements", "measured.json")
     code, _, err = shell(*PLAN, "--budget", "macs=0.5", *files)
     assert code != 0

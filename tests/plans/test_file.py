@@ -13,9 +13,8 @@ from sepify.errors import FileError, PlanError, SepifyError
 from sepify.planning.uniform import plan_uniform
 from sepify.plans.costs import Cost
 from sepify.plans.diff import diff_plans
-from sepify.plans.file import load_plan, save_plan
+from sepify.plans.file import load_plan, read_with_lines, save_plan
 from sepify.plans.forms import Keep
-from sepify.plans.json_lines import read_with_lines
 from sepify.plans.plan import Outlook
 
 OUTLOOK = Outlook("macs 0.35", 350.0, 340.0, "kl", 0.1, 0.12, 0.0, 2, None)

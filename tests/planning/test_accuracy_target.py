@@ -1,4 +1,4 @@
-"""The figure of a promise is taken on images that nothing was chosen by."""
+"""The figure of an accuracy budget is taken on images that nothing was chosen by."""
 
 import re
 from types import SimpleNamespace
@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sepify.planning import accuracy_target as promise
-from sepify.planning.accuracy_target import Verdict, juries_of, keep_promise
+from sepify.planning import accuracy_target
+from sepify.planning.accuracy_target import Verdict, check_images_of, meet_accuracy_target
 
 CHOICES, IMAGES, STREAMS = 32, 2048, 100
 POINTS, TRUE = 3.5, 5.0  # what is allowed, and what every choice but the original really loses
 
 
 class Stream:
-    """A bench of networks that answer image i as the original does or not, by chance: never on
+    """A trials of networks that answer image i as the original does or not, by chance: never on
     the half that the search looks at (as if overfitted to it), and on TRUE % of all others."""
 
     loss = SimpleNamespace(kind="kl")
@@ -36,15 +36,15 @@ class Stream:
 @pytest.fixture
 def kept(monkeypatch):
     choices = [SimpleNamespace(picks=number) for number in range(CHOICES)]
-    monkeypatch.setattr(promise, "frontier_choices", lambda *_: choices)
-    monkeypatch.setattr(promise, "chosen_forms", lambda _, picks: picks)
-    monkeypatch.setattr(promise, "column_of", lambda *_: None)
+    monkeypatch.setattr(accuracy_target, "frontier_choices", lambda *_: choices)
+    monkeypatch.setattr(accuracy_target, "chosen_forms", lambda _, picks: picks)
+    monkeypatch.setattr(accuracy_target, "cost_table", lambda *_: None)
 
     def keep(seed):
-        bench = Stream(seed)
-        juries = juries_of(bench, [(torch.arange(IMAGES),)], None)
+        trials = Stream(seed)
+        checks = check_images_of(trials, [(torch.arange(IMAGES),)], None)
         measurements = SimpleNamespace(layers=())
-        return keep_promise(bench, measurements, POINTS, juries, lambda *_: None)
+        return meet_accuracy_target(trials, measurements, POINTS, checks, lambda *_: None)
 
     return keep
 
@@ -64,34 +64,34 @@ def test_the_interval_that_is_told_holds_the_true_figure(kept):
 
 
 def counted(losses):
-    """verdict(choice, jury) of 100 images from the number that each choice loses on each jury."""
+    """verdict(choice, check) of 100 images from the number that each choice loses on each check."""
     asked = []
 
-    def verdict(choice, jury):
-        asked.append((choice, jury))
-        lost = losses[choice][jury]
+    def verdict(choice, check):
+        asked.append((choice, check))
+        lost = losses[choice][check]
         return Verdict(100 - lost, lost, 0, 0, labelled=False)
 
     return verdict, asked
 
 
 def test_each_verifying_jury_is_asked_about_one_choice():
-    # searched: choice 1; the first jury rejects it, with which choice 2 is out as well
+    # searched: choice 1; the first check rejects it, with which choice 2 is out as well
     losses = [(9, 9, 9, 9), (1, 5, 0, 0), (2, 4, 0, 0), (2, 1, 1, 0), (0, 0, 0, 0), (0, 0, 0, 0)]
     verdict, asked = counted(losses)
-    assert promise.choose_and_verify(verdict, 5, 3, 2.0) == (3, 2)
+    assert accuracy_target.choose_and_verify(verdict, 5, 3, 2.0) == (3, 2)
     assert (1, 2) not in asked
     assert (3, 3) not in asked
-    # no jury accepts: the original, and no figure
+    # no check accepts: the original, and no figure
     verdict, asked = counted([(0, 9, 9, 9)] + 4 * [(0, 0, 9, 9)] + [(0, 0, 0, 0)])
-    assert promise.choose_and_verify(verdict, 5, 2, 5.0) == (5, None)
+    assert accuracy_target.choose_and_verify(verdict, 5, 2, 5.0) == (5, None)
 
 
 def test_as_many_tries_as_the_images_allow():
     for images, sizes in ((128, [64, 64]), (256, [128, 64, 64]), (2000, [1000, 500, 250, 250])):
-        juries = juries_of(Stream(0), [(torch.arange(images),)], None)
-        assert [len(jury.wanted[0][0]) for jury in juries] == sizes
-        ids = torch.cat([batch[0] for jury in juries for batch in jury.batches])
+        checks = check_images_of(Stream(0), [(torch.arange(images),)], None)
+        assert [len(each.wanted[0][0]) for each in checks] == sizes
+        ids = torch.cat([batch[0] for each in checks for batch in each.batches])
         assert sorted(ids.tolist()) == list(range(images))
 
 

@@ -6,10 +6,8 @@ from torch import fx, nn
 from sepify.errors import FileError, UsageError
 from sepify.graph.convolutions import survey
 from sepify.graph.maps import measure_maps
-from sepify.planning.candidates import list_layers
-from sepify.planning.latency import measure_latencies
-from sepify.planning.latency_table import LatencyTable, load_table, save_table
-from sepify.planning.measurements import Measurements
+from sepify.planning.candidates import Measurements, list_layers
+from sepify.planning.latency import LatencyTable, load_table, measure_latencies, save_table
 from sepify.plans.forms import Keep, Separate
 from sepify.process.machine import this_machine
 from sepify.timing.layers import _onnx_bytes, open_stopwatch

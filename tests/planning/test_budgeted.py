@@ -12,17 +12,17 @@ import sepify
 from sepify.errors import FileError, InputError, PlanError, UsageError
 from sepify.graph.batches import calibration_batches
 from sepify.planning.budgeted import Known, measure_candidates
-from sepify.planning.columns import column_of
-from sepify.planning.frontier import trace_frontier
-from sepify.planning.latency_table import LatencyTable, entry
-from sepify.planning.measurements import (
+from sepify.planning.candidates import (
     Candidate,
     Layer,
     Measurements,
     load_measurements,
     save_measurements,
 )
-from sepify.planning.search import settle
+from sepify.planning.frontier import trace_frontier
+from sepify.planning.knapsack import cost_table
+from sepify.planning.latency import LatencyTable, entry
+from sepify.planning.search import run_rounds
 from sepify.plans.budget import Budget
 from sepify.plans.costs import Cost
 from sepify.plans.forms import Keep, Separate
@@ -217,7 +217,7 @@ def test_files_that_are_no_measurements(tmp_path, text, message):
 
 
 class Interacting:
-    """A stand-in for the workbench: the first layer's loss is four times its estimate."""
+    """A stand-in for the trials: the first layer's loss is four times its estimate."""
 
     def __init__(self):
         self.asked = []
@@ -228,9 +228,9 @@ class Interacting:
         def loss(ranks):
             return 4.0 / ranks["a"] + 1.5 / ranks["b"]
 
-        ranks = {name: rank for name, (_, rank) in chosen.items()}
+        ranks = {name: form.rank for name, form in chosen.items()}
         changed = {
-            name: [loss({**ranks, name: rank}) for _, rank in forms]
+            name: [loss({**ranks, name: form.rank}) for form in forms]
             for name, forms in others.items()
         }
         return loss(ranks), changed
@@ -246,12 +246,12 @@ def test_rounds_correct_a_layer_that_was_thought_harmless():
 
     layers = [layer("a", 1.0), layer("b", 1.5)]
     costs = [[100.0, 10.0, 20.0, 30.0, 40.0]] * 2
-    bench = Interacting()
-    settled = settle(bench, layers, costs, 50.0, lambda *_: None, rounds=4)
-    first = bench.asked[0]
-    assert (first["a"][1], first["b"][1]) == (2, 3)
-    assert [choice.picks for choice in settled] == [(2, 3), (3, 2)]
-    assert [choice.damage for choice in settled] == pytest.approx([1.0, 1 / 3 + 1.5 / 2])
+    trials = Interacting()
+    chosen = run_rounds(trials, layers, costs, 50.0, lambda *_: None, rounds=4)
+    first = trials.asked[0]
+    assert (first["a"].rank, first["b"].rank) == (2, 3)
+    assert [choice.picks for choice in chosen] == [(2, 3), (3, 2)]
+    assert [choice.damage for choice in chosen] == pytest.approx([1.0, 1 / 3 + 1.5 / 2])
 
 
 def latency_table(measured: Measurements, keys: dict[str, str], slow: str | None) -> LatencyTable:
@@ -311,7 +311,7 @@ def labels_of(model, data):
         return model(data).argmax(1)
 
 
-def test_a_promise_of_accuracy_is_verified_on_data_that_nothing_was_chosen_by():
+def test_an_accuracy_budget_is_verified_on_data_that_nothing_was_chosen_by():
     model, data = seeded(Plain(16)), images(512, seed=3)
     labels = labels_of(model, data)
     plan = sepify.plan(
@@ -346,7 +346,7 @@ def test_without_labels_agreement_counts_on_images_that_are_not_planned_by():
         ),
     ],
 )
-def test_promises_that_cannot_be_checked(model, options, error, message):
+def test_accuracy_budgets_that_cannot_be_checked(model, options, error, message):
     with pytest.raises(error, match=message):
         sepify.plan(seeded(model), budget=Budget(accuracy_drop=1), **options)
 
@@ -391,7 +391,7 @@ def test_progress_is_told():
     assert {"estimating every candidate", "choosing"} <= set(told)
 
 
-def test_what_a_kept_layer_would_save_is_told_in_multiply_adds_for_a_promise(measured):
-    column = column_of(measured, "accuracy_drop")
-    macs = column_of(measured, "macs")
-    assert (column.costs, column.words(1234)) == (macs.costs, "1,234 MACs")
+def test_what_a_kept_layer_would_save_is_told_in_multiply_adds_for_accuracy(measured):
+    table = cost_table(measured, "accuracy_drop")
+    macs = cost_table(measured, "macs")
+    assert (table.costs, table.words(1234)) == (macs.costs, "1,234 MACs")

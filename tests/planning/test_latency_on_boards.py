@@ -22,10 +22,8 @@ from sepify.errors import DeviceError, PlanError, UsageError
 from sepify.formats.torchscript_write import save_torchscript
 from sepify.graph.convolutions import survey
 from sepify.graph.maps import measure_maps
-from sepify.planning.candidates import list_layers
-from sepify.planning.latency import measure_latencies
-from sepify.planning.latency_table import LatencyTable, load_table
-from sepify.planning.measurements import Measurements
+from sepify.planning.candidates import Measurements, list_layers
+from sepify.planning.latency import LatencyTable, load_table, measure_latencies
 from sepify.timing.layers import open_stopwatch
 
 pytest.importorskip("tvm")

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from sepify.factorize.svd import svd_error
+from sepify.planning.candidates import Layer
 from sepify.planning.knapsack import Table, total
-from sepify.planning.measurements import Layer
 from sepify.plans.forms import Separate
 
 Picks = tuple[int, ...]  # the candidate that each layer takes
 
 
-def unmeasured_picks(
+def reference_picks(
     layers: Sequence[Layer], costs: Table, limit: float, convs: Mapping[str, nn.Conv2d]
 ) -> list[Picks]:
     """Of the uniform and the greedy plan those that are within `limit`."""
