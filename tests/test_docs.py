@@ -241,11 +241,14 @@ def test_the_api_page_names_what_there_is() -> None:
 
 def test_the_navigation_and_links_lead_somewhere() -> None:
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
-    listed = {name for entry in site["nav"] for name in entry.values()}
-    assert listed <= {path.name for path in DOCS.glob("*.md")}
-    for page in DOCS.glob("*.md"):
+    entries = [value for entry in site["nav"] for value in entry.values()]
+    for section in [value for value in entries if isinstance(value, list)]:
+        entries += [value for entry in section for value in entry.values()]
+    listed = {value for value in entries if isinstance(value, str)}
+    assert listed == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    for page in DOCS.rglob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
-            assert (DOCS / target).is_file(), f"{page.name}: {target}"
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
         for snippet in re.findall(r'--8<-- "(.+)"', page.read_text("utf-8")):
             assert (ROOT / snippet).is_file(), f"{page.name}: {snippet}"
 
