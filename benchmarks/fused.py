@@ -25,11 +25,17 @@ from rich.table import Table
 
 from sepify.compiling import thread_pool, tvm_api
 from sepify.compiling.kernel_tuning.sample import sample
+from sepify.compiling.kernels.dense import DENSE
+from sepify.compiling.kernels.depthwise import DEPTHWISE
+from sepify.compiling.kernels.grouped import GROUPED
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.pooled import POOLED
 from sepify.compiling.kernels.pooling import max_pool_kernel
+from sepify.compiling.kernels.pw_dw import PW_DW
+from sepify.compiling.kernels.separable import SEPARABLE
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
 from sepify.compiling.kernels.source import Kernel
-from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.targets import find_target
 from sepify.storage import write_json
 
@@ -71,11 +77,11 @@ def _filters(channels: int, side: int, outputs: int) -> Conv:
 
 def _dw_pw(channels: int, side: int, rank: int) -> Pair:
     first = _filters(channels, side, rank * channels)
-    alone = Workload("depthwise" if rank == 1 else "grouped", first)
+    alone = Workload(DEPTHWISE if rank == 1 else GROUPED, first)
     # a separable workload says of its depthwise part only how many inputs it has
     conv = _filters(channels, side, channels)
-    one = Workload("separable", conv, RELU, rank=rank, outputs=channels)
-    point = Workload("dense", _point(rank * channels, side, channels), RELU)
+    one = Workload(SEPARABLE, conv, RELU, rank=rank, outputs=channels)
+    point = Workload(DENSE, _point(rank * channels, side, channels), RELU)
     return Pair(f"dw-pw, rank {rank}, {channels}x{side}x{side}", one, (alone, point))
 
 
@@ -84,10 +90,10 @@ def _pw_dw(channels: int, side: int, rank: int) -> Pair:
         _point(channels, side, rank * channels),
         _filters(rank * channels, side, channels),
     )
-    alone = Workload("depthwise" if rank == 1 else "grouped", second, RELU)
-    one = Workload("pw-dw", first, RELU, then=second)
+    alone = Workload(DEPTHWISE if rank == 1 else GROUPED, second, RELU)
+    one = Workload(PW_DW, first, RELU, then=second)
     name = f"pw-dw, rank {rank}, {channels}x{side}x{side}"
-    return Pair(name, one, (Workload("dense", first), alone))
+    return Pair(name, one, (Workload(DENSE, first), alone))
 
 
 def _pooled(name: str, kernel: int, stride: int) -> Pair:
@@ -96,8 +102,8 @@ def _pooled(name: str, kernel: int, stride: int) -> Pair:
     conv = Conv(1, 3, 224, 224, 64, window, side, side)
     half = side // 2
     pool = Conv(1, 64, side, side, 64, Window((3, 3), (2, 2), (1, 1, 1, 1)), half, half, 64)
-    alone = Workload("dense", conv, RELU, blocked=False)
-    one = Workload("dense", conv, RELU, blocked=False, then=pool)
+    alone = Workload(DENSE, conv, RELU, blocked=False)
+    one = Workload(POOLED, conv, RELU, blocked=False, then=pool)
     return Pair(f"pooled, {name}", one, (alone, None))
 
 
@@ -123,7 +129,7 @@ def _kernel(
     workload: Workload, machine: Machine, target: Any, source: Any = None
 ) -> tuple[Call, Any]:
     """The kernel, ready to read `source` or an input of its own, and its output."""
-    arguments, _ = sample(workload, machine.lanes)
+    arguments, _ = sample(workload, machine)
     tensors = [tvm_api.tensor(array) for array in arguments]
     if source is not None:
         tensors[0] = source

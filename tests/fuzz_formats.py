@@ -217,15 +217,16 @@ def _read_exported(path: Path) -> None:
 
 def _records(path: Path) -> None:
     from sepify.compiling.kernel_tuning.records import Record, Records
+    from sepify.compiling.kernels.dense import DENSE
+    from sepify.compiling.kernels.kind import Workload
     from sepify.compiling.kernels.knobs import Knobs
     from sepify.compiling.kernels.shapes import Conv, Window
-    from sepify.compiling.kernels.workload import Workload
 
     path.mkdir()
     records = Records(path, {"kind": "llvm"}, {"tvm": "1"})
     window = Window((3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
     for outputs in (8, 16, 32):
-        workload = Workload("dense", Conv(1, 8, 12, 12, outputs, window, 12, 12))
+        workload = Workload(DENSE, Conv(1, 8, 12, 12, outputs, window, 12, 12))
         records.add(workload, Record(Knobs(4, 2, 1, 1), 1e-5, 0.8))
         records.add(workload, Record(Knobs(4, 2, 2, 1), None, None, "failed"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sepify.compiling import tvm_api
@@ -16,47 +17,13 @@ from sepify.compiling.kernels.weights import pack_bias
 from sepify.compiling.steps import Network, Step, read_pool
 from sepify.compiling.values import Values
 
-# finite at zero, which is what the padding lanes of a blocked value hold or may be turned into
-_UNARY = {
-    "abs",
-    "clip",
-    "negative",
-    "nn.gelu",
-    "nn.gelu_tanh",
-    "nn.leakyrelu",
-    "nn.relu",
-    "nn.relu6",
-    "nn.silu",
-    "nn.softplus",
-    "sigmoid",
-    "tanh",
-}
-_BINARY = {"add", "subtract", "multiply", "maximum", "minimum"}
-
-
-def lower_other(network: Network, values: Values, step: Step) -> bool:
-    """Write `step` in the blocked layout; False if it cannot be, or nothing of it is blocked."""
-    if step.operator in _UNARY:
-        return _unary(values, step)
-    if step.operator in _BINARY or step.operator == "divide":
-        return _binary(network, values, step)
-    if step.operator in ("nn.max_pool2d", "nn.avg_pool2d"):
-        return _pool(values, step)
-    if step.operator in ("mean", "nn.adaptive_avg_pool2d"):
-        return _global_average(values, step)
-    if step.operator == "concat":
-        return _concat(values, step)
-    if step.operator == "reshape":
-        return _flatten(values, step)
-    return False
-
 
 def _is_map(variable: Any) -> bool:
     shape = tvm_api.shape(variable)
     return tvm_api.is_variable(variable) and shape is not None and len(shape) == 4
 
 
-def _unary(values: Values, step: Step) -> bool:
+def _unary(_network: Network, values: Values, step: Step) -> bool:
     source = step.arguments[0]
     if not _is_map(source) or not values.is_blocked(source):
         return False
@@ -105,7 +72,7 @@ def _operand(network: Network, values: Values, argument: Any, extents: Shape) ->
     return None
 
 
-def _pool(values: Values, step: Step) -> bool:
+def _pool(_network: Network, values: Values, step: Step) -> bool:
     source = step.arguments[0]
     if not _is_map(source) or not values.is_blocked(source):
         return False
@@ -123,7 +90,7 @@ def _pool(values: Values, step: Step) -> bool:
     return True
 
 
-def _global_average(values: Values, step: Step) -> bool:
+def _global_average(_network: Network, values: Values, step: Step) -> bool:
     source = step.arguments[0]
     if not _is_map(source) or not values.is_blocked(source):
         return False
@@ -147,7 +114,7 @@ def _global_average(values: Values, step: Step) -> bool:
     return True
 
 
-def _concat(values: Values, step: Step) -> bool:
+def _concat(_network: Network, values: Values, step: Step) -> bool:
     parts = tvm_api.fields(step.arguments[0])
     if parts is None or step.value.attrs.axis is None or not all(_is_map(part) for part in parts):
         return False
@@ -162,7 +129,7 @@ def _concat(values: Values, step: Step) -> bool:
     return True
 
 
-def _flatten(values: Values, step: Step) -> bool:
+def _flatten(_network: Network, values: Values, step: Step) -> bool:
     """`(N, C, 1, 1)` -> `(N, C)`: no need to unpack first."""
     source = step.arguments[0]
     before, after = tvm_api.shape(source), tvm_api.shape(step.variable)
@@ -173,3 +140,39 @@ def _flatten(values: Values, step: Step) -> bool:
     result = values.columns(values.blocked(source), before[0], before[1])
     values.set_plain(step.variable, result)
     return True
+
+
+# by operator: what it is in the blocked layout
+_LOWERINGS: dict[str, Callable[[Network, Values, Step], bool]] = {
+    # finite at zero, which is what the padding lanes of a blocked value hold or may be turned into
+    "abs": _unary,
+    "clip": _unary,
+    "negative": _unary,
+    "nn.gelu": _unary,
+    "nn.gelu_tanh": _unary,
+    "nn.leakyrelu": _unary,
+    "nn.relu": _unary,
+    "nn.relu6": _unary,
+    "nn.silu": _unary,
+    "nn.softplus": _unary,
+    "sigmoid": _unary,
+    "tanh": _unary,
+    "add": _binary,
+    "subtract": _binary,
+    "multiply": _binary,
+    "maximum": _binary,
+    "minimum": _binary,
+    "divide": _binary,  # by a constant alone, or the padding lanes would become 0/0
+    "nn.max_pool2d": _pool,
+    "nn.avg_pool2d": _pool,
+    "mean": _global_average,
+    "nn.adaptive_avg_pool2d": _global_average,
+    "concat": _concat,
+    "reshape": _flatten,
+}
+
+
+def lower_other(network: Network, values: Values, step: Step) -> bool:
+    """Write `step` in the blocked layout; False if it cannot be, or nothing of it is blocked."""
+    lower = _LOWERINGS.get(step.operator)
+    return lower is not None and lower(network, values, step)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,13 +19,15 @@ from sepify.compiling.blame import layers_that_call
 from sepify.compiling.budget import Budget
 from sepify.compiling.decompositions import decompositions
 from sepify.compiling.device.boards import Farm
-from sepify.compiling.own_kernels import Lowered, lower_with_records
 from sepify.compiling.targets import Target
 from sepify.compiling.tuning import Tuned, database_root, tune_operators
 from sepify.errors import CompileError, InputError, first_line
 from sepify.graph.copying import copy_module, copy_to_run
 from sepify.passes.as_conv2d import as_conv2d
 from sepify.passes.fold_batchnorm import fold_batchnorm
+
+if TYPE_CHECKING:
+    from sepify.compiling.lowering import Lowered
 
 STAGES = 6
 
@@ -69,6 +71,7 @@ def prepare(
     the `database` are used. Raises what `sepify.compile` does.
     """
     from sepify.compiling import tvm_api
+    from sepify.compiling.lowering import lower_with_records
 
     inputs = x if isinstance(x, tuple) else (x,)
     if not inputs or not all(isinstance(tensor, Tensor) for tensor in inputs):

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sepify.compiling import tvm_api
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.layout import pack_kernel, unpack_kernel
 from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.source import Shape
-from sepify.compiling.kernels.workload import Workload
 
 Choose = Callable[[Workload], Knobs | None]  # None: the default ones
 

@@ -22,8 +22,9 @@ from sepify.compiling.device import bench as board_bench
 from sepify.compiling.device.bench import BoardBench, open_board_bench
 from sepify.compiling.device.boards import find_farm, probe_farm
 from sepify.compiling.kernel_tuning.search import search
+from sepify.compiling.kernels.dense import DENSE
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
-from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.targets import find_target
 from sepify.errors import CompileError, DeviceError, FileError, UsageError
 
@@ -38,7 +39,7 @@ def farm_of(secret, *ports, key=None):
 
 def workload():
     conv = Conv(1, 16, 8, 8, 16, Window((3, 3), padding=(1, 1, 1, 1)), 8, 8)
-    return Workload("dense", conv, Epilogue())
+    return Workload(DENSE, conv, Epilogue())
 
 
 def free_port():

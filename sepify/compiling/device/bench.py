@@ -15,8 +15,8 @@ from sepify.compiling.device.boards import Board, Farm, greet, probe_farm, reque
 from sepify.compiling.kernel_tuning.bench import question
 from sepify.compiling.kernel_tuning.process import Process
 from sepify.compiling.kernel_tuning.records import Record
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.targets import Target
 from sepify.errors import DeviceError
 from sepify.process.starting import python_command

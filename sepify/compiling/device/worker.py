@@ -25,9 +25,10 @@ import numpy as np
 from sepify.compiling import tvm_api
 from sepify.compiling.kernel_tuning.sample import sample, tolerance
 from sepify.compiling.kernel_tuning.worker import answer_on, private_stdout, relative_difference
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
-from sepify.compiling.kernels.workload import Workload, read_workload
+from sepify.compiling.kernels.table import read_workload
 from sepify.errors import first_line
 from sepify.storage import decode
 
@@ -37,11 +38,11 @@ _ROUND_MS = 5
 
 @dataclass(frozen=True)
 class _Library:
-    """A kernel, built, and how its weights are packed."""
+    """A kernel, built, and its knobs."""
 
     name: str
     path: Path
-    winograd: int
+    knobs: Knobs
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def _answer(
             path = place / f"{kernel.name}.so"
             if not path.exists():
                 tvm_api.build_library(kernel, target, path, opening["compiler"])
-            libraries.append(_Library(kernel.name, path, knobs.winograd))
+            libraries.append(_Library(kernel.name, path, knobs))
     except Exception as error:  # whatever a candidate makes TVM, LLVM or the linker raise
         return {"error": first_line(error)[:300]}
     reach("built")
@@ -108,13 +109,13 @@ def _race(
         if name not in modules:  # the default against itself: one file
             session.upload(str(library.path))
             modules[name] = session.load_module(library.path.name)
-        arrays, expected = sample(workload, machine.lanes, library.winograd)
+        arrays, expected = sample(workload, machine, library.knobs)
         arguments = [tvm_api.tensor(a, device) for a in (*arrays, np.zeros_like(expected))]
         calls.append(arguments)
     first, arguments = libraries[0], calls[0]
     modules[first.name][first.name](*arguments)
     error = relative_difference(arguments[-1].numpy(), expected)
-    if not error <= tolerance(workload, first.winograd):
+    if not error <= tolerance(workload, machine, first.knobs):
         raise ValueError(f"differs from torch by {error:.1e} of the largest output")
     clocks = [
         modules[library.name].time_evaluator(

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from sepify.compiling.kernel_tuning.process import Process
 from sepify.compiling.kernel_tuning.records import Record
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
-from sepify.compiling.kernels.workload import Workload
 from sepify.process.starting import python_command
 
 WORKER = python_command("sepify.compiling.kernel_tuning.worker")

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.knobs import Knobs
-from sepify.compiling.kernels.workload import Workload
 from sepify.errors import FileError
 from sepify.storage import append_line, decode, parse_lines, read_lines
 

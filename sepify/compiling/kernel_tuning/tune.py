@@ -11,9 +11,9 @@ from sepify.compiling.budget import Budget
 from sepify.compiling.kernel_tuning.bench import Bench
 from sepify.compiling.kernel_tuning.records import Record, Records, gained
 from sepify.compiling.kernel_tuning.search import search
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
-from sepify.compiling.kernels.workload import Workload
 
 Progress = Callable[[str, int, int], None]
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from sepify.compiling import thread_pool, tvm_api
 from sepify.compiling.kernel_tuning.sample import sample, tolerance
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.table import read_workload
 from sepify.compiling.kernels.weights import Array
-from sepify.compiling.kernels.workload import Workload, read_workload
 from sepify.errors import first_line
 from sepify.storage import decode
 
@@ -48,10 +49,10 @@ class Subject:
         """The kernel, checked against torch, ready to run. Raises ValueError if it is wrong."""
         kernel = self.workload.kernel(self._machine, knobs)
         function = tvm_api.build_kernel(kernel, self._target)
-        inputs = self._inputs_for(knobs.winograd)
+        inputs = self._inputs_for(knobs)
         function(*inputs[0], self._output)
         error = relative_difference(self._output.numpy(), self._expected)
-        if not error <= tolerance(self.workload, knobs.winograd):
+        if not error <= tolerance(self.workload, self._machine, knobs):
             raise ValueError(f"differs from torch by {error:.1e} of the largest output")
         turn = 0
 
@@ -62,10 +63,11 @@ class Subject:
 
         return call
 
-    def _inputs_for(self, winograd: int) -> list[list[Any]]:
+    def _inputs_for(self, knobs: Knobs) -> list[list[Any]]:
         """Arguments to call with in turn: the same, but for the weights' place in memory."""
+        winograd = knobs.winograd  # which decides how weights are packed
         if winograd not in self._inputs:
-            arguments, self._expected = sample(self.workload, self._machine.lanes, winograd)
+            arguments, self._expected = sample(self.workload, self._machine, knobs)
             self._output = tvm_api.tensor(np.zeros_like(self._expected))
             x, weights = tvm_api.tensor(arguments[0]), arguments[1:]
             size = sum(array.nbytes for array in weights)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from sepify.compiling.kernels.axes import tasks, tiles, unrolls, weight_bytes
 from sepify.compiling.kernels.contract import Contraction, contract
+from sepify.compiling.kernels.cook_toom import TILES, cook_toom
+from sepify.compiling.kernels.kind import Extents, Kind, Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.reference import in_turn
 from sepify.compiling.kernels.shapes import Conv, Epilogue
 from sepify.compiling.kernels.source import Kernel, Shape, Source
 from sepify.compiling.kernels.strip import copy_strip, fetch_rows, locate
@@ -17,6 +21,15 @@ from sepify.compiling.kernels.tiles import (
     rank_tiles,
     tasks_for,
     tiling_for,
+)
+from sepify.compiling.kernels.weights import Array, pack_bias, pack_dense, pack_winograd
+from sepify.compiling.kernels.winograd import (
+    WINOGRAD_FETCHING,
+    best_tile,
+    can_winograd,
+    tile_count,
+    winograd_kernel,
+    winograd_knobs,
 )
 
 _IMAGE_WEIGHT_BYTES = 32 * 1024  # the strip of an image leaves them more of the first level cache
@@ -162,3 +175,62 @@ def read_input(
         lambda y, x: f"X[image, cb, {y}, {x}{tail}]",
     )
     return lambda row, column: f"S[{block}, {place(row, column)}]"
+
+
+def _knobs(workload: Workload, machine: Machine) -> Knobs:
+    tile = best_tile(workload.conv, machine) if _has_winograd(workload) else 0
+    return _knobs_with(workload, tile, machine)
+
+
+def _knobs_with(workload: Workload, tile: int, machine: Machine) -> Knobs:
+    """The default knobs of one algorithm: Winograd's with such tiles, or, for 0, the direct one."""
+    if tile:
+        return winograd_knobs(workload.conv, tile, machine)
+    return dense_knobs(workload.conv, machine, blocked=workload.blocked)
+
+
+def _has_winograd(workload: Workload) -> bool:
+    return workload.blocked and can_winograd(workload.conv)
+
+
+def _source(workload: Workload, machine: Machine, knobs: Knobs) -> Kernel:
+    conv, epilogue = workload.conv, workload.epilogue
+    if knobs.winograd:
+        return winograd_kernel(conv, epilogue, machine, knobs)
+    return dense_kernel(conv, epilogue, machine, blocked=workload.blocked, knobs=knobs)
+
+
+def _pack(workload: Workload, lanes: int, parameters: Sequence[Array], knobs: Knobs) -> list[Array]:
+    weight, bias = parameters
+    if knobs.winograd:
+        return [pack_winograd(weight, lanes, knobs.winograd), pack_bias(bias, lanes)]
+    return [pack_dense(weight, lanes, blocked=workload.blocked), pack_bias(bias, lanes)]
+
+
+def _algorithms(workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
+    for tile in (*TILES, 0) if _has_winograd(workload) else ():
+        if tile != knobs.winograd:
+            yield _knobs_with(workload, tile, machine)
+
+
+def _extents(workload: Workload, machine: Machine, knobs: Knobs) -> Extents:
+    conv, tile = workload.conv, knobs.winograd
+    vectors = machine.blocks(conv.outputs) // conv.groups
+    default = _knobs_with(workload, tile, machine)
+    if tile:
+        tiles = tile_count(conv, tile)
+        return Extents(knobs.rows, vectors, tiles, default, fetching=WINOGRAD_FETCHING)
+    pixels = knobs.rows * conv.out_width if is_flat(conv) else conv.out_width
+    return Extents(pixels, vectors, conv.out_height, default)
+
+
+DENSE = Kind(
+    "dense",
+    _knobs,
+    _source,
+    _pack,
+    in_turn,
+    (_algorithms, tiles, tasks, weight_bytes, unrolls),
+    _extents,
+    growth=lambda knobs: cook_toom(knobs.winograd).growth if knobs.winograd else 1.0,
+)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sepify.compiling.kernels.axes import row_tiles, tasks
+from sepify.compiling.kernels.kind import Extents, Kind, Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.reference import in_turn
 from sepify.compiling.kernels.shapes import Conv, Epilogue
 from sepify.compiling.kernels.source import Buffer, Kernel, Source
 from sepify.compiling.kernels.strip import locate
 from sepify.compiling.kernels.tiles import Run, even_runs, task_count, tasks_for
+from sepify.compiling.kernels.weights import Array, pack_bias, pack_depthwise
 
 _ROW_TILE = 8  # pixels of one row kept in registers: best or nearly so with AVX2 and AVX-512
 
@@ -179,3 +183,30 @@ def _column_runs(conv: Conv, largest: int) -> list[Run]:
             joined.append(tile)
         was_inside = inside
     return joined
+
+
+def _pack(
+    _workload: Workload, lanes: int, parameters: Sequence[Array], _knobs: Knobs
+) -> list[Array]:
+    weight, bias = parameters
+    return [pack_depthwise(weight, 1, lanes)[0], pack_bias(bias, lanes)]
+
+
+def plane_extents(workload: Workload, machine: Machine, knobs: Knobs) -> Extents:
+    """Those of a kernel that filters rows of one vector of channels after another."""
+    conv, default = workload.conv, workload.default_knobs(machine)
+    pixels, vectors = knobs.rows * conv.out_width, machine.blocks(conv.outputs)
+    return Extents(pixels, vectors, conv.out_height, default)
+
+
+DEPTHWISE = Kind(
+    "depthwise",
+    lambda workload, machine: plane_knobs(workload.conv, machine),
+    lambda workload, machine, knobs: depthwise_kernel(
+        workload.conv, workload.epilogue, machine, knobs
+    ),
+    _pack,
+    in_turn,
+    (row_tiles, tasks),
+    plane_extents,
+)

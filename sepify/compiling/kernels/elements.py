@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Element:
@@ -24,6 +22,8 @@ class Element:
     @property
     def lowest(self) -> str:
         """The least finite number of a floating-point type, as TVMScript."""
+        import numpy as np  # not for whoever only lists targets
+
         least = repr(float(np.finfo(self.name).min)).replace("e+", "e")
         return f"T.{self.name}({least})"
 
@@ -31,6 +31,8 @@ class Element:
     def unit(self) -> float:
         """The unit roundoff u of a floating-point type: a rounded result is off by a factor of
         1 + u at most (Higham 2002, section 2.1)."""
+        import numpy as np
+
         return float(np.finfo(self.name).eps) / 2
 
 

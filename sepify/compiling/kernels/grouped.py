@@ -3,15 +3,20 @@ multiplier, the `pw-dw` order at rank > 1 (`groups=N`, r channels each), ResNeXt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from sepify.compiling.kernels.depthwise import default_row_tile
+from sepify.compiling.kernels.axes import row_tiles, tasks
+from sepify.compiling.kernels.depthwise import default_row_tile, plane_extents
+from sepify.compiling.kernels.kind import Kind, Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.reference import in_turn
 from sepify.compiling.kernels.shapes import Conv, Epilogue
 from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.strip import copy_strip, locate
 from sepify.compiling.kernels.tiles import even_runs, task_count, tasks_for
+from sepify.compiling.kernels.weights import Array, pack_bias, pack_grouped
 
 
 def grouped_knobs(conv: Conv, machine: Machine) -> Knobs:
@@ -102,3 +107,23 @@ def _tile(
     with source.loop("m", size, "unroll"):
         index = f"image, block, row0 + row, {column}, q"
         source.vector(lanes, f"Y[{index}]", epilogue.apply(source.element, acc, f"R[{index}]"))
+
+
+def _pack(
+    _workload: Workload, lanes: int, parameters: Sequence[Array], _knobs: Knobs
+) -> list[Array]:
+    weight, bias = parameters
+    return [pack_grouped(weight, lanes), pack_bias(bias, lanes)]
+
+
+GROUPED = Kind(
+    "grouped",
+    lambda workload, machine: grouped_knobs(workload.conv, machine),
+    lambda workload, machine, knobs: grouped_kernel(
+        workload.conv, workload.epilogue, machine, knobs
+    ),
+    _pack,
+    in_turn,
+    (row_tiles, tasks),
+    plane_extents,
+)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sepify.compiling.kernels.axes import unrolls, weight_bytes
 from sepify.compiling.kernels.contract import Contraction, contract
+from sepify.compiling.kernels.dense import DENSE
+from sepify.compiling.kernels.depthwise import plane_extents
+from sepify.compiling.kernels.kind import Kind, Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.reference import in_turn
 from sepify.compiling.kernels.shapes import Epilogue
 from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.tiles import task_count, tiling_for
@@ -53,3 +61,30 @@ def linear_kernel(
     inputs = [machine.buffer("X", (batch, features)), machine.buffer("W", (blocks, features, v))]
     inputs.append(machine.buffer("B", (blocks, v)))
     return source.kernel("linear", inputs, (batch, blocks, v))
+
+
+def _knobs(workload: Workload, machine: Machine) -> Knobs:
+    conv = workload.conv
+    return linear_knobs(conv.batch, conv.channels, conv.outputs, machine)
+
+
+def _source(workload: Workload, machine: Machine, knobs: Knobs) -> Kernel:
+    conv, clip = workload.conv, workload.epilogue.clip
+    return linear_kernel(conv.batch, conv.channels, conv.outputs, clip, machine, knobs)
+
+
+def _tiles(_workload: Workload, machine: Machine, knobs: Knobs) -> Iterator[Knobs]:
+    for vectors in (1, 2, 4, 8, 16):
+        if vectors * knobs.pixels <= machine.registers - 4:
+            yield replace(knobs, vectors=vectors)
+
+
+LINEAR = Kind(
+    "linear",
+    _knobs,
+    _source,
+    DENSE.pack,  # of a layer that is not blocked
+    in_turn,
+    (_tiles, unrolls, weight_bytes),
+    plane_extents,
+)

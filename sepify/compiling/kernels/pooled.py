@@ -3,15 +3,21 @@ map of most networks, stay in cache until they are pooled."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
+from sepify.compiling.kernels.axes import tasks, tiles, weight_bytes
 from sepify.compiling.kernels.carried import carry_rows, strips_for
 from sepify.compiling.kernels.contract import Contraction, contract
-from sepify.compiling.kernels.dense import dense_knobs, image_reduction, read_input
+from sepify.compiling.kernels.dense import DENSE, dense_knobs, image_reduction, read_input
 from sepify.compiling.kernels.depthwise import row_of_windows
+from sepify.compiling.kernels.kind import Extents, Kind, Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.pooling import maximum
+from sepify.compiling.kernels.reference import in_turn, max_pool
 from sepify.compiling.kernels.shapes import Conv, Epilogue
 from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.strip import fetch_rows
@@ -84,3 +90,29 @@ def _reaching(conv: Conv, pool: Conv) -> Conv:
     # some padding, always: rows above the map are guarded only with it
     padding = (top, left, max(1, bottom + beyond * conv.window.stride[0]), right)
     return replace(conv, window=replace(conv.window, padding=padding))
+
+
+def _reference(
+    workload: Workload, x: Tensor, parameters: Sequence[Tensor], residual: Tensor | None
+) -> Tensor:
+    return max_pool(in_turn(workload, x, parameters, residual), workload.second)
+
+
+def _extents(workload: Workload, machine: Machine, _knobs: Knobs) -> Extents:
+    conv, rows = workload.conv, workload.second.out_height
+    default = workload.default_knobs(machine)
+    return Extents(conv.out_width, machine.blocks(conv.outputs), rows, default, most_splits=1)
+
+
+POOLED = Kind(
+    "pooled",
+    lambda workload, machine: pooled_knobs(workload.conv, workload.second, machine),
+    lambda workload, machine, knobs: pooled_kernel(
+        workload.conv, workload.second, workload.epilogue, machine, knobs
+    ),
+    DENSE.pack,
+    _reference,
+    (tiles, tasks, weight_bytes),
+    _extents,
+    recorded_as=DENSE.name,
+)

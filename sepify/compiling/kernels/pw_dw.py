@@ -3,11 +3,16 @@ filters have passed over them. A depth multiplier is a sum of filtered terms."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from sepify.compiling.kernels.axes import row_tiles, tasks, tiles, unrolls, weight_bytes
 from sepify.compiling.kernels.carried import carry_rows, strips_for
 from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.depthwise import Fold, default_row_tile, row_of_windows
+from sepify.compiling.kernels.kind import Extents, Kind, Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.reference import in_turn
 from sepify.compiling.kernels.shapes import Conv, Epilogue
 from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.tiles import (
@@ -17,6 +22,7 @@ from sepify.compiling.kernels.tiles import (
     tasks_for,
     tiling_for,
 )
+from sepify.compiling.kernels.weights import Array, pack_bias, pack_depthwise, pack_term_outputs
 
 _LEAST_VECTORS = 2  # of a task, or its register tiles are too small
 
@@ -115,3 +121,37 @@ def pw_dw_kernel(
 
     carry_rows(source, pointwise, depthwise, tasks, rank * per_task, machine, mix_rows, filter_row)
     return source.kernel("pw_dw", inputs, y_shape)
+
+
+def _source(workload: Workload, machine: Machine, knobs: Knobs) -> Kernel:
+    middle, epilogue = workload.middle, workload.epilogue
+    return pw_dw_kernel(workload.conv, workload.second, middle, epilogue, machine, knobs)
+
+
+def _pack(
+    workload: Workload, lanes: int, parameters: Sequence[Array], _knobs: Knobs
+) -> list[Array]:
+    weight, bias, filters, shifts = parameters
+    rank = workload.second.channels // workload.second.groups
+    return [
+        *pack_term_outputs(weight, bias, rank, lanes),
+        pack_depthwise(filters.reshape(-1, 1, *filters.shape[2:]), rank, lanes),
+        pack_bias(shifts, lanes),
+    ]
+
+
+def _extents(workload: Workload, machine: Machine, _knobs: Knobs) -> Extents:
+    vectors, rows = machine.blocks(workload.second.outputs), workload.second.out_height
+    return Extents(workload.conv.out_width, vectors, rows, workload.default_knobs(machine))
+
+
+PW_DW = Kind(
+    "pw-dw",
+    lambda workload, machine: pw_dw_knobs(workload.conv, workload.second, machine),
+    _source,
+    _pack,
+    in_turn,
+    (tiles, tasks, weight_bytes, row_tiles, unrolls),
+    _extents,
+    lambda workload: (workload.conv, workload.second),
+)

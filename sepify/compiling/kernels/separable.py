@@ -3,11 +3,17 @@ pointwise convolution has read it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sepify.compiling.kernels.axes import row_tiles, tasks, tiles, unrolls, weight_bytes
 from sepify.compiling.kernels.contract import Contraction, contract
 from sepify.compiling.kernels.depthwise import Fold, default_row_tile, row_of_windows
+from sepify.compiling.kernels.kind import Extents, Kind, Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
-from sepify.compiling.kernels.shapes import Conv, Epilogue
+from sepify.compiling.kernels.reference import in_turn
+from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
 from sepify.compiling.kernels.source import Kernel, Source
 from sepify.compiling.kernels.strip import fetch_rows, locate
 from sepify.compiling.kernels.tiles import (
@@ -16,6 +22,13 @@ from sepify.compiling.kernels.tiles import (
     rank_tiles,
     tasks_for,
     tiling_for,
+)
+from sepify.compiling.kernels.weights import (
+    Array,
+    pack_bias,
+    pack_depthwise,
+    pack_depthwise_bias,
+    pack_terms,
 )
 
 
@@ -105,3 +118,48 @@ def separable_kernel(
         )
         contract(source, machine, tiling, 1, f"split*{per_task}", work, knobs.weight_bytes)
     return source.kernel("separable", inputs, y_shape)
+
+
+def _source(workload: Workload, machine: Machine, knobs: Knobs) -> Kernel:
+    conv, rank, outputs = workload.conv, workload.rank, workload.outputs
+    middle, epilogue = workload.middle, workload.epilogue
+    return separable_kernel(conv, rank, outputs, middle, epilogue, machine, knobs)
+
+
+def _pack(
+    workload: Workload, lanes: int, parameters: Sequence[Array], _knobs: Knobs
+) -> list[Array]:
+    filters, shifts, weight, bias = parameters
+    return [
+        pack_depthwise(filters, workload.rank, lanes),
+        pack_depthwise_bias(shifts, workload.rank, lanes),
+        pack_terms(weight, workload.rank, lanes),
+        pack_bias(bias, lanes),
+    ]
+
+
+def _extents(workload: Workload, machine: Machine, knobs: Knobs) -> Extents:
+    conv, vectors = workload.conv, machine.blocks(workload.outputs)
+    default = workload.default_knobs(machine)
+    return Extents(knobs.rows * conv.out_width, vectors, conv.out_height, default)
+
+
+def _parts(workload: Workload) -> tuple[Conv, ...]:
+    filters = replace(workload.conv, outputs=workload.conv.channels * workload.rank)
+    height, width = filters.out_height, filters.out_width
+    batch, channels, outputs = filters.batch, filters.outputs, workload.outputs
+    return filters, Conv(batch, channels, height, width, outputs, Window((1, 1)), height, width)
+
+
+SEPARABLE = Kind(
+    "separable",
+    lambda workload, machine: separable_knobs(
+        workload.conv, workload.rank, workload.outputs, machine
+    ),
+    _source,
+    _pack,
+    in_turn,
+    (tiles, tasks, weight_bytes, row_tiles, unrolls),
+    _extents,
+    _parts,
+)

@@ -12,15 +12,17 @@ from sepify.compiling.kernel_tuning.bench import open_bench
 from sepify.compiling.kernel_tuning.records import Record, Records
 from sepify.compiling.kernel_tuning.search import search
 from sepify.compiling.kernel_tuning.tune import tune_kernels
+from sepify.compiling.kernels.dense import DENSE
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.knobs import Knobs
 from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.separable import SEPARABLE
 from sepify.compiling.kernels.shapes import Conv, Window
-from sepify.compiling.kernels.workload import Workload
 from sepify.errors import CompileError
 
 _MACHINE = Machine(16, 32)
-_DENSE = Workload("dense", Conv(1, 64, 28, 28, 64, Window((3, 3), padding=(1,) * 4), 28, 28))
-_POINT = Workload("dense", Conv(1, 64, 28, 28, 128, Window((1, 1)), 28, 28))
+_DENSE = Workload(DENSE, Conv(1, 64, 28, 28, 64, Window((3, 3), padding=(1,) * 4), 28, 28))
+_POINT = Workload(DENSE, Conv(1, 64, 28, 28, 128, Window((1, 1)), 28, 28))
 
 # speaks the worker's language; what a candidate does depends on the pixels of its tile
 _FAKE = """
@@ -141,7 +143,7 @@ def test_all_candidates_failing_leaves_the_default(tmp_path):
 def test_the_search_ends_and_never_repeats_itself(machine, channels):
     window = Window((3, 3), (2, 2), (1, 1, 1, 1))
     conv = Conv(1, channels, 14, 14, channels, window, 7, 7, channels)
-    workload = Workload("separable", conv, outputs=256)
+    workload = Workload(SEPARABLE, conv, outputs=256)
     steps = search(workload, machine)
     group = next(steps)
     assert len(group) == 1

@@ -8,15 +8,19 @@ from dataclasses import replace
 import pytest
 
 from sepify.compiling.kernel_tuning.records import FILE_NAME, Record, Records
+from sepify.compiling.kernels.dense import DENSE
+from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.knobs import Knobs
+from sepify.compiling.kernels.pooled import POOLED
+from sepify.compiling.kernels.separable import SEPARABLE
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
-from sepify.compiling.kernels.workload import Workload, read_workload
+from sepify.compiling.kernels.table import read_workload
 from sepify.errors import FileError
 
 _TARGET = {"kind": "llvm", "mcpu": "a"}
 _VERSIONS = {"tvm": "1"}
 _WORKLOAD = Workload(
-    "separable",
+    SEPARABLE,
     Conv(1, 16, 9, 7, 16, Window((3, 3), (2, 2), (1, 1, 1, 1)), 5, 4, 16),
     Epilogue(True, (0.0, float("inf"))),
     rank=2,
@@ -41,7 +45,7 @@ def test_the_fastest_comes_back(tmp_path):
     again = open_records(tmp_path)
     assert again.best(_WORKLOAD) == records.best(_WORKLOAD) == knobs(2)
     assert again.measured(_WORKLOAD)[knobs(3)].error == "crashed: SIGILL"
-    assert again.best(Workload("dense", _WORKLOAD.conv)) is None
+    assert again.best(Workload(DENSE, _WORKLOAD.conv)) is None
 
 
 def test_the_default_stays_unless_it_is_beaten_decidedly(tmp_path):
@@ -55,7 +59,7 @@ def test_the_default_stays_unless_it_is_beaten_decidedly(tmp_path):
 
 def test_a_workload_survives_json():
     pool = Conv(1, 16, 5, 4, 16, Window((2, 2), (2, 2)), 2, 2, 16)
-    pooled = Workload("dense", replace(_WORKLOAD.conv, groups=1), blocked=False, then=pool)
+    pooled = Workload(POOLED, replace(_WORKLOAD.conv, groups=1), blocked=False, then=pool)
     for workload in (_WORKLOAD, pooled):
         assert read_workload(json.loads(workload.key)) == workload
 

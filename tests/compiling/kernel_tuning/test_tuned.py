@@ -13,8 +13,17 @@ from sepify.compiling.kernel_tuning.records import FILE_NAME
 from sepify.compiling.kernel_tuning.sample import sample
 from sepify.compiling.kernel_tuning.search import search
 from sepify.compiling.kernel_tuning.worker import Subject
+from sepify.compiling.kernels.dense import DENSE
+from sepify.compiling.kernels.depthwise import DEPTHWISE
+from sepify.compiling.kernels.grouped import GROUPED
+from sepify.compiling.kernels.kind import Workload
+from sepify.compiling.kernels.knobs import Knobs
+from sepify.compiling.kernels.linear import LINEAR
+from sepify.compiling.kernels.machine import Machine
+from sepify.compiling.kernels.pooled import POOLED
+from sepify.compiling.kernels.pw_dw import PW_DW
+from sepify.compiling.kernels.separable import SEPARABLE
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
-from sepify.compiling.kernels.workload import Workload
 from sepify.compiling.targets import find_target
 from sepify.errors import DatabaseWarning
 
@@ -64,25 +73,25 @@ def test_records_of_another_version_are_ignored_and_that_is_said(tmp_path):
 @pytest.mark.parametrize(
     "workload",
     [
-        Workload("dense", Conv(1, 3, 9, 9, 20, _WINDOW, 9, 9), _RELU, blocked=False),
+        Workload(DENSE, Conv(1, 3, 9, 9, 20, _WINDOW, 9, 9), _RELU, blocked=False),
         Workload(
-            "dense",
+            POOLED,
             Conv(1, 3, 9, 9, 20, _WINDOW, 9, 9),
             blocked=False,
             then=Conv(1, 20, 9, 9, 20, Window((3, 3), (2, 2), (1, 1, 1, 1)), 5, 5, 20),
         ),
-        Workload("dense", Conv(1, 40, 9, 9, 36, _WINDOW, 9, 9), Epilogue(residual=True)),
-        Workload("depthwise", Conv(1, 20, 9, 9, 20, _WINDOW, 9, 9, 20), _RELU),
-        Workload("grouped", Conv(1, 20, 9, 9, 40, _WINDOW, 9, 9, 20), _RELU),
-        Workload("linear", Conv(2, 50, 1, 1, 30, Window((1, 1)), 1, 1), blocked=False),
+        Workload(DENSE, Conv(1, 40, 9, 9, 36, _WINDOW, 9, 9), Epilogue(residual=True)),
+        Workload(DEPTHWISE, Conv(1, 20, 9, 9, 20, _WINDOW, 9, 9, 20), _RELU),
+        Workload(GROUPED, Conv(1, 20, 9, 9, 40, _WINDOW, 9, 9, 20), _RELU),
+        Workload(LINEAR, Conv(2, 50, 1, 1, 30, Window((1, 1)), 1, 1), blocked=False),
         Workload(
-            "pw-dw",
+            PW_DW,
             Conv(1, 20, 9, 9, 40, Window((1, 1)), 9, 9),
             Epilogue(True),
             then=Conv(1, 40, 9, 9, 20, _WINDOW, 9, 9, 20),
         ),
         Workload(
-            "separable",
+            SEPARABLE,
             Conv(1, 20, 9, 9, 20, _WINDOW, 9, 9, 20),
             Epilogue(True),
             rank=2,
@@ -90,7 +99,7 @@ def test_records_of_another_version_are_ignored_and_that_is_said(tmp_path):
             middle=_RELU,
         ),
     ],
-    ids=lambda workload: workload.kind,
+    ids=lambda workload: workload.kind.name,
 )
 def test_candidates_are_checked_against_torch(workload, monkeypatch):
     from sepify.compiling import tvm_api
@@ -111,7 +120,7 @@ def test_candidates_are_checked_against_torch(workload, monkeypatch):
 
 def test_the_sample_is_not_trivial():
     conv = Conv(2, 20, 9, 9, 36, _WINDOW, 9, 9)
-    arguments, expected = sample(Workload("dense", conv, _RELU), 16)
+    arguments, expected = sample(Workload(DENSE, conv, _RELU), Machine(16, 32), Knobs(4, 2, 9, 1))
     assert [array.shape for array in arguments] == [(2, 2, 9, 9, 16), (3, 18 * 16, 16), (3, 16)]
     assert expected.shape == (2, 3, 9, 9, 16)
     assert (expected > 0).mean() > 0.2
