@@ -85,7 +85,8 @@ def _measured(name: str, rounds: int) -> Seconds:
         resnet = ResNet50().eval()
         return {
             "convert": [
-                _seconds(lambda: sepify.convert(resnet, method="svd")) for _ in range(rounds)
+                _seconds(lambda: sepify.convert(resnet, solver=sepify.Solver(method="svd")))
+                for _ in range(rounds)
             ]
         }
     specimen = Specimen(ENTRIES[name])

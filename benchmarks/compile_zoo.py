@@ -108,7 +108,9 @@ def measure(entry: Entry, kind: str) -> Row:
     model = waken(entry.build()).eval()
     inputs, others = entry.inputs(1), entry.inputs(1, seed=1)
     if kind == "rank 1":
-        model = sepify.convert(model, rank=1, example_inputs=inputs, method="svd")
+        model = sepify.convert(
+            model, rank=1, example_inputs=inputs, solver=sepify.Solver(method="svd")
+        )
     with torch.no_grad():
         want = model(*others)
     simple = isinstance(want, torch.Tensor)

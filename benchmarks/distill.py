@@ -174,16 +174,17 @@ def _measure(trial: Trial, console: Console) -> dict[str, object]:
             heldout=images[drawn[:judges]],
             epochs=trial.epochs,
             losses=Losses(temperature=trial.temperature, layers=1.0 if trial.layers else 0.0),
-            augment=shift_and_mirror(SHIFT[trial.subject] if trial.shift is None else trial.shift),
             training=Training(
                 batch=trial.batch,
                 rate=trial.rate,
                 seed=SEED,
                 mixed_precision="bf16" if trial.fast else "no",
                 unchanged="frozen" if trial.frozen else "train",
+                augment=shift_and_mirror(
+                    SHIFT[trial.subject] if trial.shift is None else trial.shift
+                ),
             ),
-            checkpoint=checkpoint,
-            resume=True,
+            checkpoint=sepify.Checkpoint(checkpoint, resume=True),
             progress=show,
         )
     clock = (time.monotonic() - began) / 60
@@ -238,7 +239,11 @@ def _student(trial: Trial, subject: Subject) -> tuple[fx.GraphModule, float]:
 def _solved(subject: Subject, rank: int) -> fx.GraphModule:
     calibration = subject.images.calibration
     return sepify.convert(
-        subject.network, rank=rank, keep=(subject.stem,), calibration=calibration, holdout=0
+        subject.network,
+        rank=rank,
+        keep=(subject.stem,),
+        calibration=calibration,
+        solver=sepify.Solver(holdout=0),
     )
 
 
@@ -248,14 +253,15 @@ def _svd(subject: Subject, rank: int) -> fx.GraphModule:
         rank=rank,
         keep=(subject.stem,),
         calibration=subject.images.calibration,
-        holdout=0,  # the test set judges
-        method="svd",
+        solver=sepify.Solver(holdout=0, method="svd"),
     )
 
 
 def _random(subject: Subject, rank: int) -> fx.GraphModule:
     """The same layers with torch's own initial weights; the rest as it was."""
-    student = sepify.convert(subject.network, rank=rank, keep=(subject.stem,), method="svd")
+    student = sepify.convert(
+        subject.network, rank=rank, keep=(subject.stem,), solver=sepify.Solver(method="svd")
+    )
     for name in separable_names(student):
         for module in student.get_submodule(name).modules():
             if isinstance(module, nn.Conv2d):

@@ -86,7 +86,11 @@ def measure(case: Case) -> Cost:
     with stage_times() as spent:
         wall, cpu = time.perf_counter(), time.process_time()
         sepify.convert(
-            network, calibration=images, rank=1, keep=(stem,), refine=case.refine, holdout=0
+            network,
+            calibration=images,
+            rank=1,
+            keep=(stem,),
+            solver=sepify.Solver(refine=case.refine, holdout=0),
         )
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     shares = {stage: spent[stage] / cpu for stage in STAGES}

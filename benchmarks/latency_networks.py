@@ -24,7 +24,9 @@ class Entry:
 
 def _separable(rank: int) -> Callable[[], nn.Module]:
     """ResNet-18 with every 3x3 as depthwise + pointwise."""
-    return lambda: sepify.convert(ResNet18().eval(), rank=rank, keep=["conv1"], method="svd")
+    return lambda: sepify.convert(
+        ResNet18().eval(), rank=rank, keep=["conv1"], solver=sepify.Solver(method="svd")
+    )
 
 
 NETWORKS = {
@@ -33,7 +35,10 @@ NETWORKS = {
     # a mixture such as plans give: the first three blocks kept, the others at rank 2
     "resnet18-mixture": Entry(
         lambda: sepify.convert(
-            ResNet18().eval(), rank=2, keep=["conv1", "blocks.[0-2].*"], method="svd"
+            ResNet18().eval(),
+            rank=2,
+            keep=["conv1", "blocks.[0-2].*"],
+            solver=sepify.Solver(method="svd"),
         ),
         {1: 0.95, 2: 0.95},
         "resnet18",
@@ -41,7 +46,9 @@ NETWORKS = {
     "mobilenet-v1": Entry(MobileNetV1, {1: 0.93, 2: 0.92}),
     # the uniform plan at 0.35 of the multiply-adds: rank 3 everywhere but in the first convolution
     "vgg16bn-macs35": Entry(
-        lambda: sepify.convert(Vgg16Bn().eval(), rank=3, keep=["features.0.0"], method="svd"),
+        lambda: sepify.convert(
+            Vgg16Bn().eval(), rank=3, keep=["features.0.0"], solver=sepify.Solver(method="svd")
+        ),
         {1: 1.0, 2: 1.0},
         "vgg16bn",
     ),

@@ -36,12 +36,11 @@ def _by_svd(order: Order, batchnorm: bool, subject: Subject, rank: int) -> nn.Mo
     return sepify.convert(
         subject.network,
         rank=rank,
-        order=order,
+        architecture=sepify.Architecture(order=order),
         keep=(subject.stem,),
         example_inputs=_example(subject),
         calibration=subject.images.calibration if batchnorm else None,
-        holdout=0,
-        method="svd",
+        solver=sepify.Solver(holdout=0, method="svd"),
     )
 
 
@@ -53,12 +52,11 @@ def _by_least_squares(
     return sepify.convert(
         subject.network,
         rank=rank,
-        order=order,
+        architecture=sepify.Architecture(order=order),
         keep=(subject.stem,),
         example_inputs=_example(subject),
         calibration=torch.cat([images, images.flip(3)]) if mirrored else images,
-        holdout=0,  # the test set judges
-        refine=refine,
+        solver=sepify.Solver(holdout=0, refine=refine),
     )
 
 

@@ -244,11 +244,10 @@ def convert(row: Row, data: Dataset, show: Show) -> fx.GraphModule:
         warnings.simplefilter("ignore", UntrainedWarning)
         return sepify.convert(
             load_teacher(row, data),
-            style="mobilenet",
-            width=row.width,
+            architecture=sepify.Architecture(style="mobilenet", width=row.width),
             keep=["stem.*"],
             calibration=data.images[:CALIBRATION_IMAGES],
-            holdout=0,  # the test set judges
+            solver=sepify.Solver(holdout=0),
             progress=show,
         )
 
@@ -266,8 +265,12 @@ def distill(converted: fx.GraphModule, row: Row, data: Dataset, show: Show) -> f
             data=data.images[drawn[judges:]],
             heldout=data.images[drawn[:judges]],
             epochs=row.epochs,
-            augment=shift_and_mirror(data.shift),
-            training=Training(batch=BATCH, rate=DISTILLING_RATE, seed=row.seed),
+            training=Training(
+                batch=BATCH,
+                rate=DISTILLING_RATE,
+                seed=row.seed,
+                augment=shift_and_mirror(data.shift),
+            ),
             progress=show,
         )
 

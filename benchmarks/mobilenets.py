@@ -81,12 +81,10 @@ def convert_mobilenet(width: float = 1.0, resolution: int | None = None) -> fx.G
         warnings.simplefilter("ignore", UntrainedWarning)
         return sepify.convert(
             MobileNet(separable=False).eval(),
-            style="mobilenet",
-            width=width,
-            resolution=resolution,
+            architecture=sepify.Architecture(style="mobilenet", width=width, resolution=resolution),
             keep=["stem.*"],
             example_inputs=torch.zeros(1, 3, 224, 224),
-            method="svd",
+            solver=sepify.Solver(method="svd"),
         )
 
 

@@ -208,8 +208,7 @@ def _run_besides(key: str, subject: Subject, options: argparse.Namespace, result
             keep=(subject.stem,),
             example_inputs=x,
             calibration=images,
-            refine=refine,
-            holdout=0,
+            solver=sepify.Solver(refine=refine, holdout=0),
         )
         return time.process_time() - begun
 
@@ -275,8 +274,7 @@ def _measure(
         plan=replace(plan, outlook=None),
         example_inputs=images[:1],
         calibration=calibration,
-        holdout=0,  # the test set judges
-        refine=refine,
+        solver=sepify.Solver(holdout=0, refine=refine),
     )
     macs = sum(d.after.macs or 0 for d in plan) / sum(d.before.macs or 0 for d in plan)
     before, score = (100 * top1(network, images, labels) for network in (subject.network, small))
@@ -352,15 +350,17 @@ def _promise(
         images[:1],
         calibration=subject.images.calibration[:IMAGES],
         holdout=0,
-        labelled=(images[known], labels[known]),
-        budget=sepify.Budget(accuracy_drop=PROMISE),
+        budget=sepify.Budget(accuracy_drop=PROMISE, labelled=(images[known], labels[known])),
         known=Known(measured),
     )
     notes[f"{key}_promise_macs"] = sum(d.after.macs or 0 for d in plan) / sum(
         d.before.macs or 0 for d in plan
     )
     small = sepify.convert(
-        graph, plan=plan, calibration=subject.images.calibration[:IMAGES], holdout=0
+        graph,
+        plan=plan,
+        calibration=subject.images.calibration[:IMAGES],
+        solver=sepify.Solver(holdout=0),
     )
     before, after = (top1(net, images[unseen], labels[unseen]) for net in (graph, small))
     return 100 * (before - after)

@@ -47,7 +47,7 @@ Contender = tuple[Call, Call]  # before a turn, and one inference
 
 def resnet() -> tuple[torch.nn.Module, torch.Tensor]:
     """ResNet-18 at rank 1, its stem kept, at 224x224."""
-    model = sepify.convert(resnet18().eval(), keep=("0",), method="svd")
+    model = sepify.convert(resnet18().eval(), keep=("0",), solver=sepify.Solver(method="svd"))
     return model, torch.randn(1, 3, 224, 224)
 
 

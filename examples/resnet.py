@@ -71,7 +71,9 @@ def main() -> None:
         calibration=images.train[:1_024],
     )
     judged = (images.test, images.test_labels)
-    report = sepify.compare(model, small, example, data=judged, target=None, seconds=5)
+    report = sepify.compare(
+        model, small, example, data=judged, timing=sepify.Timing(target=None, seconds=5)
+    )
     report.save(asked.output / "resnet.html")
     print(report)
 

@@ -67,7 +67,12 @@ def main() -> None:
         model, rank=asked.rank, example_inputs=test[:1], calibration=inputs[:256]
     )
     report = sepify.compare(
-        model, small, test[:1], data=(test, truth), metric=dice, target=None, seconds=5
+        model,
+        small,
+        test[:1],
+        data=(test, truth),
+        judging=sepify.Judging(metric=dice),
+        timing=sepify.Timing(target=None, seconds=5),
     )
     report.save(asked.output / "segmentation.html")
     print(report)

@@ -54,7 +54,12 @@ def main() -> None:
         calibration=reduced[:512],
     )
     report = sepify.compare(
-        model, small, test[:1], data=(test, images.test), metric=psnr, target=None, seconds=5
+        model,
+        small,
+        test[:1],
+        data=(test, images.test),
+        judging=sepify.Judging(metric=psnr),
+        timing=sepify.Timing(target=None, seconds=5),
     )
     report.save(asked.output / "super_resolution.html")
     print(report)

@@ -12,13 +12,16 @@ from sepify import errors
 
 if TYPE_CHECKING:
     from sepify.calibration.refine import Refinement
+    from sepify.calibration.solver import Solver
     from sepify.compiling import CompiledModel, compile, load_compiled
     from sepify.conversion import Conversion, convert
-    from sepify.distilling import DistillationPair, Losses, Training, distill
+    from sepify.distilling import Checkpoint, DistillationPair, Losses, Training, distill
     from sepify.formats.save import save_model
     from sepify.formats.weights import load_weights
     from sepify.measuring import Report, compare, load_report
+    from sepify.measuring.options import Alternatives, Judging, Provenance, Timing
     from sepify.planning.make import make_plan as plan
+    from sepify.plans.architecture import Architecture
     from sepify.plans.budget import Budget
     from sepify.plans.file import load_plan, save_plan
     from sepify.plans.forms import Keep, Separate
@@ -27,17 +30,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alternatives",
+    "Architecture",
     "Budget",
+    "Checkpoint",
     "CompiledModel",
     "Conversion",
     "Decision",
     "DistillationPair",
+    "Judging",
     "Keep",
     "Losses",
     "Plan",
+    "Provenance",
     "Refinement",
     "Report",
     "Separate",
+    "Solver",
+    "Timing",
     "Training",
     "compare",
     "compile",
@@ -57,6 +67,13 @@ __all__ = [
 # Imported at first use, so that `import sepify` takes no time: the module of each public name, with
 # the name that it has there where that is another.
 _HOMES = {
+    "Alternatives": "sepify.measuring.options",
+    "Architecture": "sepify.plans.architecture",
+    "Checkpoint": "sepify.distilling",
+    "Judging": "sepify.measuring.options",
+    "Provenance": "sepify.measuring.options",
+    "Solver": "sepify.calibration.solver",
+    "Timing": "sepify.measuring.options",
     "Budget": "sepify.plans.budget",
     "CompiledModel": "sepify.compiling",
     "Conversion": "sepify.conversion",

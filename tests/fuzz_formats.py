@@ -57,7 +57,9 @@ def _network() -> nn.Module:
 
 
 def _converted() -> Any:
-    return sepify.convert(_network(), rank=1, method="svd", example_inputs=torch.zeros(SHAPE))
+    return sepify.convert(
+        _network(), rank=1, solver=sepify.Solver(method="svd"), example_inputs=torch.zeros(SHAPE)
+    )
 
 
 def _npy(path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from nets import Plain, Residual, images, relative_error, seeded
+from options import grouped
 from torch import fx, nn
 
 import sepify
@@ -53,7 +54,9 @@ FORMS = [as_module, as_graph, as_script, as_trace, as_frozen]
 @torch.no_grad()
 def test_full_rank_is_the_same_function_in_every_form(network, form, order):
     model = form(seeded(network()))
-    plan = sepify.plan(model, images(), rank=None, order=order, allow_costlier=True)
+    plan = sepify.plan(
+        model, images(), rank=None, architecture=sepify.Architecture(order=order, costlier=True)
+    )
     small = sepify.convert(model, plan=plan, example_inputs=images())
     assert len(plan.separated) >= 2
     assert all("depthwise" in str(small.get_submodule(d.name)) for d in plan.separated)
@@ -64,7 +67,9 @@ def test_full_rank_is_the_same_function_in_every_form(network, form, order):
 def test_the_model_is_never_changed_and_the_rest_keeps_its_keys():
     model = seeded(Residual())
     before = copy.deepcopy(model.state_dict())
-    small = sepify.convert(model, rank=2, calibration=images(32), refine=QUICK, keep=["stem"])
+    small = sepify.convert(
+        model, rank=2, calibration=images(32), solver=sepify.Solver(refine=QUICK), keep=["stem"]
+    )
     after = model.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     untouched = {key for key in before if key.split(".")[0] not in ("conv1", "conv2")}
@@ -73,7 +78,7 @@ def test_the_model_is_never_changed_and_the_rest_keeps_its_keys():
 
 
 def test_weights_alone_need_neither_data_nor_shapes():
-    small = sepify.convert(seeded(Plain()), method="svd")
+    small = sepify.convert(seeded(Plain()), solver=sepify.Solver(method="svd"))
     plan = small.meta["sepify"].plan
     assert plan.method == "svd"
     assert not plan.batchnorm
@@ -86,10 +91,10 @@ def test_weights_alone_need_neither_data_nor_shapes():
 def test_without_images_a_loss_has_to_be_asked_for(options):
     model = seeded(Plain(16))
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(UsageError, match="give calibration images .*or ask for it with method"):
-        sepify.convert(model, example_inputs=images(), **options)
+    with pytest.raises(UsageError, match="give calibration images .*or ask for it with solver"):
+        sepify.convert(model, example_inputs=images(), **grouped(options))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    plan = sepify.plan(model, images(), **options)  # may be made, to be looked at
+    plan = sepify.plan(model, images(), **grouped(options))  # may be made, to be looked at
     with pytest.raises(UsageError, match="give calibration images"):
         sepify.convert(model, plan=plan, example_inputs=images())
     asked = replace(plan, method="svd")
@@ -108,7 +113,7 @@ def test_without_images_nothing_lost_need_not_be_asked_for():
 @torch.no_grad()
 def test_svd_with_calibration_reestimates_batchnorm():
     model = seeded(Plain())
-    small = sepify.convert(model, calibration=images(16), method="svd")
+    small = sepify.convert(model, calibration=images(16), solver=sepify.Solver(method="svd"))
     assert small.meta["sepify"].plan.batchnorm
     assert not torch.equal(small.bn1.running_mean, model.bn1.running_mean)
 
@@ -119,7 +124,9 @@ def test_each_solver_is_closer_than_the_one_before():
     options = dict(keep=["stem"], calibration=images(128))
 
     def error(**more):
-        return relative_error(sepify.convert(model, **options, **more)(unseen), model(unseen))
+        return relative_error(
+            sepify.convert(model, **options, solver=sepify.Solver(**more))(unseen), model(unseen)
+        )
 
     svd, solved = error(method="svd"), error(refine=False)
     refined = error(refine=sepify.Refinement(steps=75, batch=32))
@@ -130,10 +137,10 @@ def test_each_solver_is_closer_than_the_one_before():
 def test_a_plan_makes_the_same_conversion_again(method, tmp_path):
     model = seeded(Plain())
     options = dict(calibration=images(32), refine=QUICK)
-    first = sepify.convert(model, rank=2, order="pw-dw", method=method, **options)
+    first = sepify.convert(model, rank=2, **grouped(options, order="pw-dw", method=method))
     sepify.save_plan(first.meta["sepify"].plan, tmp_path / "plan.json")
     plan = sepify.load_plan(tmp_path / "plan.json")
-    again = sepify.convert(model, plan=plan, **options)
+    again = sepify.convert(model, plan=plan, **grouped(options))
     assert again.code == first.code
     assert again.meta["sepify"].plan == first.meta["sepify"].plan
     for key, value in first.state_dict().items():
@@ -142,13 +149,15 @@ def test_a_plan_makes_the_same_conversion_again(method, tmp_path):
 
 def test_the_result_is_an_ordinary_graph_module():
     model = seeded(Residual()).train()
-    small = sepify.convert(model, keep=["stem"], method="svd")
+    small = sepify.convert(model, keep=["stem"], solver=sepify.Solver(method="svd"))
     assert isinstance(small, fx.GraphModule)
     assert small.training
     small(images()).sum().backward()
     loaded = pickle.loads(pickle.dumps(small.eval()))
     assert torch.equal(loaded(images()), small(images()))
-    given_as_graph = sepify.convert(fx.symbolic_trace(seeded(Residual())), method="svd")
+    given_as_graph = sepify.convert(
+        fx.symbolic_trace(seeded(Residual())), solver=sepify.Solver(method="svd")
+    )
     assert torch.equal(
         pickle.loads(pickle.dumps(given_as_graph))(images()), given_as_graph(images())
     )
@@ -161,7 +170,7 @@ def test_progress_reaches_the_end():
     sepify.convert(
         seeded(Plain()),
         calibration=images(32),
-        refine=False,
+        solver=sepify.Solver(refine=False),
         progress=lambda what, done, total: seen.append((what, done, total)),
     )
     assert seen[0] == ("solving conv1", 0, 2)
@@ -196,7 +205,7 @@ def with_nan(model):
 )
 def test_bad_requests(model, options, error, message):
     with pytest.raises(error, match=message):
-        sepify.convert(model.eval(), **options)
+        sepify.convert(model.eval(), **grouped(options))
 
 
 def test_importing_sepify_loads_neither_tvm_nor_a_plotting_library():
@@ -219,7 +228,7 @@ class Points(nn.Module):
 
 def test_outputs_whose_shape_follows_the_contents_may_have_another():
     network = seeded(Points())
-    small = sepify.convert(network, example_inputs=images(), method="svd")
+    small = sepify.convert(network, example_inputs=images(), solver=sepify.Solver(method="svd"))
     (_, before), (_, after) = network(images()), small(images())
     assert before.shape != after.shape
 

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 import torch
+from options import grouped
 from torch import nn
 
 import sepify
@@ -49,8 +50,8 @@ def test_solving_on_a_few_images_saves_what_the_svd_destroys(network, data):
     options = dict(
         rank=1, keep=["stem"], calibration=data.calibration[:256], example_inputs=data.images[:2]
     )
-    by_svd = sepify.convert(network, method="svd", **options)
-    solved = sepify.convert(network, refine=False, **options)
+    by_svd = sepify.convert(network, **grouped(options, method="svd"))
+    solved = sepify.convert(network, **grouped(options, refine=False))
     assert top1(by_svd, data.images, data.labels) < 0.6  # with BatchNorm re-estimated
     assert top1(solved, data.images, data.labels) > 0.85
     plan = solved.meta["sepify"].plan

@@ -196,7 +196,9 @@ def files(channels: int = 16, pixels: int = 12, count: int = 64) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shades = (image.sigmoid() * 255).byte().permute(1, 2, 0).numpy()
         Image.fromarray(shades).save(folder / f"{number}.png")
-    small = sepify.convert(names["model"], rank=1, example_inputs=made[:1], method="svd")
+    small = sepify.convert(
+        names["model"], rank=1, example_inputs=made[:1], solver=sepify.Solver(method="svd")
+    )
     for name in ("other.plan.json", "other.json"):
         save_plan(small.meta["sepify"].plan, name)
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def small():
-    return sepify.convert(seeded(Residual()), rank=2, method="svd")
+    return sepify.convert(seeded(Residual()), rank=2, solver=sepify.Solver(method="svd"))
 
 
 def run_pt(path):
@@ -69,7 +69,7 @@ def test_every_form_knows_its_inputs(small, tmp_path):
 
 
 def test_inference_forms_leave_a_training_network_as_it_is(tmp_path):
-    small = sepify.convert(seeded(Plain()).train(), method="svd")
+    small = sepify.convert(seeded(Plain()).train(), solver=sepify.Solver(method="svd"))
     before = copy.deepcopy(small.state_dict())
     sepify.save_model(small, tmp_path / "small.pt2", images())
     assert small.training
@@ -81,7 +81,7 @@ def test_inference_forms_leave_a_training_network_as_it_is(tmp_path):
 def test_weights_need_the_plan_and_a_fresh_original(tmp_path):
     data = images(32)
     options = sepify.Refinement(steps=5, batch=16)
-    small = sepify.convert(seeded(Plain()), calibration=data, refine=options)
+    small = sepify.convert(seeded(Plain()), calibration=data, solver=sepify.Solver(refine=options))
     sepify.save_model(small, tmp_path / "w.safetensors", data[:1])
     sepify.save_plan(small.meta["sepify"].plan, tmp_path / "plan.json")
     fresh = seeded(Plain(), seed=9)
@@ -107,7 +107,7 @@ class Shared(nn.Module):
 
 def test_weights_that_are_shared_are_saved_once(tmp_path):
     model, x = seeded(Shared()), images(channels=4)
-    small = sepify.convert(model, method="svd")
+    small = sepify.convert(model, solver=sepify.Solver(method="svd"))
     sepify.save_model(small, tmp_path / "w.safetensors", x)
     back = sepify.load_weights(
         seeded(Shared(), 3), small.meta["sepify"].plan, tmp_path / "w.safetensors"
@@ -125,7 +125,7 @@ def test_weights_that_are_shared_are_saved_once(tmp_path):
 )
 def test_weights_of_another_network_are_refused(change, message, tmp_path):
     model = seeded(Plain())
-    small = sepify.convert(model, method="svd")
+    small = sepify.convert(model, solver=sepify.Solver(method="svd"))
     sepify.save_model(small, tmp_path / "w.safetensors", images())
     weights = safetensors.torch.load_file(tmp_path / "w.safetensors")
     change(weights)
@@ -153,7 +153,7 @@ class Branching(nn.Module):
 
 
 def test_a_network_of_one_image_size_is_open_in_the_batch_alone(tmp_path):
-    small = sepify.convert(seeded(Branching()), method="svd")
+    small = sepify.convert(seeded(Branching()), solver=sepify.Solver(method="svd"))
     told = sepify.save_model(small, tmp_path / "small.pt2", images())
     assert told == "torch.export, any batch size"
     run = load_exported(tmp_path / "small.pt2").module()
@@ -172,7 +172,9 @@ class Rounding(nn.Module):
 
 
 def test_what_a_pt2_file_cannot_hold_of_open_sizes_is_saved_with_fewer_open(tmp_path):
-    small = sepify.convert(seeded(Rounding()), example_inputs=images(), method="svd")
+    small = sepify.convert(
+        seeded(Rounding()), example_inputs=images(), solver=sepify.Solver(method="svd")
+    )
     assert small(images(size=17)).shape[2] == 9  # the network itself is open in the size
     told = sepify.save_model(small, tmp_path / "small.pt2", images())
     assert told == "torch.export, any batch size"
@@ -205,7 +207,7 @@ def over_batch(x):
 
 @pytest.mark.parametrize(("fixed", "told"), [(False, "any batch size"), (True, "this size alone")])
 def test_a_trace_says_whether_it_holds_a_size(fixed, told, tmp_path):
-    small = sepify.convert(seeded(Untyped(fixed)), method="svd")
+    small = sepify.convert(seeded(Untyped(fixed)), solver=sepify.Solver(method="svd"))
     assert sepify.save_model(small, tmp_path / "small.pt", images()).endswith(told)
 
 
@@ -265,7 +267,7 @@ class Spectrum(nn.Module):
 
 
 def test_what_cannot_be_a_form_says_which_and_why(tmp_path):
-    small = sepify.convert(seeded(Spectrum()), method="svd")
+    small = sepify.convert(seeded(Spectrum()), solver=sepify.Solver(method="svd"))
     with pytest.raises(ConversionError, match="cannot be saved as ONNX: .*matrix_exp"):
         sepify.save_model(small, tmp_path / "small.onnx", images())
     assert list(tmp_path.iterdir()) == []
@@ -304,7 +306,7 @@ class Pooled(nn.Module):
 
 
 def test_onnx_is_open_in_what_onnxruntime_gets_right(tmp_path):
-    small = sepify.convert(seeded(Pooled()), method="svd")
+    small = sepify.convert(seeded(Pooled()), solver=sepify.Solver(method="svd"))
     told = sepify.save_model(small, tmp_path / "small.onnx", images())
     assert told == "ONNX, any batch size"
     run = run_onnx(tmp_path / "small.onnx")
@@ -334,7 +336,9 @@ class Nested(nn.Module):
 @torch.no_grad()
 def test_a_trace_of_nested_outputs_returns_them_in_one_tuple(tmp_path):
     small, path = (
-        sepify.convert(seeded(Nested()), example_inputs=images(), method="svd"),
+        sepify.convert(
+            seeded(Nested()), example_inputs=images(), solver=sepify.Solver(method="svd")
+        ),
         tmp_path / "small.pt",
     )
     how = sepify.save_model(small, path, images())
@@ -361,7 +365,9 @@ class Sized(nn.Module):
 @torch.no_grad()
 def test_the_larger_of_two_sizes_is_scripted(tmp_path):
     small, path = (
-        sepify.convert(seeded(Sized()), example_inputs=images(), method="svd"),
+        sepify.convert(
+            seeded(Sized()), example_inputs=images(), solver=sepify.Solver(method="svd")
+        ),
         tmp_path / "small.pt",
     )
     assert torch.sym_max in {node.target for node in small.graph.nodes}
@@ -398,7 +404,9 @@ class Attending(nn.Module):
     ids=["plain", "blocks", "added", "causal blocks"],
 )
 def test_attention_of_every_kind_as_onnx(blocks, mask, tmp_path):
-    small = sepify.convert(Attending(blocks, mask).eval(), rank=1, method="svd")
+    small = sepify.convert(
+        Attending(blocks, mask).eval(), rank=1, solver=sepify.Solver(method="svd")
+    )
     x = torch.randn(2, 3, 8, 8)
     sepify.save_model(small, tmp_path / "small.onnx", (x,))
     other = torch.randn(5, 3, 8, 8)
@@ -419,7 +427,7 @@ class Guarded(nn.Module):
 
 
 def test_whether_all_is_true_as_onnx(tmp_path):
-    small = sepify.convert(Guarded().eval(), rank=1, method="svd")
+    small = sepify.convert(Guarded().eval(), rank=1, solver=sepify.Solver(method="svd"))
     x = torch.randn(2, 3, 8, 8)
     sepify.save_model(small, tmp_path / "small.onnx", (x,))
     given = run_onnx(tmp_path / "small.onnx")(x)

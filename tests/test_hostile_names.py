@@ -265,5 +265,5 @@ def test_a_name_that_ends_the_quotes_runs_nothing(tmp_path: Path) -> None:
     model = Quoting().eval()
     for given in (model, torch.jit.trace(model, x)):
         with pytest.raises(sepify.errors.CaptureError, match="cannot be traced"):
-            sepify.convert(given, example_inputs=x, method="svd")
+            sepify.convert(given, example_inputs=x, solver=sepify.Solver(method="svd"))
     assert not mark.exists()

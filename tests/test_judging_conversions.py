@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from nets import Plain, images, seeded
+from options import grouped
 from test_cli import shell  # noqa: F401 (a fixture)
 from torch import nn
 
@@ -31,7 +32,7 @@ OTHERS = {
 def quietly(model, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return sepify.convert(model, **options)
+        return sepify.convert(model, **grouped(options))
 
 
 def with_others_held_out(data):
@@ -80,13 +81,13 @@ def test_fidelity_is_that_on_the_images_held_out():
 def test_too_few_images_no_images_and_none_wanted_claim_nothing():
     model = seeded(Plain(16))
     with pytest.warns(FidelityWarning, match=r"No fidelity is claimed: 32 different images"):
-        few = sepify.convert(model, calibration=images(32), refine=False)
+        few = sepify.convert(model, calibration=images(32), solver=sepify.Solver(refine=False))
     with pytest.warns(FidelityWarning, match="no images were given"):
-        blind = sepify.convert(model, method="svd")
+        blind = sepify.convert(model, solver=sepify.Solver(method="svd"))
     options = dict(rank=4, keep=["conv1"], calibration=images(128), refine=False, holdout=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FidelityWarning)
-        unwanted = sepify.convert(model, **options)
+        unwanted = sepify.convert(model, **grouped(options))
         exact = sepify.convert(model, rank=None)
     for small in (few, blind, unwanted, exact):
         assert small.meta["sepify"].fidelity is None
@@ -98,14 +99,16 @@ def test_too_few_images_no_images_and_none_wanted_claim_nothing():
 @pytest.mark.parametrize("holdout", [-1, 160, "8", True])
 def test_bad_shares(holdout):
     with pytest.raises(UsageError, match="holdout"):
-        sepify.convert(seeded(Plain()), calibration=images(160), holdout=holdout)
+        sepify.convert(
+            seeded(Plain()), calibration=images(160), solver=sepify.Solver(holdout=holdout)
+        )
 
 
 def test_holding_out_needs_images_and_leaves_enough():
     with pytest.raises(UsageError, match="part of the calibration images"):
-        sepify.convert(seeded(Plain()), method="svd", holdout=0.1)
+        sepify.convert(seeded(Plain()), solver=sepify.Solver(method="svd", holdout=0.1))
     with pytest.raises(InputError, match="too few: least squares needs"):
-        sepify.convert(seeded(Plain()), calibration=images(64), holdout=60)
+        sepify.convert(seeded(Plain()), calibration=images(64), solver=sepify.Solver(holdout=60))
 
 
 def test_a_ruined_network_is_handed_over_with_a_warning():
@@ -113,7 +116,9 @@ def test_a_ruined_network_is_handed_over_with_a_warning():
     layers = [nn.Conv2d(3, 16, 7, 2, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 64, 50)).eval()
     with pytest.warns(FidelityWarning) as told:
-        small = sepify.convert(model, calibration=images(64, size=16), refine=False)
+        small = sepify.convert(
+            model, calibration=images(64, size=16), solver=sepify.Solver(refine=False)
+        )
     said = [str(each.message) for each in told if each.category is FidelityWarning]
     assert said == list(small.meta["sepify"].warnings)
     assert "top-1 answer on only" in said[0]
@@ -122,10 +127,15 @@ def test_a_ruined_network_is_handed_over_with_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", FidelityWarning)
         near = dict(plan=sepify.plan(model, rank=16, keep=["0"]), refine=False)
-        good = sepify.convert(model, calibration=images(128, size=16), **near)
+        good = sepify.convert(model, calibration=images(128, size=16), **grouped(near))
         assert good.meta["sepify"].warnings == ()
         with pytest.warns(UntrainedWarning):  # and that alone
-            sepify.convert(model, style="mobilenet", calibration=images(64, size=16), refine=False)
+            sepify.convert(
+                model,
+                architecture=sepify.Architecture(style="mobilenet"),
+                calibration=images(64, size=16),
+                solver=sepify.Solver(refine=False),
+            )
 
 
 def test_a_plan_is_chosen_apart_from_what_judges_the_conversion(tmp_path):
@@ -145,19 +155,25 @@ def test_a_plan_is_chosen_apart_from_what_judges_the_conversion(tmp_path):
         assert bool((image_marks((judges,)) < plan.heldout).all())
     blind = sepify.plan(model, budget=sepify.Budget(macs=0.6), calibration=data, holdout=0)
     with pytest.warns(FidelityWarning, match="does not say which images it was chosen by"):
-        made = sepify.convert(model, plan=blind, calibration=data, refine=False).meta["sepify"]
+        made = sepify.convert(
+            model, plan=blind, calibration=data, solver=sepify.Solver(refine=False)
+        ).meta["sepify"]
     assert made.fidelity is None
 
 
 def test_labelled_images_that_judge_are_not_planned_by():
     model, data = seeded(Plain(16)), images(320)
     labels = model(data).argmax(1)
-    budget = dict(budget=sepify.Budget(accuracy_drop=20.0), calibration=data)
-    one = sepify.plan(model, labelled=(data, labels), **budget)
+
+    def planned(labels: torch.Tensor) -> sepify.Plan:
+        budget = sepify.Budget(accuracy_drop=20.0, labelled=(data, labels))
+        return sepify.plan(model, budget=budget, calibration=data)
+
+    one = planned(labels)
     wrong = labels.clone()
     rest = not_held_out(data, one.heldout)
     wrong[~rest] = (wrong[~rest] + 1) % 5  # of images that are to judge the conversion
-    assert sepify.plan(model, labelled=(data, wrong), **budget) == one
+    assert planned(wrong) == one
 
 
 def test_the_shell_reports_on_held_out_images_and_says_so(shell):  # noqa: F811
@@ -247,5 +263,7 @@ def test_a_network_whose_outputs_cannot_be_compared_says_so():
             return (y > y.mean()).nonzero()
 
     with pytest.warns(FidelityWarning, match="cannot be measured on this network's outputs"):
-        small = sepify.convert(seeded(Rows()), calibration=images(64), refine=False)
+        small = sepify.convert(
+            seeded(Rows()), calibration=images(64), solver=sepify.Solver(refine=False)
+        )
     assert small.meta["sepify"].fidelity is None

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from nets import Plain, Residual, images, relative_error, seeded
+from options import grouped
 from torch import nn
 
 import sepify
@@ -23,7 +24,7 @@ def converted(model, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)
         options = dict(style="mobilenet", calibration=images(64), refine=QUICK, holdout=0) | options
-        return sepify.convert(model, **options)
+        return sepify.convert(model, **grouped(options))
 
 
 def calls(network):
@@ -77,10 +78,14 @@ def test_the_new_batchnorm_holds_true_statistics():
 
 def test_without_training_it_warns_and_linear_does_not():
     with pytest.warns(UntrainedWarning, match=r"style 'mobilenet-relu6'.*sepify\.distill"):
-        sepify.convert(seeded(Plain()), style="mobilenet-relu6", method="svd")
+        sepify.convert(
+            seeded(Plain()),
+            architecture=sepify.Architecture(style="mobilenet-relu6"),
+            solver=sepify.Solver(method="svd"),
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error", UntrainedWarning)
-        sepify.convert(seeded(Plain()), method="svd")
+        sepify.convert(seeded(Plain()), solver=sepify.Solver(method="svd"))
 
 
 class Bare(nn.Module):
@@ -160,14 +165,29 @@ def test_a_plan_file_carries_the_style(tmp_path):
 def test_contradictions():
     model = seeded(Plain())
     with pytest.raises(UsageError, match="style 'tiny' is not known"):
-        sepify.convert(model, style="tiny", method="svd")
+        sepify.convert(
+            model,
+            architecture=sepify.Architecture(style="tiny"),
+            solver=sepify.Solver(method="svd"),
+        )
     with pytest.raises(UsageError, match="depthwise first"):
-        sepify.convert(model, style="mobilenet", order="pw-dw", method="svd")
-    linear = sepify.plan(model, order="pw-dw")
+        sepify.convert(
+            model,
+            architecture=sepify.Architecture(style="mobilenet", order="pw-dw"),
+            solver=sepify.Solver(method="svd"),
+        )
+    linear = sepify.plan(model, architecture=sepify.Architecture(order="pw-dw"))
     with pytest.raises(UsageError, match="contradicts the plan, which says 'linear'"):
-        sepify.convert(model, plan=linear, style="mobilenet", method="svd")
+        sepify.convert(
+            model,
+            plan=linear,
+            architecture=sepify.Architecture(style="mobilenet"),
+            solver=sepify.Solver(method="svd"),
+        )
     with pytest.raises(PlanError, match="'conv1': style 'mobilenet' is depthwise first"):
-        sepify.convert(model, plan=replace(linear, style="mobilenet"), method="svd")
+        sepify.convert(
+            model, plan=replace(linear, style="mobilenet"), solver=sepify.Solver(method="svd")
+        )
 
 
 def test_a_budget_chooses_among_what_the_style_allows():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from nets import Plain, Residual, images, relative_error, seeded
+from options import grouped
 from torch import nn
 
 import sepify
@@ -121,7 +122,9 @@ def test_channels_that_are_zero_can_go_without_a_trace():
 def test_convert_with_both_and_again_from_its_plan(tmp_path):
     model, data = seeded(Plain(32)), images(64, size=20)
     options = dict(calibration=data, refine=QUICK)
-    small = sepify.convert(model, width=0.5, resolution=0.714, style="mobilenet", **options)
+    small = sepify.convert(
+        model, **grouped(options, width=0.5, resolution=0.714, style="mobilenet")
+    )
     plan = small.meta["sepify"].plan
     assert (plan.style, plan.width, plan.resolution) == ("mobilenet", 0.5, (14, 14))
     assert plan["conv2"].kernel == (64, 32, 3, 3)  # the original's
@@ -129,7 +132,7 @@ def test_convert_with_both_and_again_from_its_plan(tmp_path):
     assert plan["conv2"].after.macs == (16 * 9 + 16 * 32) * 7 * 7
     assert channels(small)["conv1.pointwise"] == (16, 3)
     sepify.save_plan(plan, tmp_path / "plan.json")
-    again = sepify.convert(model, plan=sepify.load_plan(tmp_path / "plan.json"), **options)
+    again = sepify.convert(model, plan=sepify.load_plan(tmp_path / "plan.json"), **grouped(options))
     assert again.meta["sepify"].plan == plan
     for key, value in small.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
@@ -138,7 +141,12 @@ def test_convert_with_both_and_again_from_its_plan(tmp_path):
 @needs_pruning
 def test_a_width_alone_warns_and_needs_no_more_than_an_example():
     with pytest.warns(UntrainedWarning, match="width 0.5"):
-        small = sepify.convert(seeded(Plain(16)), width=0.5, example_inputs=images(), method="svd")
+        small = sepify.convert(
+            seeded(Plain(16)),
+            architecture=sepify.Architecture(width=0.5),
+            example_inputs=images(),
+            solver=sepify.Solver(method="svd"),
+        )
     assert small(images()).shape == (4, 5)
 
 
@@ -146,7 +154,11 @@ def test_a_width_alone_warns_and_needs_no_more_than_an_example():
 def test_a_budget_is_of_the_original():
     model, data = seeded(Plain(32)), images(64)
     small = sepify.convert(
-        model, width=0.5, budget=sepify.Budget(macs=0.2), calibration=data, refine=False
+        model,
+        architecture=sepify.Architecture(width=0.5),
+        budget=sepify.Budget(macs=0.2),
+        calibration=data,
+        solver=sepify.Solver(refine=False),
     )
     plan = small.meta["sepify"].plan
     whole = sum(decision.before.macs for decision in plan)
@@ -154,7 +166,12 @@ def test_a_budget_is_of_the_original():
     assert sum(decision.after.macs for decision in plan) <= 0.2 * whole
     for budget in (sepify.Budget(accuracy_drop=1), sepify.Budget(latency=0.5, target="native")):
         with pytest.raises(UsageError, match="with a width or a resolution"):
-            sepify.convert(model, resolution=8, budget=budget, calibration=data)
+            sepify.convert(
+                model,
+                architecture=sepify.Architecture(resolution=8),
+                budget=budget,
+                calibration=data,
+            )
 
 
 @pytest.mark.parametrize(
@@ -201,37 +218,57 @@ FLATTENED = nn.Sequential(
 )
 def test_bad_requests(options, message):
     with pytest.raises(UsageError, match=message):
-        sepify.convert(FLATTENED, example_inputs=images(), **options)
+        sepify.convert(FLATTENED, example_inputs=images(), **grouped(options))
 
 
 def test_multipliers_need_an_example():
     for options, what in ((dict(width=0.5), "a width"), (dict(resolution=0.5), "a resolution")):
         with pytest.raises(UsageError, match=f"{what} needs example inputs or calibration"):
-            sepify.convert(seeded(Plain()), **options)
+            sepify.convert(seeded(Plain()), **grouped(options))
     flat = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(UsageError, match="a resolution is for images"):
-        sepify.convert(flat, resolution=0.5, example_inputs=torch.zeros(1, 4), method="svd")
+        sepify.convert(
+            flat,
+            architecture=sepify.Architecture(resolution=0.5),
+            example_inputs=torch.zeros(1, 4),
+            solver=sepify.Solver(method="svd"),
+        )
 
 
 def test_without_torch_pruning_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r"sepify\[width\]"):
-        sepify.convert(seeded(Plain()), width=0.5, example_inputs=images(), method="svd")
+        sepify.convert(
+            seeded(Plain()),
+            architecture=sepify.Architecture(width=0.5),
+            example_inputs=images(),
+            solver=sepify.Solver(method="svd"),
+        )
 
 
 @needs_pruning
 def test_a_rank_that_the_thin_network_has_not(tmp_path):
     model = seeded(Plain(4))
-    plan = sepify.plan(model, images(), rank=4, allow_costlier=True, width=1.0)
-    thin = sepify.plan(seeded(Plain(16)), images(), rank=9, allow_costlier=True, width=0.5)
+    plan = sepify.plan(
+        model, images(), rank=4, architecture=sepify.Architecture(costlier=True, width=1.0)
+    )
+    thin = sepify.plan(
+        seeded(Plain(16)),
+        images(),
+        rank=9,
+        architecture=sepify.Architecture(costlier=True, width=0.5),
+    )
     assert [decision.form.rank for decision in thin] == [8, 9]  # of 8 outputs
-    sepify.convert(model, plan=plan, method="svd")
+    sepify.convert(model, plan=plan, solver=sepify.Solver(method="svd"))
     path = tmp_path / "plan.json"
     sepify.save_plan(thin, path)
     path.write_text(path.read_text().replace('"rank": 8', '"rank": 9'))
     with pytest.raises(PlanError, match=r"'conv1' \(line \d+ of the plan\): rank 9 is too high"):
         sepify.convert(
-            seeded(Plain(16)), plan=sepify.load_plan(path), example_inputs=images(), method="svd"
+            seeded(Plain(16)),
+            plan=sepify.load_plan(path),
+            example_inputs=images(),
+            solver=sepify.Solver(method="svd"),
         )
 
 
@@ -240,13 +277,17 @@ def test_the_report_is_of_each_network_at_its_own_size():
     model, data = seeded(Plain(16)), images(32, size=20)
     small = sepify.convert(
         model,
-        width=0.5,
-        resolution=0.5,
-        style="mobilenet",
+        architecture=sepify.Architecture(width=0.5, resolution=0.5, style="mobilenet"),
         example_inputs=images(1, size=20),
-        method="svd",
+        solver=sepify.Solver(method="svd"),
     )
-    report = sepify.compare(model, small, images(1, size=20), unlabelled=data, threads=())
+    report = sepify.compare(
+        model,
+        small,
+        images(1, size=20),
+        judging=sepify.Judging(unlabelled=data),
+        timing=sepify.Timing(threads=()),
+    )
     plan = small.meta["sepify"].plan
     head = 5 * 32
     assert report.before.macs == sum(decision.before.macs for decision in plan) + head
@@ -294,7 +335,15 @@ def test_nothing_changes_without_them():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", FidelityWarning)
-        plan = sepify.convert(seeded(Plain()), width=1.0, method="svd").meta["sepify"].plan
+        plan = (
+            sepify.convert(
+                seeded(Plain()),
+                architecture=sepify.Architecture(width=1.0),
+                solver=sepify.Solver(method="svd"),
+            )
+            .meta["sepify"]
+            .plan
+        )
     assert (plan.width, plan.resolution) == (1.0, None)
 
 

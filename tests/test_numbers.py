@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from nets import Plain, Residual, images, seeded
+from options import grouped
 from torch import Tensor, fx, nn
 
 import sepify
@@ -28,7 +29,9 @@ def plain(change: Callable[[Plain], object] = lambda model: None) -> nn.Module:
 
 
 def convert(model: nn.Module, calibration: Any, **options: Any) -> fx.GraphModule:
-    return sepify.convert(model, calibration=calibration, **{"refine": FEW_STEPS, **options})
+    return sepify.convert(
+        model, calibration=calibration, **grouped({"refine": FEW_STEPS, **options})
+    )
 
 
 class ReadsPixels(nn.Module):
@@ -87,7 +90,9 @@ CONVERTED = {
     "dead channels": lambda: convert(plain(dead), X),
     "images of 1e30": lambda: convert(plain(), X * 1e30),
     "images of 1e30, nothing before them": lambda: convert(seeded(Residual(4)), X * 1e30),
-    "images of 1e30 on little memory": lambda: convert(plain(), X * 1e30, memory=1),
+    "images of 1e30 on little memory": lambda: convert(
+        plain(), X * 1e30, solver=sepify.Solver(memory=1)
+    ),
     "images of 1e30 within a budget": lambda: convert(
         plain(), X * 1e30, budget=sepify.Budget(macs=0.5)
     ),
@@ -95,9 +100,13 @@ CONVERTED = {
     "denormal images": lambda: convert(plain(), X * 1e-41),
     "a huge range": lambda: convert(plain(), X * torch.logspace(-20, 10, 32)[:, None, None, None]),
     "constant images": lambda: convert(plain(), torch.full_like(X, 0.5)),
-    "constant images, pw-dw": lambda: convert(plain(), torch.full_like(X, 0.5), order="pw-dw"),
+    "constant images, pw-dw": lambda: convert(
+        plain(), torch.full_like(X, 0.5), architecture=sepify.Architecture(order="pw-dw")
+    ),
     "zeros": lambda: convert(plain(), torch.zeros_like(X)),
-    "zeros on little memory": lambda: convert(plain(), torch.zeros_like(X), memory=1),
+    "zeros on little memory": lambda: convert(
+        plain(), torch.zeros_like(X), solver=sepify.Solver(memory=1)
+    ),
     "a channel of zeros": lambda: convert(plain(), one_channel_of(0.0)),
     "a channel of 1e20": lambda: convert(plain(), one_channel_of(1e20)),
     "float64 images": lambda: convert(plain(), X.double()),
@@ -127,7 +136,7 @@ CONVERTED = {
     "one image expanded": lambda: convert(plain(), X[:1].expand(32, -1, -1, -1)),
     "images of two sizes": lambda: convert(plain(), [X, images(20, size=12)]),
     "images of two sizes on little memory": lambda: convert(
-        plain(), [X, images(20, size=12)], memory=1
+        plain(), [X, images(20, size=12)], solver=sepify.Solver(memory=1)
     ),
     "batches of one": lambda: convert(plain(), list(X.split(1))),
 }
@@ -152,18 +161,23 @@ REFUSED = {
         "'bn1' has a running variance of -0.5",
     ),
     "a negative variance, no images": (
-        lambda: sepify.convert(plain(lambda m: m.bn1.running_var.fill_(-0.5)), method="svd"),
+        lambda: sepify.convert(
+            plain(lambda m: m.bn1.running_var.fill_(-0.5)), solver=sepify.Solver(method="svd")
+        ),
         "'bn1' has a running variance of -0.5",
     ),
     "no variance and no epsilon": (lambda: convert(plain(without_variance), X), "variance of 0"),
     "weights of 1e38": (lambda: convert(scaled(1e38), X), "answers .* with NaN: are they prepared"),
-    "weights of 1e38, by SVD": (lambda: convert(scaled(1e38), X, method="svd"), "with NaN"),
+    "weights of 1e38, by SVD": (
+        lambda: convert(scaled(1e38), X, solver=sepify.Solver(method="svd")),
+        "with NaN",
+    ),
     "weights of 1e38, a plan": (
         lambda: sepify.plan(scaled(1e38), calibration=X, budget=sepify.Budget(macs=0.5)),
         "with NaN",
     ),
     "beyond BatchNorm's float32": (
-        lambda: convert(plain(), X * 1e30, style="mobilenet"),
+        lambda: convert(plain(), X * 1e30, architecture=sepify.Architecture(style="mobilenet")),
         "'conv1' cannot be solved for in float32",
     ),
     "pixels": (lambda: convert(plain(), PIXELS), r"float32 weights; as a rule, .* / 255"),
@@ -235,24 +249,24 @@ def test_refused_in_one_sentence(kind):
 
 def test_a_loader_without_an_end_is_taken_up_to_a_number_of_images():
     with pytest.warns(CalibrationWarning, match="first 8,192 images of the loader"):
-        convert(plain(), itertools.repeat(torch.cat([X] * 8)), refine=False)
+        convert(plain(), itertools.repeat(torch.cat([X] * 8)), solver=sepify.Solver(refine=False))
 
 
 def test_a_loader_without_an_end_is_taken_up_to_a_number_of_bytes(monkeypatch):
     monkeypatch.setattr("sepify.graph.batches.MOST_BYTES", 3 * X.numel() * 4)
     with pytest.warns(CalibrationWarning, match="first 96 images of the loader"):
-        convert(plain(), itertools.repeat(X), refine=False)
+        convert(plain(), itertools.repeat(X), solver=sepify.Solver(refine=False))
 
 
 def test_a_loader_that_ends_in_time_is_taken_whole_without_a_word():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", FidelityWarning)  # noise is not what it was trained on
-        convert(plain(), (batch for batch in X.split(8)), refine=False)
+        convert(plain(), (batch for batch in X.split(8)), solver=sepify.Solver(refine=False))
 
 
 def test_labels_that_are_no_class_numbers_are_refused():
     labelled = (images(160, size=8), torch.zeros(160))
-    budget = sepify.Budget(accuracy_drop=50.0)
+    budget = sepify.Budget(accuracy_drop=50.0, labelled=labelled)
     with pytest.raises(InputError, match="labels must be class numbers"):
-        sepify.plan(plain(), calibration=labelled[0], labelled=labelled, budget=budget)
+        sepify.plan(plain(), calibration=labelled[0], budget=budget)

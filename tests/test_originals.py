@@ -92,12 +92,16 @@ def convert_exactly(model: Any) -> object:
 
 
 def convert_by_svd(model: Any) -> object:
-    return sepify.convert(model, method="svd", example_inputs=X, calibration=IMAGES)
+    return sepify.convert(
+        model, solver=sepify.Solver(method="svd"), example_inputs=X, calibration=IMAGES
+    )
 
 
 def convert_on_data(model: Any) -> object:
     refinement = sepify.Refinement(steps=2)
-    return sepify.convert(model, example_inputs=X, calibration=IMAGES, refine=refinement)
+    return sepify.convert(
+        model, example_inputs=X, calibration=IMAGES, solver=sepify.Solver(refine=refinement)
+    )
 
 
 def plan_to_budget(model: Any) -> object:
@@ -105,7 +109,7 @@ def plan_to_budget(model: Any) -> object:
 
 
 def distill(model: Any) -> object:
-    small = sepify.convert(model, method="svd", example_inputs=X)
+    small = sepify.convert(model, solver=sepify.Solver(method="svd"), example_inputs=X)
     losses = sepify.Losses()
     return sepify.distill(
         small,
@@ -124,8 +128,14 @@ def compile(model: Any) -> object:
 
 
 def compare(model: Any) -> object:
-    small = sepify.convert(model, method="svd", example_inputs=X)
-    return sepify.compare(model, small, X, unlabelled=IMAGES, target=None, threads=())
+    small = sepify.convert(model, solver=sepify.Solver(method="svd"), example_inputs=X)
+    return sepify.compare(
+        model,
+        small,
+        X,
+        judging=sepify.Judging(unlabelled=IMAGES),
+        timing=sepify.Timing(target=None, threads=()),
+    )
 
 
 SMALL_WORK = (lambda model: capture(model, (X,)), plan, convert_exactly)

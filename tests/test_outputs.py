@@ -19,14 +19,14 @@ NETWORKS = [Plain, Residual]
 @pytest.fixture(params=NETWORKS)
 def pair(request):
     model = seeded(request.param())
-    return model, sepify.convert(model, rank=2, method="svd")
+    return model, sepify.convert(model, rank=2, solver=sepify.Solver(method="svd"))
 
 
 def test_untouched_parameters_keep_name_value_and_whether_they_are_trained():
     model = seeded(Residual())
     model.bn1.weight.requires_grad_(False)
     model.conv2.weight.requires_grad_(False)
-    small = sepify.convert(model, keep=["stem"], method="svd")
+    small = sepify.convert(model, keep=["stem"], solver=sepify.Solver(method="svd"))
     kept, ours = dict(model.named_parameters()), dict(small.named_parameters())
     for name in ("stem.weight", "stem.bias", "bn1.weight", "bn1.bias", "bn2.weight"):
         assert torch.equal(ours[name], kept[name])
@@ -53,8 +53,8 @@ def test_training_mode_moves_batchnorm_and_evaluation_mode_does_not(pair):
 
 def test_batchnorm_in_training_is_that_of_the_original():
     model = seeded(Residual())
-    plan = sepify.plan(model, rank=None, allow_costlier=True)
-    exact = sepify.convert(model, plan=plan, method="svd").train()
+    plan = sepify.plan(model, rank=None, architecture=sepify.Architecture(costlier=True))
+    exact = sepify.convert(model, plan=plan, solver=sepify.Solver(method="svd")).train()
     model.train()
     for seed in range(3):
         x = images(6, seed=seed)
@@ -122,7 +122,9 @@ def test_the_state_dict_fits_the_plan_on_a_fresh_original(pair, tmp_path):
     sepify.save_plan(small.meta["sepify"].plan, tmp_path / "plan.json")
     torch.save(small.state_dict(), tmp_path / "state.pt")
     fresh = sepify.convert(
-        seeded(type(model)(), seed=5), plan=sepify.load_plan(tmp_path / "plan.json"), method="svd"
+        seeded(type(model)(), seed=5),
+        plan=sepify.load_plan(tmp_path / "plan.json"),
+        solver=sepify.Solver(method="svd"),
     )
     assert not torch.equal(fresh(images()), small(images()))
     fresh.load_state_dict(torch.load(tmp_path / "state.pt"))
@@ -132,15 +134,15 @@ def test_the_state_dict_fits_the_plan_on_a_fresh_original(pair, tmp_path):
 def test_that_hooks_are_not_kept_is_said():
     model = seeded(Plain())
     model.conv1.register_forward_hook(lambda module, inputs, output: None)
-    notes = sepify.convert(model, method="svd").meta["sepify"].notes
+    notes = sepify.convert(model, solver=sepify.Solver(method="svd")).meta["sepify"].notes
     assert any("hooks" in note and "'conv1'" in note for note in notes)
 
 
 def test_half_precision_and_channels_last():
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        small = sepify.convert(seeded(Plain()).to(dtype), method="svd")
+        small = sepify.convert(seeded(Plain()).to(dtype), solver=sepify.Solver(method="svd"))
         assert small(images().to(dtype)).dtype == dtype
     model = seeded(Plain()).to(memory_format=torch.channels_last)
     x = images().to(memory_format=torch.channels_last)
-    small = sepify.convert(model, example_inputs=x, method="svd")
+    small = sepify.convert(model, example_inputs=x, solver=sepify.Solver(method="svd"))
     assert relative_error(small(x).detach(), small(images()).detach()) < 1e-5

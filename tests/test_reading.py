@@ -220,10 +220,12 @@ def test_the_users_own_code_is_named():
         yield images(8)
         raise OSError("disk gone")
 
-    with pytest.raises(UsageError, match="filter_fn, asked about .* failed: LookupError: no"):
-        sepify.convert(model, example_inputs=x, method="svd", filter_fn=filter_fn)
+    with pytest.raises(UsageError, match="keep, asked about .* failed: LookupError: no"):
+        sepify.convert(model, example_inputs=x, solver=sepify.Solver(method="svd"), keep=filter_fn)
     with pytest.raises(UsageError, match="progress callback failed: RuntimeError: enough"):
-        sepify.convert(model, calibration=images(16), refine=False, progress=progress)
+        sepify.convert(
+            model, calibration=images(16), solver=sepify.Solver(refine=False), progress=progress
+        )
     with pytest.raises(InputError, match="calibration data failed: OSError: disk gone"):
         sepify.convert(model, example_inputs=x, calibration=batches())
 

@@ -18,6 +18,8 @@ from sepify.calibration.mobilenet_block import (
 from sepify.calibration.moments import HELDOUT, MEMORY, gather, require_finite, require_solved
 from sepify.calibration.refine import Refinement, refine_block
 from sepify.calibration.replay import Edges, Feed, solve_in_step
+from sepify.calibration.solver import Solver
+from sepify.capture.network import Network
 from sepify.errors import CalibrationWarning, InputError
 from sepify.factorize.factors import Factors
 from sepify.factorize.least_squares import Solution
@@ -29,6 +31,22 @@ from sepify.plans.plan import Decision, Plan
 from sepify.process.progress import Progress
 
 FEW = 2  # positions for each element of a patch, below which the user is warned
+
+
+def solve(
+    network: Network, plan: Plan, solver: Solver, progress: Progress | None = None
+) -> tuple[dict[str, Factors], Plan]:
+    """Factors for every separated convolution of `plan`, and the plan with what the solver found
+    out: on the network's images, or from its weights alone where there are none or `plan` says so.
+
+    A network with a state of its own is not refined. Raises what `solve_on_data` raises.
+    """
+    if plan.method != "least-squares" or network.batches is None:
+        return solve_by_svd(network.graph_module, plan), plan
+    refinement = None if network.captured.keeps else solver.refinement
+    return solve_on_data(
+        network.graph_module, plan, network.batches, progress, refinement, solver.memory
+    )
 
 
 def solve_on_data(
@@ -68,13 +86,13 @@ def solve_on_data(
     work.tell("solved", len(reached))
     for why in dict.fromkeys(work.unrefined.values()):
         names = ", ".join(name for name, told in work.unrefined.items() if told == why)
-        warnings.warn(f"{names}: {why}", CalibrationWarning, stacklevel=3)
+        warnings.warn(f"{names}: {why}", CalibrationWarning, stacklevel=5)
     if work.starved:
         warnings.warn(
             f"few positions for the elements of a patch in {', '.join(work.starved)}: solved with "
             "more damping; more calibration images would bring these layers closer",
             CalibrationWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
     return factors, replace(plan, decisions=tuple(work.noted(decision) for decision in plan))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
+from sepify.calibration.solver import Solver
 from sepify.capture import capture
 from sepify.compiling import compile as compile_model
 from sepify.conversion import convert
@@ -17,6 +18,7 @@ from sepify.formats.torchscript_read import load_torchscript
 from sepify.formats.torchscript_write import save_torchscript, to_torchscript
 from sepify.jobs.data_options import DataRequest, origin_of
 from sepify.measuring import Report, compare
+from sepify.measuring.options import Alternatives, Judging, Provenance, Timing
 from sepify.plans.file import save_plan
 from sepify.plans.plan import Plan
 from sepify.process.progress import Progress
@@ -56,7 +58,7 @@ def run_demo(folder: Path, rank: int, progress: Progress) -> DemoResult:
         keep=("stem",),
         example_inputs=example,
         calibration=calibration,
-        holdout=0,  # the test set judges
+        solver=Solver(holdout=0),  # the test set judges
         progress=progress,
     )
     small_file, plan_file, bundle = folder / "small.pt", folder / "plan.json", folder / "bundle"
@@ -75,12 +77,16 @@ def run_demo(folder: Path, rank: int, progress: Progress) -> DemoResult:
             small,
             example,
             data=(data.images, data.labels),
-            names=CLASSES,
-            beside=_uniform(original, example, calibration, progress, but=rank),
-            compiled=(before, after),
-            sizes=(file.size, stage(small_file).stat().st_size),
+            judging=Judging(names=CLASSES),
+            timing=Timing(compiled=(before, after)),
+            alternatives=Alternatives(_uniform(original, example, calibration, progress, but=rank)),
+            provenance=Provenance(
+                sizes=(file.size, stage(small_file).stat().st_size),
+                origin=_origin(
+                    folder, rank, small.meta["sepify"].plan, {plan_file: stage(plan_file)}
+                ),
+            ),
             progress=progress,
-            origin=_origin(folder, rank, small.meta["sepify"].plan, {plan_file: stage(plan_file)}),
         )
         for path in reports:
             report.save(stage(path))
@@ -98,8 +104,7 @@ def _uniform(
             keep=("stem",),
             example_inputs=example,
             calibration=calibration,
-            refine=False,
-            holdout=0,
+            solver=Solver(refine=False, holdout=0),
             progress=progress,
         )
         for rank in COMPARED_RANKS

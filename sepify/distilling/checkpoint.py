@@ -23,6 +23,15 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """The file to save the state of a distillation to, and whether to `resume`: go on from it if it
+    is there, to the result of a run without interruption."""
+
+    path: Path | str
+    resume: bool = False
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One epoch of the training: mean loss of its batches, the judgement at its end, and the CPU
     seconds of this process from the beginning of the training until then."""

@@ -13,8 +13,8 @@ from torch import Tensor, fx
 
 from sepify.capture import Model
 from sepify.distilling.accelerating import accelerator_for
-from sepify.distilling.augment import Augment
 from sepify.distilling.checkpoint import (
+    Checkpoint,
     Epoch,
     damaged_checkpoint,
     digest,
@@ -30,6 +30,7 @@ from sepify.distilling.training import Training
 from sepify.errors import DistillationWarning, InputError, UsageError
 from sepify.judging.heldout import not_held_out
 from sepify.process.progress import Progress, guarded
+from sepify.process.renamed import renamed
 from sepify.process.state import keeps_process_state
 from sepify.storage import require_writable
 
@@ -56,6 +57,9 @@ class Distillation:
         return self.epochs[self.best - 1].judgement if self.best else self.start
 
 
+@renamed(
+    augment="training=Training(augment=...)", resume="checkpoint=Checkpoint(path, resume=True)"
+)
 @keeps_process_state
 def distill(
     student: fx.GraphModule,
@@ -66,38 +70,37 @@ def distill(
     heldout: Source | None = None,
     losses: Losses | None = None,
     loss: TaskLoss | None = None,
-    augment: Augment | None = None,
     training: Training | None = None,
-    checkpoint: Path | str | None = None,
-    resume: bool = False,
+    checkpoint: Checkpoint | Path | str | None = None,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
     """Train a converted network to answer as its original does; labels are optional.
 
-    student     what `sepify.convert` returned; it is not changed
-    teacher     the original, in any form that `convert` takes; it is not changed either
-    data        images (n, C, H, W); a tuple of images and labels; a Dataset; or a loader of such
-                batches, which needs a length
-    epochs      passes over the data, from 1
-    heldout     images to judge by, in any of those forms, at most 1,024 are used; without them one
-                in eight is set aside (from a loader: its first batches)
-    losses      the parts of the loss, their weights, the temperature
-    loss        loss(student's output, teacher's, labels) -> scalar, instead of soft targets, for
-                networks that do not return class scores
-    augment     augment(images, generator) -> images; see `sepify.distilling.shift_and_mirror`
-    training    batch, optimiser, rate, average, precision, seed: `sepify.Training`
-    checkpoint  file to save the state to, every epoch and every five minutes
-    resume      go on from it if it is there: the result is that of a run without interruption
-    progress    progress(what, batches done, batches in all), called as the work goes on
+    Args:
+        student: what `sepify.convert` returned; it is not changed.
+        teacher: the original, in any form that `convert` takes; it is not changed either.
+        data: images `(n, C, H, W)`; a tuple of images and labels; a Dataset; or a loader of such
+            batches, which needs a length.
+        epochs: passes over the data, from 1.
+        heldout: images to judge by, in any of those forms, of which at most 1,024 are used; without
+            them one in eight is set aside (from a loader: its first batches).
+        losses: the parts of the loss, their weights, the temperature.
+        loss: loss(student's output, teacher's, labels) -> scalar, instead of soft targets, for
+            networks that do not return class scores.
+        training: batch, optimiser, rate, average, augmentation, precision, seed.
+        checkpoint: where to save the state, every epoch and every five minutes, and whether to go
+            on from it.
+        progress: called as progress(what, batches done, batches in all) as the work goes on.
 
-    Returns a copy of `student`, in its mode, with the weights of the epoch that the held-out images
-    found best; `.meta` as it was, but for the fidelity, which is to be measured again; and a
-    `Distillation` in `.meta["sepify.distillation"]`.
+    Returns:
+        A copy of `student`, in its mode, with the weights of the epoch that the held-out images
+        found best; `.meta` as it was, but for the fidelity, which is to be measured again; and a
+        `Distillation` in `.meta["sepify.distillation"]`. It runs where Accelerate says: on a GPU if
+        there is one, and in several processes or on several machines under `accelerate launch`.
 
-    Runs where Accelerate says: a GPU if there is one, and in several processes or on several
-    machines under `accelerate launch`. Raises a `sepify.errors.SepifyError`; DistillationError,
-    with the best student so far in it, for what goes wrong on the way (a loss that is not finite,
-    a loader that raises).
+    Raises:
+        SepifyError: DistillationError, with the best student so far in it, for what goes wrong on
+            the way (a loss that is not finite, a loader that raises).
     """
     losses, training = losses or Losses(), training or Training()
     if epochs < 1:
@@ -112,7 +115,7 @@ def distill(
         raise UsageError(
             f"unchanged='frozen': a student of width {width:g} is changed from its first layer on"
         )
-    path = _checkpoint_path(checkpoint, resume)
+    path = _checkpoint_path(checkpoint)
 
     def finish(weights: Mapping[str, Tensor]) -> fx.GraphModule:
         result = copy.deepcopy(student)
@@ -129,7 +132,7 @@ def distill(
                 "no layer of the student can be matched with one of the teacher: it learns from "
                 "the outputs alone",
                 DistillationWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         identity = {
             "student": layout(pair.learner),
@@ -137,13 +140,13 @@ def distill(
             "epochs": epochs,
             "batches an epoch": len(material.loader),
             "loss": _name(loss),
-            "augment": _name(augment),
             **asdict(losses),
-            **asdict(replace(training, save_every=0.0)),
+            **asdict(replace(training, augment=None, save_every=0.0)),
+            "augment": _name(training.augment),
         }
         keeping = Keeping(path, identity, finish)
         note = guarded(progress)
-        run = Run(accelerator, pair, material, training, epochs, augment, note, keeping)
+        run = Run(accelerator, pair, material, training, epochs, note, keeping)
         if path is not None and path.is_file():
             position, states = load_checkpoint(path, identity)
             with damaged_checkpoint(path):
@@ -186,14 +189,14 @@ def _is_apart(data: Source, below: float) -> bool:
     return bool(not_held_out(tensors[0], below).all())
 
 
-def _checkpoint_path(checkpoint: Path | str | None, resume: bool) -> Path | None:
+def _checkpoint_path(checkpoint: Checkpoint | Path | str | None) -> Path | None:
     if checkpoint is None:
-        if resume:
-            raise UsageError("resume needs the checkpoint to go on from: checkpoint=...")
         return None
-    path = Path(checkpoint)
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(checkpoint)
+    path = Path(checkpoint.path)
     require_writable(path.parent)
-    if path.exists() and not resume:
+    if path.exists() and not checkpoint.resume:
         raise UsageError(f"{path} is there already: resume it, or remove it to start anew")
     return path
 

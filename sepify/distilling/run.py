@@ -15,7 +15,6 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
-from sepify.distilling.augment import Augment
 from sepify.distilling.checkpoint import Epoch, Position, on_cpu, save_checkpoint
 from sepify.distilling.data import Batch, Material, mixed
 from sepify.distilling.judging import Judgement, judge
@@ -59,7 +58,6 @@ class Run:
         material: Material,
         training: Training,
         epochs: int,
-        augment: Augment | None,
         progress: Progress | None,
         keeping: Keeping,
     ) -> None:
@@ -67,7 +65,6 @@ class Run:
         self.training = training
         self.material = material
         self.epochs = epochs
-        self.augment = augment
         self.keeping = keeping
         self.progress = progress if accelerator.is_main_process else None
         self.channels_last = all(p.dim() != 5 for p in pair.parameters())
@@ -173,10 +170,10 @@ class Run:
         yield from loader
 
     def _augmented(self, inputs: Batch) -> Batch:
-        if self.augment is None:
+        if self.training.augment is None:
             return inputs
         generator = torch.Generator().manual_seed(mixed(self.training.seed, *self._place()))
-        images = self.augment(inputs[0] if len(inputs) == 1 else inputs, generator)
+        images = self.training.augment(inputs[0] if len(inputs) == 1 else inputs, generator)
         return (images,) if isinstance(images, Tensor) else tuple(images)
 
     def _place(self) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sepify.distilling.augment import Augment
 from sepify.errors import UsageError
 
 Precision = Literal["no", "bf16", "fp16"]
@@ -39,6 +40,7 @@ class Training:
     mixed_precision  "no", "bf16" or "fp16"
     save_every       seconds between checkpoints, besides those at each epoch's end
     seed             of order, augmentation and dropout
+    augment          augment(images, generator) -> images; see `sepify.distilling.shift_and_mirror`
     """
 
     batch: int = 128
@@ -55,6 +57,7 @@ class Training:
     mixed_precision: Precision = "no"
     save_every: float = 300.0
     seed: int = 0
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         for name, known in (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, fx
 
+from sepify.calibration.solver import Solver
 from sepify.conversion import Conversion, convert
 from sepify.errors import FidelityWarning, UntrainedWarning, UsageError
 from sepify.formats.input_note import InputRequest
@@ -29,8 +30,10 @@ from sepify.judging.heldout import Split, held_out
 from sepify.judging.number_words import interval, percent
 from sepify.judging.unseen import NO_IMAGES, judge_unseen
 from sepify.measuring import compare
+from sepify.measuring.options import Judging, Provenance, Timing
 from sepify.passes.thin_channels import NOT_THINNED
 from sepify.planning.options import UNSET
+from sepify.plans.architecture import Architecture
 from sepify.plans.budget import read_budget
 from sepify.plans.file import load_plan, save_plan
 from sepify.plans.forms import Order
@@ -138,6 +141,8 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
     require_writable(request.output.parent)
     require_board(request.farm, request.board_target)
     budget = None if request.budget is None else read_budget(request.budget)
+    if budget is not None and budget.target:
+        budget = replace(budget, farm=request.farm)
     plan = None if request.plan is None else load_plan(request.plan)
     model = load_model(request.model, request.inputs)
     given = gather_data(request.given, model)
@@ -151,21 +156,21 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
                 warnings.simplefilter("ignore", early)
         small = convert(
             model.module,
-            rank=UNSET if request.rank is None else request.rank,
-            order=cast("Order | None", request.order),
-            budget=budget,
-            plan=plan,
-            style=cast("Style | None", request.style),
-            width=request.width,
-            resolution=request.resolution,
-            keep=request.keep,
             example_inputs=model.inputs,
             calibration=given.calibration,
-            method=cast("Method | None", request.method),
-            memory=memory,
-            refine=request.refine,
-            holdout=request.holdout,
-            farm=request.farm if budget is not None and budget.target else None,
+            rank=UNSET if request.rank is None else request.rank,
+            keep=request.keep,
+            budget=budget,
+            plan=plan,
+            architecture=Architecture(
+                cast("Order | None", request.order),
+                cast("Style | None", request.style),
+                request.width,
+                request.resolution,
+            ),
+            solver=Solver(
+                cast("Method | None", request.method), request.refine, memory, request.holdout
+            ),
             progress=progress,
         )
     done: Plan = small.meta["sepify"].plan
@@ -192,19 +197,20 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
                 small,
                 model.inputs,
                 data=given.labelled,
-                names=given.names,
-                metric=given.metric,
-                unlabelled=_unseen(given.calibration, done) if verdict.fidelity else None,
-                unjudged=verdict.unjudged or NO_IMAGES,
-                target=None,
-                threads=(),
-                sizes=_sizes(model, Path(request.model), stage(request.output)),
-                progress=progress,
-                origin=origin_of(
-                    roles, request.given, done, progress, {plan_file: stage(plan_file)}
+                judging=Judging(
+                    _unseen(given.calibration, done) if verdict.fidelity else None,
+                    given.metric,
+                    given.names,
+                    verdict.unjudged or NO_IMAGES,
                 ),
-                farm=request.farm,
-                device_target=request.board_target,
+                timing=Timing(None, (), farm=request.farm, device_target=request.board_target),
+                provenance=Provenance(
+                    sizes=_sizes(model, Path(request.model), stage(request.output)),
+                    origin=origin_of(
+                        roles, request.given, done, progress, {plan_file: stage(plan_file)}
+                    ),
+                ),
+                progress=progress,
             )
             for suffix in REPORTS:
                 written.append(request.output.with_suffix(f".report{suffix}"))

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from sepify.distilling import Distillation, Losses, Training, distill
 from sepify.distilling.augment import read_augment
+from sepify.distilling.checkpoint import Checkpoint
 from sepify.distilling.training import Precision
 from sepify.errors import UsageError
 from sepify.images import Preparation, read_images, read_maybe_labelled
@@ -76,10 +77,10 @@ class PreparedDistillation:
             heldout=self.heldout,
             epochs=self.options.epochs,
             losses=self.losses,
-            augment=None if augment is None else read_augment(augment),
-            training=self.training,
-            checkpoint=self.checkpoint,
-            resume=self.options.resume,
+            training=replace(
+                self.training, augment=None if augment is None else read_augment(augment)
+            ),
+            checkpoint=Checkpoint(self.checkpoint, self.options.resume),
             progress=tell,
         )
 

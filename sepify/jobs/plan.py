@@ -11,13 +11,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from torch import Tensor
 
-from sepify.capture import capture
+from sepify.capture.network import make_network
 from sepify.errors import UsageError
 from sepify.formats.input_note import InputRequest
 from sepify.formats.load import load_model
 from sepify.formats.loaded import LoadedModel
-from sepify.graph.batches import calibration_batches
-from sepify.graph.convolutions import survey
 from sepify.images import in_memory
 from sepify.jobs.data_options import DataRequest, gather_data
 from sepify.judging.heldout import hold_out
@@ -28,11 +26,12 @@ from sepify.planning.latency import load_table, save_table
 from sepify.planning.make import make_plan
 from sepify.planning.reduced import reduce_network
 from sepify.planning.uniform import refusals
+from sepify.plans.architecture import Architecture
 from sepify.plans.budget import read_budget
 from sepify.plans.diff import PlanDiff, diff_plans
 from sepify.plans.file import load_plan, plan_to_dict, save_plan
 from sepify.plans.plan import Plan
-from sepify.plans.styles import STYLES, Style, shape_words
+from sepify.plans.styles import STYLES, shape_words
 from sepify.process.progress import Progress
 from sepify.storage import require_writable, write_json
 
@@ -107,16 +106,12 @@ def plan_file(request: PlanningRequest, progress: Progress) -> PlanningResult:
         plan = make_plan(
             model.module,
             model.inputs,
-            budget=budget,
-            style=_style(request),
-            width=1.0 if request.width is None else request.width,
-            resolution=request.resolution,
-            keep=request.keep,
             calibration=calibration,
-            labelled=labelled,
-            known=known,
+            keep=request.keep,
+            budget=replace(budget, labelled=labelled, farm=request.farm),
+            architecture=_architecture(request),
             holdout=request.holdout,
-            farm=request.farm,
+            known=known,
             progress=progress,
         )
         assert request.output is not None
@@ -134,27 +129,28 @@ def _frontier(
     known: Known,
     progress: Progress,
 ) -> Frontier:
-    graph = capture(model.module, model.inputs).graph_module
-    every = calibration_batches(calibration, inputs=len(model.inputs), like=model.inputs)
-    split = hold_out(every, request.holdout)
-    known, batches = known.apart_from(split.below), split.fit
-    width = 1.0 if request.width is None else request.width
-    reduced = reduce_network(graph, model.inputs, batches, width, request.resolution)
-    assert reduced.inputs is not None
-    assert reduced.batches is not None
-    refused = refusals(survey(reduced.network), request.keep, None)
-    measured = measure_candidates(reduced.network, reduced.inputs, reduced.batches, known, progress)
-    style = _style(request)
+    network = make_network(model.module, model.inputs, calibration)
+    split = hold_out(network.batches or (), request.holdout)
+    known, network = known.apart_from(split.below), network.fitted_to(split.fit)
+    settled = _architecture(request).beside(None)
+    reduced = reduce_network(network, settled.width, settled.resolution)
+    fitting = reduced.network
+    refused = refusals(fitting.convolutions, request.keep, None)
+    measured = measure_candidates(
+        fitting.graph_module, fitting.inputs or (), fitting.batches or (), known, progress
+    )
+    style = settled.style
     frontier = trace_frontier(measured.kept_only(refused).of_style(style), "macs")
     frontier = replace(frontier, style=style, width=reduced.width, resolution=reduced.resolution)
     whole = sum(cost.macs or 0 for _, cost in reduced.before.values())
     return frontier.of_original(whole) if whole else frontier
 
 
-def _style(request: PlanningRequest) -> Style:
+def _architecture(request: PlanningRequest) -> Architecture:
     if request.style not in (None, *STYLES):
         raise UsageError(f"style {request.style!r} is not known; choose one of {', '.join(STYLES)}")
-    return request.style or "linear"
+    style = request.style
+    return Architecture(style=style, width=request.width, resolution=request.resolution)
 
 
 def diff_files(first: Path, second: Path) -> PlanDiff:

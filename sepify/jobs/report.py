@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from sepify.calibration.solver import Solver
 from sepify.conversion import convert
 from sepify.errors import FidelityWarning, UsageError
 from sepify.formats.input_note import InputRequest, note_inputs
@@ -21,6 +22,7 @@ from sepify.judging.unseen import NO_IMAGES
 from sepify.measuring import Report, compare
 from sepify.measuring.compare import FITTED_NOTE
 from sepify.measuring.judging import PERHAPS_FITTED
+from sepify.measuring.options import Alternatives, Judging, Provenance, Timing
 from sepify.planning.candidates import load_measurements
 from sepify.plans.file import load_plan
 from sepify.plans.plan import Plan
@@ -81,19 +83,19 @@ def report_files(request: ReportRequest, progress: Progress | None = None) -> Re
         converted.module,
         original.inputs,
         data=given.labelled,
-        names=given.names,
-        metric=given.metric,
-        unlabelled=judged if given.labelled is None else None,
-        unjudged=NO_IMAGES,
-        beside=_uniform(original, given, plan, request.uniform, progress),
-        plan=plan,
-        measurements=measured,
-        target=request.target,
-        sizes=_sizes(request, original, converted),
+        judging=Judging(
+            judged if given.labelled is None else None, given.metric, given.names, NO_IMAGES
+        ),
+        timing=Timing(request.target, farm=request.farm, device_target=request.device_target),
+        alternatives=Alternatives(
+            _uniform(original, given, plan, request.uniform, progress), measured
+        ),
+        provenance=Provenance(
+            plan,
+            _sizes(request, original, converted),
+            origin_of(roles, request.given, plan, progress),
+        ),
         progress=progress,
-        origin=origin_of(roles, request.given, plan, progress),
-        farm=request.farm,
-        device_target=request.device_target,
     )
     if plan is None and judged is not None and given.labelled is None:
         notes = (FITTED_NOTE, *report.notes)  # nothing says what was held out
@@ -148,8 +150,7 @@ def _uniform(
             keep=keep,
             example_inputs=model.inputs,
             calibration=fit,
-            refine=False,
-            holdout=0,
+            solver=Solver(refine=False, holdout=0),
             progress=progress,
         )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from sepify.calibration.moments import MEMORY
 from sepify.errors import UsageError
 from sepify.graph.batches import Batch
+from sepify.plans.plan import Plan
 from sepify.storage.tensors import on_disk
 
 # One image in eight: solving on 7 in 8 is hardly worse, for its errors fall with the root of their
@@ -81,6 +82,27 @@ def hold_out(
     if limit <= distinct[0]:
         return Split(tuple(batches), why="the plan held none of these images out")
     return _divided(batches, marks, limit, int(COPIES * memory))
+
+
+def split_images(
+    batches: Sequence[Batch] | None, holdout: float | None, plan: Plan | None, memory: int
+) -> Split | None:
+    """The batches to fit to and to judge on; None without any. What a plan was chosen by is not
+    held out."""
+    if batches is None:
+        if holdout:
+            raise UsageError("holdout is a part of the calibration images: give some")
+        return None
+    chosen_by_data = plan is not None and plan.outlook is not None
+    if plan is not None and chosen_by_data and plan.heldout is None and holdout != 0:
+        if holdout is not None:
+            raise UsageError(
+                "holdout: the plan does not say which images it was chosen by, so none can be held "
+                "out; make it anew, or leave holdout out"
+            )
+        return Split(tuple(batches), why="the plan does not say which images it was chosen by")
+    below = plan.heldout if plan is not None and chosen_by_data else None
+    return hold_out(batches, holdout, below, memory)
 
 
 def image_marks(batch: Batch) -> Tensor:

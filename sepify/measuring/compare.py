@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,12 @@ from sepify.graph.copying import copy_module
 from sepify.graph.running import AFTER, BEFORE, Inputs, answer, as_inputs, evaluating
 from sepify.judging.doubts import doubts, unclaimed
 from sepify.judging.layer_errors import layer_errors
-from sepify.judging.metrics import Metric
 from sepify.measuring.cost import measure_cost, stored_size
 from sepify.measuring.data import Labelled
 from sepify.measuring.judging import PERHAPS_FITTED, Evidence, judge, judge_variants
 from sepify.measuring.layers import pair_layers, plan_document
 from sepify.measuring.notes import board_notes, latency_notes, shape_note
+from sepify.measuring.options import Alternatives, Judging, Provenance, Timing
 from sepify.measuring.rank_curves import rank_curves
 from sepify.planning.candidates import Measurements
 from sepify.planning.frontier import trace_frontier
@@ -30,6 +30,7 @@ from sepify.plans.plan import Plan
 from sepify.plans.resolution import inputs_for, reduced_first
 from sepify.process.machine import installed_versions, this_machine, usable_cpus
 from sepify.process.progress import Progress, guarded, silent
+from sepify.process.renamed import renamed
 from sepify.process.state import keeps_process_state
 from sepify.report.model import Origin, Prospect, Totals
 from sepify.report.report import Report
@@ -38,7 +39,7 @@ from sepify.timing.race import Contender, Latency, Skipped, Which, race, summari
 from sepify.timing.runtimes import Compiled, Runner, gather, onnx_runner, torch_runner, tvm_runner
 
 if TYPE_CHECKING:
-    from sepify.compiling.device.boards import Farm
+    pass
 
 Models = dict[Which, nn.Module]
 Given = dict[Which, Inputs]
@@ -46,6 +47,18 @@ FITTED_NOTE = f"Fidelity is measured on images {PERHAPS_FITTED}: on new ones it 
 NO_TVM = "left out on request (target None)"
 
 
+@renamed(
+    **{
+        name: f"judging=Judging({name}=...)"
+        for name in ("unlabelled", "metric", "names", "unjudged")
+    },
+    **{
+        name: f"timing=Timing({name}=...)"
+        for name in ("target", "threads", "compiled", "seconds", "seed", "farm", "device_target")
+    },
+    **{name: f"alternatives=Alternatives({name}=...)" for name in ("beside", "measurements")},
+    **{name: f"provenance=Provenance({name}=...)" for name in ("plan", "sizes", "origin")},
+)
 @keeps_process_state
 def compare(
     before: nn.Module,
@@ -53,61 +66,42 @@ def compare(
     x: Tensor | Inputs,
     *,
     data: Labelled | None = None,
-    unlabelled: Tensor | Inputs | None = None,
-    metric: Metric | None = None,
-    names: Sequence[str] = (),
-    beside: Mapping[str, nn.Module] | None = None,
-    plan: Plan | None = None,
-    measurements: Measurements | None = None,
-    target: str | None = "native",
-    threads: Sequence[int] | None = None,
-    compiled: tuple[Compiled, Compiled] | None = None,
-    sizes: tuple[int, int] | None = None,
+    judging: Judging | None = None,
+    timing: Timing | None = None,
+    alternatives: Alternatives | None = None,
+    provenance: Provenance | None = None,
     progress: Progress | None = None,
-    seconds: float = 20.0,
-    seed: int = 0,
-    origin: Origin | None = None,
-    unjudged: str = "",
-    farm: Farm | None = None,
-    device_target: str | None = None,
 ) -> Report:
     """Measure a network before and after its conversion, side by side. Neither is changed.
 
-    before, after  nn.Module, GraphModule or TorchScript, on the CPU
-    x              example inputs, batch first: what is timed, and what MACs are counted on; where
-                   the plan has a resolution, `after` gets them, and the data, reduced to it
-    data           labelled images for top-1: (images, labels) or an iterable of such batches
-    metric         metric(output, labels) -> one number an image (n,), instead of top-1; labels then
-                   are targets of any shape (n, ...)
-    names          of the classes, in the order of their numbers
-    beside         other conversions of the same network, by label, to stand beside on the frontier
-    unlabelled     inputs for fidelity; by default the images of `data`, or else `x`
-    plan           what was done to each layer; by default `after.meta["sepify"].plan`
-    measurements   what planning measured: the layers' rank curves and the planner's frontier
-    target         TVM target to compile both for, this machine's; None leaves TVM out
-    threads        numbers of threads to time with, default (1, 2) where the machine has two CPUs;
-                   () times nothing
-    compiled       both networks as `sepify.compile` returned them, instead of compiling here
-    sizes          bytes on disk; by default of TorchScript files, written to measure and deleted
-    progress       progress(what, done, total), total 0 where it is unknown
-    seconds        about how long the timing itself may take
-    seed           of the order of turns and of the bootstrap
-    origin         how to make the report again; by default the plan alone
-    unjudged       why there are neither `data` nor `unlabelled` inputs: then no fidelity is
-                   claimed, where else it is measured on `x` alone
-    farm           a board to time both on as well, from `sepify.compiling.find_farm`
-    device_target  what to compile both for then, such as "raspberry-pi-4"
+    Args:
+        before, after: an nn.Module, GraphModule or TorchScript module each, on the CPU.
+        x: example inputs, batch first: what is timed, and what MACs are counted on; where the plan
+            has a resolution, `after` gets them, and the data, reduced to it.
+        data: labelled images for top-1: (images, labels) or an iterable of such batches.
+        judging: unlabelled inputs, a metric of the user's own, the names of the classes.
+        timing: targets, threads, seconds, a board.
+        alternatives: other conversions, and what planning measured.
+        provenance: the plan, the files' sizes, how to make the report again.
+        progress: called as progress(what, done, total), total 0 where it is unknown.
 
-    MACs are multiply-adds for one image; FLOPs are twice that. Raises InputError where inputs or
-    data do not fit the networks or an output is NaN, UsageError for impossible threads, DeviceError
-    where the board is lost.
+    Returns:
+        The report. MACs are multiply-adds for one image; FLOPs are twice that.
+
+    Raises:
+        InputError: inputs or data do not fit the networks, or an output is NaN.
+        UsageError: impossible numbers of threads.
+        DeviceError: the board is lost.
     """
+    judging, timing = judging or Judging(), timing or Timing()
+    alternatives, provenance = alternatives or Alternatives(), provenance or Provenance()
+    plan, sizes, measurements = provenance.plan, provenance.sizes, alternatives.measurements
     inputs = as_inputs(x)
     name = _name(before)
     before, after = copy_module(before), copy_module(after)  # which every run may change
-    beside = {label: copy_module(network) for label, network in (beside or {}).items()}
-    require_board(farm, device_target)
-    counts = _threads(threads)
+    beside = {label: copy_module(network) for label, network in alternatives.beside.items()}
+    require_board(timing.farm, timing.device_target)
+    counts = _threads(timing.threads)
     machine = this_machine()
     if plan is None:
         plan = getattr((getattr(after, "meta", None) or {}).get("sepify"), "plan", None)
@@ -127,7 +121,7 @@ def compare(
             stored = stored_size(before, inputs), stored_size(after, given["after"])
             sizes, kinds = (stored[0][0], stored[1][0]), (stored[0][1], stored[1][1])
 
-        evidence = Evidence(inputs, data, unlabelled, metric, tuple(names), unjudged)
+        evidence = Evidence(inputs, data, judging)
         scores, beware = judge(before, reduced_first(after, plan), evidence, progress)
         notes += beware
         separated = _alike(plan)
@@ -139,13 +133,16 @@ def compare(
         latency = None
         if counts:
             _require_cpu(before, after, inputs)
-            latency = _latency(models, given, target, counts, compiled, progress, seconds, seed)
+            latency = _latency(models, given, timing, counts, progress)
             fell = costs["after"].macs < costs["before"].macs
             notes += latency_notes(latency, machine, fell)
         board = None
-        if farm is not None and device_target is not None:
+        farm, board_target = timing.farm, timing.device_target
+        if farm is not None and board_target is not None:
             _require_cpu(before, after, inputs)
-            board = time_on_board(models, given, farm, device_target, seed, progress or silent)
+            board = time_on_board(
+                models, given, farm, board_target, timing.seed, progress or silent
+            )
             notes += board_notes(board, costs["after"].macs < costs["before"].macs)
 
     judged_on = evidence.judged_on(plan)
@@ -153,7 +150,7 @@ def compare(
         notes.insert(0, FITTED_NOTE)
     doubtful = doubts(None if evidence.bare else scores.fidelity, plan, evidence.kind(plan))
     if scores.fidelity is None:
-        doubtful = (unclaimed(unjudged), *doubtful)
+        doubtful = (unclaimed(judging.unjudged), *doubtful)
 
     totals = [
         Totals(cost.macs, cost.params, size, kind)
@@ -164,7 +161,7 @@ def compare(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=machine,
         versions=installed_versions(),
-        seed=seed,
+        seed=timing.seed,
         inputs=tuple(tuple(tensor.shape) for tensor in inputs),
         method=plan.method if plan else None,
         before=totals[0],
@@ -178,7 +175,7 @@ def compare(
         metrics=(scores.metric,) if scores.metric else (),
         changes=scores.changes,
         variants=variants,
-        origin=origin or Origin(plan=plan_document(plan)),
+        origin=provenance.origin or Origin(plan=plan_document(plan)),
         board=board,
         warnings=doubtful,
         judged_on=judged_on,
@@ -207,13 +204,11 @@ def _alike(plan: Plan | None) -> list[str]:
 def _latency(
     models: Models,
     given: Given,
-    target: str | None,
+    timing: Timing,
     threads: Sequence[int],
-    compiled: tuple[Compiled, Compiled] | None,
     progress: Progress | None,
-    seconds: float,
-    seed: int,
 ) -> Latency:
+    target, compiled, seed = timing.target, timing.compiled, timing.seed
     contenders: list[Contender] = []
     skipped: list[Skipped] = []
 
@@ -242,7 +237,7 @@ def _latency(
             skipped.append(Skipped("TVM", NO_TVM))
         else:
             enter("TVM", {side: partial(tvm, side) for side in sides})
-        result = race(contenders, seed=seed, seconds=seconds, progress=progress)
+        result = race(contenders, seed=seed, seconds=timing.seconds, progress=progress)
     return summarise(contenders, result, skipped, len(given["before"][0]), seed)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from sepify.graph.running import Inputs, as_inputs, evaluating
 from sepify.judging.fidelity import alike
 from sepify.judging.heldout import image_marks
-from sepify.judging.metrics import Metric
 from sepify.measuring.cost import measure_cost
 from sepify.measuring.data import Labelled, Scores, agree, score, score_metric
 from sepify.measuring.notes import accuracy_notes, chance_note
+from sepify.measuring.options import Judging
 from sepify.plans.plan import Plan
 from sepify.process.progress import Progress
 from sepify.report.model import Variant
@@ -24,43 +24,39 @@ PERHAPS_FITTED = "which the network may have been fitted to"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the networks are judged on: labelled `data`, with the user's `metric` or top-1, and the
-    `names` of its classes; `unlabelled` inputs; failing both, the example `inputs`, or nothing for
-    the reason in `unjudged`."""
+    """What the networks are judged on: labelled `data`, unlabelled inputs; failing both, the
+    example `inputs`, or nothing for the reason that `judging` gives."""
 
     inputs: Inputs
     data: Labelled | None = None
-    unlabelled: Tensor | Inputs | None = None
-    metric: Metric | None = None
-    names: tuple[str, ...] = ()
-    unjudged: str = ""
+    judging: Judging = field(default_factory=Judging)
 
     @property
     def bare(self) -> bool:
         """Whether there is nothing but the example inputs."""
-        return self.data is None and self.unlabelled is None
+        return self.data is None and self.judging.unlabelled is None
 
     def judged_on(self, plan: Plan | None) -> str:
         """What else was done with the images that fidelity is measured on, as far as it is known;
         empty for labelled images, which are the user's word, and for example inputs."""
-        if self.unlabelled is None:
+        if self.judging.unlabelled is None:
             return ""
         if plan is None or not plan.fitted:
             return ""
-        apart = image_marks(as_inputs(self.unlabelled)) < (plan.heldout or 0.0)
+        apart = image_marks(as_inputs(self.judging.unlabelled)) < (plan.heldout or 0.0)
         return HELD_OUT if bool(apart.all()) else PERHAPS_FITTED
 
     def kind(self, plan: Plan | None) -> str:
         """What the images are that fidelity is measured on, in words."""
-        if self.unlabelled is None:
+        if self.judging.unlabelled is None:
             return "images" if self.data is None else "labelled images"
         return "held-out images" if self.judged_on(plan) == HELD_OUT else "images"
 
     @property
     def readable_twice(self) -> Inputs:
         """The most telling inputs that are held in memory."""
-        if self.unlabelled is not None:
-            return as_inputs(self.unlabelled)
+        if self.judging.unlabelled is not None:
+            return as_inputs(self.judging.unlabelled)
         if isinstance(self.data, tuple) and isinstance(self.data[0], Tensor):
             return (self.data[0],)
         if isinstance(self.data, Sized):  # not a generator, which would lose its first batch
@@ -80,11 +76,12 @@ def judge(
         if scores.accuracy is not None:
             notes += chance_note(scores.accuracy.before, scores.classes)
             notes += accuracy_notes(scores.accuracy)
-    if evidence.bare and evidence.unjudged:
+    if evidence.bare and evidence.judging.unjudged:
         return Scores(None), ()
-    if scores is None or evidence.unlabelled is not None:
-        bare = evidence.unlabelled is None
-        given = evidence.inputs if evidence.unlabelled is None else as_inputs(evidence.unlabelled)
+    if scores is None or evidence.judging.unlabelled is not None:
+        unlabelled = evidence.judging.unlabelled
+        bare = unlabelled is None
+        given = evidence.inputs if unlabelled is None else as_inputs(unlabelled)
         fidelity = agree(before, after, given, progress)
         scores = replace(scores, fidelity=fidelity) if scores else Scores(fidelity)
         if bare:
@@ -122,7 +119,7 @@ def _score(
     evidence: Evidence,
     progress: Progress | None,
 ) -> Scores:
-    if evidence.metric is None:
-        return score(before, after, data, progress, evidence.names)
-    name = getattr(evidence.metric, "__name__", type(evidence.metric).__name__)
-    return score_metric(before, after, data, evidence.metric, name, progress)
+    if evidence.judging.metric is None:
+        return score(before, after, data, progress, tuple(evidence.judging.names))
+    name = getattr(evidence.judging.metric, "__name__", type(evidence.judging.metric).__name__)
+    return score_metric(before, after, data, evidence.judging.metric, name, progress)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
 from sepify.errors import UsageError
 from sepify.graph.convolutions import Convolution
-from sepify.planning.uniform import Filter, refusals
+from sepify.planning.uniform import Selection, patterns_and_filter, refusals
 from sepify.plans.forms import Order, Separate, full_rank
 from sepify.plans.plan import Plan
 
@@ -29,26 +29,16 @@ def rank_of(rank: Rank) -> int | None:
     return 1 if isinstance(rank, Unset) else rank
 
 
-def require_alone(plan: Plan | None, others: Mapping[str, object]) -> None:
-    """Raise UsageError for what serves to make a plan, where there is one."""
-    for name, value in others.items():
-        if plan is not None and value is not None:
-            raise UsageError(
-                f"{name} is for making a plan, and there is one: leave one of them out"
-            )
-
-
 def require_agreeing(
     plan: Plan,
     convolutions: Sequence[Convolution],
     rank: Rank,
     order: Order | None,
-    keep: Sequence[str],
-    filter_fn: Filter | None,
+    keep: Selection,
 ) -> None:
     """Raise UsageError where an option contradicts what `plan` does to a convolution, PlanError for
     a `keep` pattern that matches nothing."""
-    refused = refusals(convolutions, keep, filter_fn)
+    refused = refusals(convolutions, *patterns_and_filter(keep))
     for decision in plan.rewritten:
         form = decision.form
         does = "separates" if isinstance(form, Separate) else "rewrites"

@@ -6,29 +6,26 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, fx, nn
 
+from sepify.capture.network import Network, require_inputs
 from sepify.errors import UsageError, first_line
-from sepify.graph.convolutions import survey
 from sepify.graph.inputs import in_evaluation, run_in_place
-from sepify.graph.maps import measure_maps
 from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
 from sepify.passes.thin_channels import thin_channels
 from sepify.plans.budget import Budget
-from sepify.plans.costs import Cost, standard_cost
+from sepify.plans.costs import Cost
 from sepify.plans.plan import Plan
 from sepify.plans.resolution import Size, Tensors, resize_images, target_size
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """What is planned and converted in the place of the original: `network`, thinned to `width`, on
-    `inputs` and `batches` at `resolution` (height and width in pixels, None: as they were given).
+    """What is planned and converted in the place of the original: `network`, thinned to `width`,
+    with inputs and images at `resolution` (height and width in pixels, None: as they were given).
 
     `before` holds the kernel of each convolution of the original, and its cost at full resolution.
     """
 
-    network: fx.GraphModule
-    inputs: Tensors | None
-    batches: tuple[Tensors, ...] | None
+    network: Network
     width: float
     resolution: Size | None
     before: dict[str, tuple[tuple[int, ...], Cost]]
@@ -36,15 +33,11 @@ class Reduced:
 
 
 def reduce_network(
-    original: fx.GraphModule,
-    inputs: Tensors | None,
-    batches: tuple[Tensors, ...] | None,
-    width: float = 1.0,
-    resolution: float | Size | None = None,
+    original: Network, width: float = 1.0, resolution: float | Size | None = None
 ) -> Reduced:
     """`original` with both multipliers; itself where they are 1 and None.
 
-    Where there are `batches`, the thinned network's BatchNorm statistics are re-estimated on them.
+    Where there are images, the thinned network's BatchNorm statistics are re-estimated on them.
     Raises UsageError for a width that is not above 0 and at most 1, a resolution that makes no
     sense or does not fit the network (naming the layer), or either without inputs; what
     `thin_channels` raises.
@@ -52,25 +45,24 @@ def reduce_network(
     if not 0 < width <= 1:
         raise UsageError(f"width {width:g} is no share of the channels: give one in (0, 1]")
     if width == 1 and resolution is None:
-        return Reduced(original, inputs, batches, 1.0, None, {}, ())
-    if inputs is None:
-        asked = "a width" if resolution is None else "a resolution"
-        raise UsageError(f"{asked} needs example inputs or calibration images")
-    maps = measure_maps(original, inputs)
-    before = {c.name: (c.kernel, standard_cost(c, maps.get(c.name))) for c in survey(original)}
+        return Reduced(original, 1.0, None, {}, ())
+    inputs = require_inputs(original, "a width" if resolution is None else "a resolution")
+    batches = original.batches
+    before = {c.name: (c.kernel, original.costs[c.name]) for c in original.convolutions}
     size = None if resolution is None else target_size(resolution, inputs)
     if size is not None:
         inputs = resize_images(inputs, size)
-        _require_size(original, inputs, size)
+        _require_size(original.graph_module, inputs, size)
         if batches is not None:
             batches = tuple(resize_images(batch, size) for batch in batches)
-    network, notes = original, tuple[str, ...]()
+    graph_module, notes = original.graph_module, tuple[str, ...]()
     if width < 1:
-        thinned = thin_channels(original, inputs, width)
-        network, notes = thinned.network, tuple(thinned.notes())
+        thinned = thin_channels(graph_module, inputs, width)
+        graph_module, notes = thinned.network, tuple(thinned.notes())
         if batches is not None and min(len(batch[0]) for batch in batches) > 1:
-            network = reestimate_batchnorm(network, batches)
-    return Reduced(network, inputs, batches, width, size, before, notes)
+            graph_module = reestimate_batchnorm(graph_module, batches)
+    network = Network(replace(original.captured, graph_module=graph_module), inputs, batches)
+    return Reduced(network, width, size, before, notes)
 
 
 def related_to_original(plan: Plan, reduced: Reduced) -> Plan:

@@ -19,6 +19,17 @@ from sepify.plans.plan import Decision, Plan
 from sepify.plans.styles import STYLES, Style
 
 Filter = Callable[[nn.Module, str], bool]
+Selection = Sequence[str] | Filter
+"""Convolutions to leave alone: names or shell patterns, or a function of a module and its name that
+answers True for them."""
+
+
+def patterns_and_filter(keep: Selection) -> tuple[Sequence[str], Filter | None]:
+    """The names and patterns in `keep`, or the function, which is of what is left alone."""
+    if not callable(keep):
+        return keep, None
+    kept = keep
+    return (), lambda module, name: not kept(module, name)
 
 
 def plan_uniform(
@@ -102,10 +113,10 @@ def _refusal(convolution: Convolution, keep: Sequence[str], filter_fn: Filter | 
             return f"asked to keep '{pattern}'"
     assert convolution.module is not None
     if filter_fn is not None:
-        with users_code(f"filter_fn, asked about '{convolution.name}',", UsageError):
+        with users_code(f"keep, asked about '{convolution.name}',", UsageError):
             wanted = bool(filter_fn(convolution.module, convolution.name))
         if not wanted:
-            return "refused by filter_fn"
+            return "asked to keep it"
     return None
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from torch import Tensor
 
 from sepify.errors import UsageError
 
@@ -21,6 +23,18 @@ _EXAMPLES = {
     "params": "0.35, '35%' or an absolute '250k'",
     "latency": "0.5, '50%' or an absolute '2.5ms'",
 }
+
+
+class Farm(Protocol):
+    """Boards to time on; `sepify.compiling.find_farm` makes one."""
+
+    @property
+    def key(self) -> str:
+        """Under which a tracker knows the boards."""
+
+    @property
+    def session(self) -> float:
+        """Seconds that timing a few networks may take."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,9 @@ class Budget:
     accuracy_drop  points of top-1 on labelled images, or of agreement with the original
 
     `target` is "onnxruntime" or a target of `sepify.compile`: this machine's, or that of the board
-    which `sepify.plan` and `sepify.convert` are given as `farm`.
+    that `farm` names, from `sepify.compiling.find_farm`. `labelled` are the images and labels for
+    `accuracy_drop`; without them agreement with the original counts, on the half of the calibration
+    images that is not planned by.
 
     Raises UsageError for none or several, for 0, and for more than 1 without a unit.
     """
@@ -58,6 +74,8 @@ class Budget:
     latency: Amount | None = None
     accuracy_drop: float | None = None
     target: str | None = None
+    labelled: tuple[Tensor, Tensor] | None = field(default=None, compare=False, repr=False)
+    farm: Farm | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         given = [name for name in QUANTITIES if getattr(self, name) is not None]
@@ -68,6 +86,13 @@ class Budget:
             )
         if (self.target is not None) != (self.latency is not None):
             raise UsageError("latency and target go together: latency='50%', target='native'")
+        if self.labelled is not None and self.accuracy_drop is None:
+            raise UsageError("labelled data is for a budget in accuracy_drop; this one needs none")
+        if self.farm is not None and self.target is None:
+            raise UsageError(
+                "a board is for a budget in latency, such as latency=50%@raspberry-pi-4; this one "
+                "needs none"
+            )
         _ = self.limit
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from sepify.errors import PlanError
+from sepify.errors import PlanError, UsageError
 from sepify.graph.convolutions import Convolution
 from sepify.plans.plan import Decision, Plan
 from sepify.plans.styles import Style
@@ -64,3 +64,23 @@ def _check_ties(plan: Plan, by_name: dict[str, Convolution]) -> None:
                 f"{first.where} and {decision.where} share one weight, so the plan must treat "
                 "them alike"
             )
+
+
+def below_full_rank(plan: Plan, convolutions: Sequence[Convolution]) -> list[str]:
+    """The convolutions of which `plan`, carried out from the weights alone, loses a part."""
+    kernels = {convolution.name: convolution.kernel for convolution in convolutions}
+    return [
+        decision.name
+        for decision in plan.rewritten
+        if not decision.form.is_exact(kernels[decision.name])
+    ]
+
+
+def require_nothing_lost(lossy: Sequence[str]) -> None:
+    """Raise UsageError where layers would lose a part and nobody asked for that."""
+    if lossy:
+        raise UsageError(
+            f"'{lossy[0]}' and whatever else is below full rank would be made from the weights "
+            "alone, which as a rule ruins a network: give calibration images (a few hundred, no "
+            "labels), or ask for it with solver=Solver(method='svd'), or for full rank (rank=None)"
+        )

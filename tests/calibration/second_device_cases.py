@@ -53,7 +53,9 @@ def compared(move: Move, convert: Callable[..., nn.Module]) -> dict[str, object]
     weights = []
     for where in (lambda network: network, move):
         torch.manual_seed(0)
-        weights.append(convert(where(Halves().eval()), method="svd").state_dict())
+        weights.append(
+            convert(where(Halves().eval()), solver=sepify.Solver(method="svd")).state_dict()
+        )
     here, other = weights
     apart = [float((here[k].double() - other[k].cpu().double()).abs().max()) for k in here]
     return {"apart": max(apart), "devices": sorted({str(x.device) for x in other.values()})}
@@ -71,20 +73,24 @@ def mixed() -> str:
 def main() -> None:
     """All cases."""
     begin()
-    convert = partial(sepify.convert, calibration=IMAGES, refine=Refinement(steps=20))
+    convert = partial(
+        sepify.convert, calibration=IMAGES, solver=sepify.Solver(refine=Refinement(steps=20))
+    )
     labelled = (IMAGES[:256], torch.arange(256) % 4)
     ways: dict[str, Callable[..., nn.Module]] = {
-        "from weights": partial(sepify.convert, rank=1, method="svd", example_inputs=IMAGES[:1]),
+        "from weights": partial(
+            sepify.convert, rank=1, solver=sepify.Solver(method="svd"), example_inputs=IMAGES[:1]
+        ),
         "svd, BatchNorm re-estimated": partial(
-            sepify.convert, calibration=IMAGES, rank=1, method="svd"
+            sepify.convert, calibration=IMAGES, rank=1, solver=sepify.Solver(method="svd")
         ),
         "least squares, refined": partial(convert, rank=1),
-        "pw-dw": partial(convert, rank=2, order="pw-dw"),
-        "on maps": partial(convert, rank=2, memory=200_000),
-        "mobilenet": partial(convert, rank=1, style="mobilenet"),
+        "pw-dw": partial(convert, rank=2, architecture=sepify.Architecture(order="pw-dw")),
+        "on maps": partial(convert, rank=2, solver=sepify.Solver(memory=200_000)),
+        "mobilenet": partial(convert, rank=1, architecture=sepify.Architecture(style="mobilenet")),
         "planned": partial(convert, budget=sepify.Budget(macs=0.85)),
-        "promised": partial(convert, budget=sepify.Budget(accuracy_drop=5), labelled=labelled),
-        "thinned": partial(convert, rank=1, width=0.5),
+        "promised": partial(convert, budget=sepify.Budget(accuracy_drop=5, labelled=labelled)),
+        "thinned": partial(convert, rank=1, architecture=sepify.Architecture(width=0.5)),
     }
     found: dict[str, object] = {name: compared(there, way) for name, way in ways.items()}
     found["on two devices"] = compared(halfway, ways["least squares, refined"])

@@ -319,6 +319,6 @@ def test_a_file_converts_like_the_model(tmp_path: Path) -> None:
         x = torch.randn(batch, 3, 16, 16)
         assert torch.equal(run(result.graph_module, (x,)), run(model, (x,)))
     assert all(isinstance(p, nn.Parameter) for p in result.graph_module.parameters())
-    small = sepify.convert(program, example_inputs=X, method="svd")
+    small = sepify.convert(program, example_inputs=X, solver=sepify.Solver(method="svd"))
     assert "layer1.0.conv1.depthwise.weight" in small.state_dict()
     assert small.meta["sepify"].front_end.startswith("torch-export")

@@ -87,7 +87,13 @@ def test_their_costs_are_those_of_every_call() -> None:
 @pytest.mark.parametrize("order", ["dw-pw", "pw-dw"])
 def test_they_are_rewritten_where_they_are(order: sepify.factorize.factors.Order) -> None:
     model = net()
-    small = sepify.convert(model, example_inputs=X, order=order, rank=1, method="svd")
+    small = sepify.convert(
+        model,
+        example_inputs=X,
+        architecture=sepify.Architecture(order=order),
+        rank=1,
+        solver=sepify.Solver(method="svd"),
+    )
     assert {"chooser.conv.depthwise.weight", "chooser.conv.pointwise.weight"} <= set(
         small.state_dict()
     )
@@ -105,16 +111,16 @@ def test_they_are_rewritten_where_they_are(order: sepify.factorize.factors.Order
 
 def test_at_full_rank_nothing_changes() -> None:
     model = net()
-    plan = sepify.plan(model, X, rank=None, allow_costlier=True)
+    plan = sepify.plan(model, X, rank=None, architecture=sepify.Architecture(costlier=True))
     assert plan["chooser.conv"].form.rewrites
-    small = sepify.convert(model, example_inputs=X, plan=plan, method="svd")
+    small = sepify.convert(model, example_inputs=X, plan=plan, solver=sepify.Solver(method="svd"))
     expected = run(model, (X,))
     assert (run(small, (X,)) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_with_data_they_are_solved_from_their_weights_and_it_is_said() -> None:
     images = torch.randn(32, 3, 16, 16)
-    small = sepify.convert(net(), calibration=images, rank=1, refine=False)
+    small = sepify.convert(net(), calibration=images, rank=1, solver=sepify.Solver(refine=False))
     plan = small.meta["sepify"].plan
     assert plan["chooser.conv"].reason.endswith(
         "inside 'chooser', so solved from its weights alone"
@@ -131,6 +137,6 @@ def test_a_layer_that_reads_its_convolution_keeps_it() -> None:
     obstacle = str(found["chooser.conv"].obstacle)
     assert "inside 'chooser', which was left whole and does more with it than call it" in obstacle
     assert "has no attribute 'weight'" in obstacle
-    small = sepify.convert(model, example_inputs=X, method="svd")
+    small = sepify.convert(model, example_inputs=X, solver=sepify.Solver(method="svd"))
     assert small.meta["sepify"].plan["chooser.conv"].reason == obstacle
     assert small.meta["sepify"].plan["stem"].form.rewrites

@@ -38,7 +38,7 @@ def test_they_are_captured_and_converted(form):
     if form == "script":
         model = torch.jit.script(model)
     torch.testing.assert_close(capture(model, (x,)).graph_module(x), want)
-    small = sepify.convert(model, example_inputs=x, rank=1, method="svd")
+    small = sepify.convert(model, example_inputs=x, rank=1, solver=sepify.Solver(method="svd"))
     assert small(x).shape == want.shape
     assert len(small.meta["sepify"].plan.separated) == 2
 

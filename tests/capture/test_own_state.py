@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from options import grouped
 from torch import Tensor, fx, nn
 
 import sepify
@@ -178,9 +179,9 @@ def made(kind: type[nn.Module]) -> nn.Module:
 
 def exactly(model: Any, **data: Any) -> fx.GraphModule:
     """Every convolution separated at full rank."""
-    plan = sepify.plan(model, X, rank=None, allow_costlier=True)
+    plan = sepify.plan(model, X, rank=None, architecture=sepify.Architecture(costlier=True))
     assert len(plan.separated) == 2
-    return sepify.convert(model, plan=plan, example_inputs=X, **data)
+    return sepify.convert(model, plan=plan, example_inputs=X, **grouped(data))
 
 
 def require_same(network: Any, original: nn.Module) -> None:
@@ -286,7 +287,12 @@ def test_a_teacher_that_keeps_something_cannot_teach() -> None:
 
 def test_neither_width_nor_resolution_goes_with_a_state() -> None:
     with pytest.raises(UsageError, match="state too: .*'past'"):
-        sepify.convert(made(Copies), method="svd", example_inputs=X, width=0.5)
+        sepify.convert(
+            made(Copies),
+            solver=sepify.Solver(method="svd"),
+            example_inputs=X,
+            architecture=sepify.Architecture(width=0.5),
+        )
 
 
 def test_training_moves_statistics_and_is_no_state() -> None:

@@ -109,7 +109,9 @@ def test_threads_convert_compile_and_save_at_once(compiled, tmp_path):
     filters = list(warnings.filters)
 
     def work(i):
-        small = sepify.convert(network(4 + i), rank=1, method="svd", example_inputs=X[i])
+        small = sepify.convert(
+            network(4 + i), rank=1, solver=sepify.Solver(method="svd"), example_inputs=X[i]
+        )
         fast = sepify.compile(small, X[i])
         sepify.save_model(small, tmp_path / f"{i}.pt", X[i])
         again = sepify.load_compiled(fast.save(tmp_path / str(i)))

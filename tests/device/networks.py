@@ -58,14 +58,18 @@ def mobilenet() -> tuple[nn.Module, Tensor]:
 
 
 def separable_resnet18() -> tuple[nn.Module, Tensor]:
-    return sepify.convert(resnet18().eval(), keep=("0",), method="svd"), torch.randn(1, 3, 64, 64)
+    return sepify.convert(
+        resnet18().eval(), keep=("0",), solver=sepify.Solver(method="svd")
+    ), torch.randn(1, 3, 64, 64)
 
 
 def demo() -> tuple[nn.Module, Tensor]:
     """The network that comes with the package, converted at rank 1, its stem kept."""
     x = torch.rand(1, 1, 28, 28) * 255
     model = load_torchscript(MODEL_FILE).module
-    return sepify.convert(model, keep=("stem",), example_inputs=x, method="svd"), x
+    return sepify.convert(
+        model, keep=("stem",), example_inputs=x, solver=sepify.Solver(method="svd")
+    ), x
 
 
 NETWORKS = {"demo": demo, "sepResNet-18": separable_resnet18, "MobileNet": mobilenet}

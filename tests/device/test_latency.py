@@ -69,9 +69,12 @@ def test_a_table_goes_on_where_a_board_died_and_is_refused_for_another(start_boa
 def test_a_report_has_the_board_and_none_of_its_milliseconds(start_board):
     _, farm = start_board()
     model = seeded(Plain(8))
-    small = sepify.convert(model, example_inputs=images(1), method="svd")
+    small = sepify.convert(model, example_inputs=images(1), solver=sepify.Solver(method="svd"))
     report = compare(
-        model, small, images(1), threads=(), seconds=0.1, farm=farm, device_target=TARGET
+        model,
+        small,
+        images(1),
+        timing=sepify.Timing(threads=(), seconds=0.1, farm=farm, device_target=TARGET),
     )
     assert report.board.target == TARGET
     assert report.board.emulated
@@ -81,4 +84,9 @@ def test_a_report_has_the_board_and_none_of_its_milliseconds(start_board):
     assert f"Latency on the board at {farm}" in str(report)
     with pytest.raises(DeviceError, match="wrong secret"):
         wrong = replace(farm, secret="another-secret-of-length")
-        compare(model, small, images(1), threads=(), farm=wrong, device_target=TARGET)
+        compare(
+            model,
+            small,
+            images(1),
+            timing=sepify.Timing(threads=(), farm=wrong, device_target=TARGET),
+        )

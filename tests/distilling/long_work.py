@@ -19,7 +19,7 @@ import sepify
 from sepify.distilling import Training, shift_and_mirror
 from sepify.storage.tensors import save_state
 
-SETTINGS = Training(batch=32, rate=5e-3, ema=0.9, save_every=0)
+SETTINGS = Training(batch=32, rate=5e-3, ema=0.9, save_every=0, augment=shift_and_mirror(1))
 
 
 def train(checkpoint: Path, kill_at: int = 0, **options) -> fx.GraphModule:
@@ -34,10 +34,8 @@ def train(checkpoint: Path, kill_at: int = 0, **options) -> fx.GraphModule:
         "teacher": network,
         "data": pictures(160),
         "epochs": 4,
-        "augment": shift_and_mirror(1),
         "training": SETTINGS,
-        "checkpoint": checkpoint,
-        "resume": True,
+        "checkpoint": sepify.Checkpoint(checkpoint, options.pop("resume", True)),
         "progress": told,
         **options,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from nets import Plain, images, seeded
+from options import grouped
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -51,7 +52,7 @@ def pictures(count: int = 192) -> Tensor:
 def student(network: nn.Module, rank: int = 1, **options) -> fx.GraphModule:
     """What convert makes of `network` on a few of its images."""
     settings = {"refine": False, "holdout": 0, **options}
-    return sepify.convert(network, rank=rank, calibration=pictures()[:64], **settings)
+    return sepify.convert(network, rank=rank, calibration=pictures()[:64], **grouped(settings))
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:

@@ -194,7 +194,8 @@ def test_images_set_aside_are_not_learnt_from(network, small):
         return batch
 
     x = pictures(160)
-    sepify.distill(small, teacher=network, data=x, epochs=1, training=QUICK, augment=augment)
+    training = replace(QUICK, augment=augment)
+    sepify.distill(small, teacher=network, data=x, epochs=1, training=training)
     rows = {tuple(row.flatten()[:3].tolist()) for row in torch.cat(seen)}
     assert len(rows) == 128  # 20 judge, the 140 left make four whole batches
     assert rows < {tuple(row.flatten()[:3].tolist()) for row in x}
@@ -208,9 +209,10 @@ def test_augmentation_is_drawn_from_the_seed(network, small):
         drawn.append(result)
         return result
 
-    options = dict(teacher=network, data=pictures(64), epochs=2, augment=augment)
-    first = sepify.distill(small, training=QUICK, **options)
-    second = sepify.distill(small, training=QUICK, **options)
+    options = dict(teacher=network, data=pictures(64), epochs=2)
+    training = replace(QUICK, augment=augment)
+    first = sepify.distill(small, training=training, **options)
+    second = sepify.distill(small, training=training, **options)
     assert same(weights(first), weights(second))
     half = len(drawn) // 2
     assert all(torch.equal(a, b) for a, b in zip(drawn[:half], drawn[half:], strict=True))
@@ -258,7 +260,9 @@ class Two(nn.Module):
 def test_several_inputs():
     network = seeded(Two())
     x, scale, labels = images(64), torch.linspace(0.5, 2, 64), torch.arange(64) % 3
-    small = sepify.convert(network, example_inputs=(x[:2], scale[:2]), method="svd")
+    small = sepify.convert(
+        network, example_inputs=(x[:2], scale[:2]), solver=sepify.Solver(method="svd")
+    )
     again = sepify.distill(
         small, teacher=network, data=(x, scale, labels), epochs=2, training=QUICK
     )
@@ -267,7 +271,7 @@ def test_several_inputs():
 
 def test_another_task_with_a_loss_of_its_own():
     network = seeded(Residual())
-    small = sepify.convert(network, method="svd")
+    small = sepify.convert(network, solver=sepify.Solver(method="svd"))
     again = sepify.distill(
         small,
         teacher=network,
@@ -309,7 +313,7 @@ def test_a_teacher_of_other_layers_teaches_by_its_outputs_and_it_is_said(network
         ({"data": 3}, InputError, "cannot learn from a int"),
         ({"data": [{"image": torch.zeros(2, 3, 12, 12)}]}, InputError, "a batch holds "),
         ({"student": nn.Conv2d(3, 4, 3)}, InputError, "the student is a Conv2d"),
-        ({"resume": True}, UsageError, "resume needs the checkpoint"),
+        ({"resume": True}, UsageError, "resume=... is now checkpoint=Checkpoint"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::sepify.errors.DistillationWarning")

@@ -22,6 +22,8 @@ from sepify.storage.tensors import read_state, save_state
 
 SCRIPT = Path(__file__).with_name("long_work.py")
 
+PLAIN = replace(SETTINGS, augment=None)
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -111,7 +113,12 @@ def test_images_with_nan_in_them_are_named(tmp_path):
     x = pictures(64)
     x[40:, 0, 0, 0] = float("nan")
     with pytest.raises(DistillationError, match="the images of this batch hold NaN or infinity"):
-        train(tmp_path / "checkpoint", data=x, heldout=pictures(16), augment=None)
+        train(
+            tmp_path / "checkpoint",
+            data=x,
+            heldout=pictures(16),
+            training=PLAIN,
+        )
 
 
 class Failing(TensorDataset):
@@ -146,20 +153,35 @@ def test_a_batch_of_another_shape(tmp_path):
     batches = [pictures(16), pictures(16)[:, :2]]
     message = r"epoch 1, batch 2: a batch of \(16, 2, 12, 12\) does not go through the networks"
     with pytest.raises(DistillationError, match=message):
-        train(tmp_path / "checkpoint", data=batches, heldout=pictures(16), augment=None)
+        train(
+            tmp_path / "checkpoint",
+            data=batches,
+            heldout=pictures(16),
+            training=PLAIN,
+        )
 
 
 def test_labels_that_do_not_fit(tmp_path):
     told = r"batch 1: labels run from -1 to 9, and the networks tell 5 classes, 0 to 4 \("
     data = (pictures(64), torch.tensor([9, -1] * 32))
     with pytest.raises(DistillationError, match=told):
-        train(tmp_path / "checkpoint", data=data, losses=Losses(layers=0), augment=None)
+        train(
+            tmp_path / "checkpoint",
+            data=data,
+            losses=Losses(layers=0),
+            training=PLAIN,
+        )
 
 
 def test_labels_of_another_shape(tmp_path):
     data = (pictures(64), torch.zeros(64, 3))
     with pytest.raises(DistillationError, match="does not go through the networks"):
-        train(tmp_path / "checkpoint", data=data, losses=Losses(layers=0), augment=None)
+        train(
+            tmp_path / "checkpoint",
+            data=data,
+            losses=Losses(layers=0),
+            training=PLAIN,
+        )
 
 
 def test_a_full_disk_in_mid_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
@@ -190,7 +212,7 @@ def test_a_full_disk_in_mid_checkpoint_leaves_the_old_one(tmp_path, monkeypatch)
         ({"epochs": 5}, "epochs was 4 and is 5"),
         ({"losses": Losses(temperature=2)}, r"temperature was 3\.0 and is 2"),
         ({"training": replace(SETTINGS, seed=1)}, "seed was 0 and is 1"),
-        ({"augment": None}, "augment was 'shift_and_mirror"),
+        ({"training": replace(SETTINGS, augment=None)}, "augment was 'shift_and_mirror"),
         ({"data": pictures(96)}, "batches an epoch was 4 and is 2"),
         ({"teacher": seeded(Dropping(), 3)}, "its teacher has other weights"),
         ({"student": 2}, r"its plan is another one: 'conv1\.depthwise\.weight' is \(3, 1, 3, 3\) "),
@@ -211,8 +233,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, options, message):
                 data=pictures(160),
                 epochs=4,
                 training=SETTINGS,
-                checkpoint=path,
-                resume=True,
+                checkpoint=sepify.Checkpoint(path, resume=True),
             )
         else:
             train(path, **options)

@@ -112,7 +112,9 @@ def test_a_convolution_called_twice_is_matched_call_by_call():
             return self.head(self.conv(F.relu(self.conv(x))).mean((2, 3)))
 
     network = seeded(Twice())
-    pair = DistillationPair(sepify.convert(network, method="svd"), network, images(8, channels=4))
+    pair = DistillationPair(
+        sepify.convert(network, solver=sepify.Solver(method="svd")), network, images(8, channels=4)
+    )
     assert pair.matched == ("conv",)
     assert pair.scales.shape == (2,)
 
@@ -131,7 +133,7 @@ def test_it_can_be_copied_pickled_and_loaded_again(network):
 
 def test_a_loss_of_ones_own_for_other_tasks():
     network = seeded(Residual())
-    small = sepify.convert(network, method="svd")
+    small = sepify.convert(network, solver=sepify.Solver(method="svd"))
     with pytest.raises(UsageError, match=r"one row of class scores.*\(4, 8, 12, 12\).*loss="):
         DistillationPair(small, network, images())
     seen = []
@@ -198,13 +200,23 @@ def test_a_student_with_multipliers_sees_smaller_images_and_matches_what_has_the
 ):
     wide = teacher(Plain(32))
     x = pictures(64)
-    small = sepify.convert(wide, calibration=x, refine=False, resolution=9)
+    small = sepify.convert(
+        wide,
+        calibration=x,
+        solver=sepify.Solver(refine=False),
+        architecture=sepify.Architecture(resolution=9),
+    )
     pair = DistillationPair(small, wide, x)
     assert pair.matched == ()  # every map is smaller
     torch.testing.assert_close(
         pair.parts(x)["soft"], soft_targets(small(resize_images((x,), (9, 9))[0]), wide(x))
     )
-    thin = sepify.convert(wide, calibration=x, refine=False, width=0.5)
+    thin = sepify.convert(
+        wide,
+        calibration=x,
+        solver=sepify.Solver(refine=False),
+        architecture=sepify.Architecture(width=0.5),
+    )
     assert thin.conv1.pointwise.out_channels == 16
     pair = DistillationPair(thin, wide, x)
     assert pair.matched == ()

@@ -80,7 +80,9 @@ class Deciding(nn.Module):
 
 def test_a_rewritten_layer_in_a_module_that_is_called_whole_learns():
     network = nn.Sequential(nn.Conv2d(3, 8, 1), Deciding(), nn.Conv2d(8, 5, 1)).eval()
-    small = sepify.convert(network, example_inputs=pictures(2), keep=("0", "2"), method="svd")
+    small = sepify.convert(
+        network, example_inputs=pictures(2), keep=("0", "2"), solver=sepify.Solver(method="svd")
+    )
     still = freeze_unchanged(small)
     learning = {name for name, p in small.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in learning} == {"1", "2"}
@@ -92,7 +94,12 @@ def test_a_rewritten_layer_in_a_module_that_is_called_whole_learns():
 def test_a_thinned_student_has_no_unchanged_part():
     pytest.importorskip("torch_pruning")
     network = teacher()
-    thin = sepify.convert(network, width=0.5, example_inputs=pictures(2), method="svd")
+    thin = sepify.convert(
+        network,
+        architecture=sepify.Architecture(width=0.5),
+        example_inputs=pictures(2),
+        solver=sepify.Solver(method="svd"),
+    )
     frozen = replace(QUICK, unchanged="frozen")
     with pytest.raises(
         UsageError, match=r"a student of width 0\.5 is changed from its first layer"
@@ -102,7 +109,9 @@ def test_a_thinned_student_has_no_unchanged_part():
 
 def test_nothing_is_rewritten():
     network = teacher()
-    same = sepify.convert(network, keep=("conv*",), example_inputs=pictures(2), method="svd")
+    same = sepify.convert(
+        network, keep=("conv*",), example_inputs=pictures(2), solver=sepify.Solver(method="svd")
+    )
     frozen = replace(QUICK, unchanged="frozen")
     with pytest.raises(UsageError, match="no parameter that requires a gradient"):
         sepify.distill(

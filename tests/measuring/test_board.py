@@ -38,11 +38,15 @@ def farm(board, secret):
 @pytest.fixture
 def pair():
     model = seeded(Plain(32))
-    return model, sepify.convert(model, example_inputs=images(1, size=32), method="svd")
+    return model, sepify.convert(
+        model, example_inputs=images(1, size=32), solver=sepify.Solver(method="svd")
+    )
 
 
 def test_both_networks_in_turns_on_the_board(pair, farm):
-    report = compare(*pair, images(1, size=32), threads=(), farm=farm, device_target=TARGET)
+    report = compare(
+        *pair, images(1, size=32), timing=sepify.Timing(threads=(), farm=farm, device_target=TARGET)
+    )
     board = report.board
     assert report.latency is None
     assert board is not None
@@ -109,9 +113,11 @@ def test_faults(pair, farm, board):
     given = {"threads": (), "device_target": TARGET}
     wrong = replace(farm, secret="another-secret-of-length")
     with pytest.raises(DeviceError, match="wrong secret"):
-        compare(*pair, images(1), farm=wrong, **given)
+        compare(*pair, images(1), timing=sepify.Timing(farm=wrong), **given)
     with pytest.raises(UsageError, match="is this machine, and not the board"):
-        compare(*pair, images(1), farm=farm, threads=(), device_target="native")
+        compare(
+            *pair, images(1), timing=sepify.Timing(farm=farm, threads=(), device_target="native")
+        )
     server = board[0].pid
     sessions = Path(f"/proc/{server}/task/{server}/children")
 
@@ -130,6 +136,6 @@ def test_faults(pair, farm, board):
 
     try:
         with pytest.raises(DeviceError, match=f"the board at {farm} "):
-            compare(*pair, images(1), farm=farm, progress=progress, **given)
+            compare(*pair, images(1), timing=sepify.Timing(farm=farm), progress=progress, **given)
     finally:
         over.set()

@@ -12,6 +12,7 @@ import torch
 from nets import Plain, images, seeded
 from torch import Tensor, nn
 
+from sepify import Provenance, Timing
 from sepify.errors import CompileError, InputError, UsageError
 from sepify.measuring import compare
 from sepify.measuring.layers import REST
@@ -245,7 +246,11 @@ def test_the_whole_comparison(tmp_path: Path) -> None:
     affinity = os.sched_getaffinity(0)
     threads = torch.get_num_threads()
     report = compare(
-        before, after, images(1), plan=plan(), compiled=compiled, threads=(1,), seconds=0.01
+        before,
+        after,
+        images(1),
+        provenance=Provenance(plan=plan()),
+        timing=Timing(compiled=compiled, threads=(1,), seconds=0.01),
     )
     assert report.latency is not None
     assert report.latency.skipped == ()
@@ -326,7 +331,11 @@ def test_onnxruntime_missing_or_unable_is_said(
     pytest.importorskip("onnxruntime")
     x = images(1)
     report = compare(
-        NoOperator(), NoOperator(), x, target=None, threads=(1,), sizes=(1, 1), seconds=0.01
+        NoOperator(),
+        NoOperator(),
+        x,
+        timing=Timing(target=None, threads=(1,), seconds=0.01),
+        provenance=Provenance(sizes=(1, 1)),
     )
     assert report.latency is not None
     reasons = {missed.runtime: missed.reason for missed in report.latency.skipped}

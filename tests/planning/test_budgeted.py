@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from nets import Plain, Residual, images, seeded
+from options import grouped
 from torch import fx, nn
 
 import sepify
@@ -105,7 +106,9 @@ def test_budgets_in_parameters(budget, cost):
 
 def test_a_budget_in_megabytes_holds_for_the_weights_of_the_whole_model():
     model = seeded(Plain(16))
-    small = sepify.convert(model, calibration=DATA, budget=Budget(size_mb=0.008), refine=QUICK)
+    small = sepify.convert(
+        model, calibration=DATA, budget=Budget(size_mb=0.008), solver=sepify.Solver(refine=QUICK)
+    )
     tensors = [*small.parameters(), *small.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert size <= 8000
@@ -120,7 +123,9 @@ def test_a_budget_out_of_reach_says_the_least_possible():
 def test_tied_convolutions_are_decided_together():
     plan = sepify.plan(seeded(Tied()), calibration=DATA, budget=Budget(macs=0.5))
     assert plan["b"].form == plan["c"].form
-    small = sepify.convert(seeded(Tied()), plan=plan, calibration=DATA, refine=False)
+    small = sepify.convert(
+        seeded(Tied()), plan=plan, calibration=DATA, solver=sepify.Solver(refine=False)
+    )
     assert share(plan) <= 0.5
     assert small(DATA).shape == (96, 4)
 
@@ -146,7 +151,9 @@ def test_outputs_that_are_no_class_scores_are_judged_by_their_squared_error():
 
 def test_convert_to_a_budget_does_what_its_plan_says():
     model = seeded(Plain(16))
-    small = sepify.convert(model, calibration=DATA, budget=Budget(macs=0.4), refine=QUICK)
+    small = sepify.convert(
+        model, calibration=DATA, budget=Budget(macs=0.4), solver=sepify.Solver(refine=QUICK)
+    )
     plan = small.meta["sepify"].plan
     assert plan.outlook.budget == "macs 0.4"
     for decision in plan.separated:
@@ -177,7 +184,7 @@ def test_convert_to_a_budget_does_what_its_plan_says():
 )
 def test_requests_that_make_no_sense(options, error, message):
     with pytest.raises(error, match=message):
-        sepify.plan(seeded(Plain(16)), **options)
+        sepify.plan(seeded(Plain(16)), **grouped(options))
 
 
 def test_a_plan_and_a_budget_contradict_each_other():
@@ -315,12 +322,12 @@ def test_an_accuracy_budget_is_verified_on_data_that_nothing_was_chosen_by():
     model, data = seeded(Plain(16)), images(512, seed=3)
     labels = labels_of(model, data)
     plan = sepify.plan(
-        model, calibration=DATA, labelled=(data, labels), budget=Budget(accuracy_drop=3)
+        model, calibration=DATA, budget=Budget(accuracy_drop=3, labelled=(data, labels))
     )
     assert plan.outlook.reached <= 3
     assert "on 128 labelled images that nothing was chosen by" in plan.outlook.verified
     assert share(plan) < 1
-    small = sepify.convert(model, plan=plan, calibration=DATA, refine=False)
+    small = sepify.convert(model, plan=plan, calibration=DATA, solver=sepify.Solver(refine=False))
     unseen = images(512, seed=9)
     kept = (labels_of(small, unseen) == labels_of(model, unseen)).float().mean()
     assert kept >= 0.93
@@ -348,7 +355,7 @@ def test_without_labels_agreement_counts_on_images_that_are_not_planned_by():
 )
 def test_accuracy_budgets_that_cannot_be_checked(model, options, error, message):
     with pytest.raises(error, match=message):
-        sepify.plan(seeded(model), budget=Budget(accuracy_drop=1), **options)
+        sepify.plan(seeded(model), budget=Budget(accuracy_drop=1), **grouped(options))
 
 
 class Dead(nn.Module):

@@ -133,8 +133,7 @@ def test_a_wrong_secret_is_refused_before_anything_is_measured(farm):
         sepify.plan(
             seeded(Plain(8)),
             calibration=calibration,
-            budget=budget,
-            farm=replace(farm, secret="another-secret-of-length"),
+            budget=replace(budget, farm=replace(farm, secret="another-secret-of-length")),
         )
 
 
@@ -154,6 +153,6 @@ def test_targets_that_no_board_can_be(farm, target, message):
 def test_a_board_without_a_budget_in_latency_is_refused(farm):
     model, calibration = seeded(Plain(8)), images(64)
     with pytest.raises(UsageError, match="a board is for a budget in latency, such as"):
-        sepify.plan(model, calibration=calibration, budget=sepify.Budget(macs=0.5), farm=farm)
+        sepify.plan(model, calibration=calibration, budget=sepify.Budget(macs=0.5, farm=farm))
     with pytest.raises(UsageError, match="a board is for a budget in latency"):
-        sepify.convert(model, farm=farm)
+        sepify.convert(model, budget=sepify.Budget(macs=0.5, farm=farm))

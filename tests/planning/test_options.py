@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from nets import Plain, images, seeded
+from options import grouped
 
 import sepify
 from sepify.cli import main
@@ -19,7 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 X = images()
 DATA = torch.randn(32, 3, 12, 12)
-LABELLED = (DATA, torch.zeros(32, dtype=torch.long))
 
 
 def model() -> torch.nn.Module:
@@ -27,7 +27,7 @@ def model() -> torch.nn.Module:
 
 
 def planned(**options: Any) -> sepify.Plan:
-    return sepify.plan(model(), X, **options)
+    return sepify.plan(model(), X, **grouped(options))
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,7 @@ def planned(**options: Any) -> sepify.Plan:
         {"rank": None},
         {"order": "pw-dw"},
         {"keep": ["conv2"]},
-        {"filter_fn": lambda _module, name: name != "conv2"},
-        {"labelled": LABELLED},
-        {"farm": object()},
+        {"keep": lambda _module, name: name == "conv2"},
         {"budget": sepify.Budget(macs=0.5)},
         {"style": "mobilenet"},
         {"width": 0.5},
@@ -49,35 +47,57 @@ def planned(**options: Any) -> sepify.Plan:
 def test_an_option_that_contradicts_the_plan_is_refused(option: dict[str, Any]) -> None:
     plan = planned(rank=1)
     assert plan["conv2"].form.rewrites
-    with pytest.raises(UsageError, match=next(iter(option)) if "fn" not in str(option) else "fn"):
-        sepify.convert(model(), plan=plan, method="svd", example_inputs=X, **option)
+    with pytest.raises(UsageError, match=next(iter(option))):
+        sepify.convert(model(), plan=plan, example_inputs=X, **grouped(option, method="svd"))
 
 
 def test_one_that_agrees_is_fine() -> None:
     plan = planned(rank=2, order="dw-pw", keep=["conv1"])
     options: dict[str, Any] = {"rank": 2, "order": "dw-pw", "keep": ["conv1"], "style": "linear"}
-    small = sepify.convert(model(), plan=plan, method="svd", example_inputs=X, **options)
+    small = sepify.convert(model(), plan=plan, example_inputs=X, **grouped(options, method="svd"))
     assert small.meta["sepify"].plan["conv2"].form.rank == 2
 
 
 def test_a_pattern_that_matches_nothing_is_refused_beside_a_plan_too() -> None:
     with pytest.raises(PlanError, match="matches no convolution"):
-        sepify.convert(model(), plan=planned(), method="svd", example_inputs=X, keep=["nothing.*"])
+        sepify.convert(
+            model(),
+            plan=planned(),
+            solver=sepify.Solver(method="svd"),
+            example_inputs=X,
+            keep=["nothing.*"],
+        )
 
 
 @pytest.mark.parametrize("option", [{"rank": 1}, {"rank": None}, {"order": "dw-pw"}])
 def test_a_budget_chooses_ranks_even_where_the_default_is_named(option: dict[str, Any]) -> None:
     budget = sepify.Budget(macs=0.9)
     with pytest.raises(UsageError, match="a budget chooses"):
-        sepify.plan(model(), X, calibration=DATA, budget=budget, **option)
+        sepify.plan(model(), X, calibration=DATA, budget=budget, **grouped(option))
     with pytest.raises(UsageError, match="a budget chooses"):
-        sepify.convert(model(), calibration=DATA, budget=budget, **option)
+        sepify.convert(model(), calibration=DATA, budget=budget, **grouped(option))
 
 
-@pytest.mark.parametrize("option", [{"labelled": LABELLED}, {"known": object()}])
-def test_what_only_a_budget_uses_is_refused_without_one(option: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="leave (it|them) out"):
-        planned(**option)
+def test_what_only_a_budget_uses_is_refused_without_one() -> None:
+    with pytest.raises(UsageError, match="leave them out"):
+        planned(known=object())
+
+
+@pytest.mark.parametrize(
+    ("option", "new"),
+    [
+        ("filter_fn", "keep=function"),
+        ("labelled", "budget=Budget"),
+        ("farm", "budget=Budget"),
+        ("order", "architecture=Architecture"),
+        ("width", "architecture=Architecture"),
+        ("method", "solver=Solver"),
+        ("holdout", "solver=Solver"),
+    ],
+)
+def test_an_old_spelling_is_refused_by_the_new_ones_name(option: str, new: str) -> None:
+    with pytest.raises(UsageError, match=f"{option}=... is now {new}"):
+        sepify.convert(model(), example_inputs=X, **{option: None})
 
 
 @pytest.mark.parametrize(

@@ -80,13 +80,15 @@ def test_a_plan_for_another_model_names_the_layer_and_the_line(path, old, new, m
     change(path, old, new)
     begins = path.read_text().splitlines().index("    {", 30) + 1
     with pytest.raises(PlanError, match=message) as caught:
-        sepify.convert(seeded(Plain()), plan=load_plan(path), method="svd")
+        sepify.convert(seeded(Plain()), plan=load_plan(path), solver=sepify.Solver(method="svd"))
     assert f"(line {begins} of the plan)" in str(caught.value)
 
 
 def test_an_edited_plan_is_carried_out_exactly(path):
     change(path, '"rank": 2', '"rank": 3')
-    small = sepify.convert(seeded(Plain()), plan=load_plan(path), method="svd")
+    small = sepify.convert(
+        seeded(Plain()), plan=load_plan(path), solver=sepify.Solver(method="svd")
+    )
     assert [d.form.rank for d in small.meta["sepify"].plan] == [2, 3]
     assert small.get_submodule("conv2.depthwise").out_channels == 24
 

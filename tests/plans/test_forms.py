@@ -125,7 +125,9 @@ def test_a_new_form_is_solved_timed_and_carried_out(network, box):
     flat = torch.ones_like(conv.weight)
     assert weight_error(box, flat) == pytest.approx(0, abs=1e-9)
     assert 0 < weight_error(box, conv.weight) < 1
-    small = sepify.convert(seeded(Plain()), plan=boxed(network, box), method="svd")
+    small = sepify.convert(
+        seeded(Plain()), plan=boxed(network, box), solver=sepify.Solver(method="svd")
+    )
     assert torch.equal(small.get_submodule("conv2.depthwise").weight, factors.depthwise)
     decision = small.meta["sepify"].plan["conv2"]
     counted = factors.depthwise.numel() + factors.pointwise.numel() + conv.out_channels

@@ -251,7 +251,7 @@ def _on_other_inputs(specimen: Specimen, inputs: tuple[Tensor, ...]) -> str:
 
 @torch.no_grad()
 def _full_rank_error(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
-    plan = sepify.plan(graph, rank=None, allow_costlier=True)
+    plan = sepify.plan(graph, rank=None, architecture=sepify.Architecture(costlier=True))
     converted = sepify.convert(graph, plan=plan)
     return distance(Specimen.answer(graph, inputs), Specimen.answer(converted, inputs))
 

@@ -43,7 +43,10 @@ class Specimen:
     def small(self) -> fx.GraphModule:
         """The network converted at rank 1, as a user would from weights alone."""
         return self._once(
-            "convert", lambda: sepify.convert(self.model, example_inputs=self.inputs, method="svd")
+            "convert",
+            lambda: sepify.convert(
+                self.model, example_inputs=self.inputs, solver=sepify.Solver(method="svd")
+            ),
         )
 
     @staticmethod
