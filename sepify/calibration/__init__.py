@@ -1,1 +1,1 @@
-"""Unlabelled inputs, and what running both networks on them tells the solvers."""
+"""Calibration: both networks run side by side on unlabelled inputs; layers solved and refined."""

@@ -40,7 +40,7 @@ class Rows:
         return torch.cat(parts, self.axis)
 
     def images(self, value: Tensor) -> Tensor:
-        """Image by image: (images, ...)."""
+        """Return the tensor image by image, (images, ...)."""
         moved = value.movedim(self.axis, 0)
         return moved.reshape(-1, self.each, *moved.shape[1:])
 
@@ -63,12 +63,12 @@ class Counted:
 
 @dataclass(frozen=True)
 class Same:
-    """The same for any images."""
+    """A value that is the same for any images."""
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """None of these; `why` in words."""
+    """A value that follows no rule; `why` says so in words."""
 
     why: str
 

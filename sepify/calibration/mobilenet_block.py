@@ -47,7 +47,7 @@ def activate(
 
 
 def activate_blindly(factors: Factors, ceiling: float, shift: float = SHIFT) -> Factors:
-    """The same without data: as if the inputs were independent, of mean 0 and variance 1."""
+    """Do the same without data, as if inputs were independent, of mean 0 and variance 1."""
     variance = factors.depthwise.flatten(1).float().square().sum(1)
     return _undone(factors, torch.zeros_like(variance), variance, ceiling, shift)
 
@@ -113,7 +113,7 @@ class _MapMoments:
         self.count = 0
 
     def add(self, maps: Tensor) -> None:
-        """Count in (B, C, H, W)."""
+        """Add maps of shape (B, C, H, W)."""
         rows = maps.double().transpose(0, 1).flatten(1)
         sums = torch.stack([rows.pow(power).sum(1) for power in (1, 2, 3)])
         self.sums = sums if self.sums is None else self.sums + sums
@@ -121,12 +121,12 @@ class _MapMoments:
 
     @property
     def mean(self) -> Tensor:
-        """(C,)"""
+        """Per channel, (C,)."""
         return self._raw(1)
 
     @property
     def variance(self) -> Tensor:
-        """(C,)"""
+        """Per channel, (C,)."""
         return (self._raw(2) - self.mean.square()).clamp_min(0)
 
     def signs(self) -> Tensor:

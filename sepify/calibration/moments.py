@@ -1,4 +1,4 @@
-"""What a solver is told of one convolution, gathered batch by batch, a part of it held out."""
+"""The moments (or maps) of one convolution that solvers take, gathered batch by batch."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Constructor = Callable[..., Any]
 
 @contextmanager
 def recorded_constructors(tracer: EvaluatingTracer) -> Iterator[None]:
-    """Inside, what torch makes of `tracer`'s proxies is recorded by it."""
+    """Within the block, record the tensors that torch makes of the tracer's proxies."""
     with ExitStack() as stack:
         for names, recorded in ((_OF_SIZES, _of_sizes), (_OF_NUMBERS, _of_numbers)):
             for name in names:

@@ -27,7 +27,7 @@ _FLOOR, _CEIL = math.floor, math.ceil  # torch.fx puts others in their place whi
 
 @contextmanager
 def soft_numbers(model: nn.Module) -> Iterator[None]:
-    """Put the functions in place, and take them away."""
+    """Replace the functions within the block."""
     spaces = _name_spaces(model)
     put = [(space, name) for space in spaces for name in _SOFT if name not in space]
     for space, name in put:

@@ -1,4 +1,4 @@
-"""Augmentation: images a little otherwise each time that they are seen."""
+"""Augmentation: random changes of the training images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shift_and_mirror(pixels: int, *, mirror: bool = True) -> Augment:
 
 
 def read_augment(text: str) -> Augment:
-    """What a person asks for at a shell: "mirror", "shift=4" (pixels), or both with a comma."""
+    """Parse the option of the shell: "mirror", "shift=4" (pixels), or both with a comma."""
     pixels, mirror = 0, False
     for word in text.split(","):
         name, _, value = word.strip().partition("=")

@@ -76,8 +76,17 @@ def save_checkpoint(
     identity: Mapping[str, Any],
     states: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint, whole or not at all; an older one stays until then. `identity` says which
-    run it is of, `states` holds the state_dicts. Raises FileError."""
+    """Write a checkpoint atomically; an older one stays until then.
+
+    Args:
+        path: Where to.
+        position: How far the run is.
+        identity: Which run it belongs to.
+        states: The state_dicts of everything that is trained.
+
+    Raises:
+        FileError: The file cannot be written.
+    """
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -89,8 +98,15 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, dict[str, Any]]:
-    """(position, state_dicts). Raises FileError if it is none, or of another version; UsageError
-    where it belongs to another run, saying what is different."""
+    """Read a checkpoint.
+
+    Returns:
+        How far the run was, and the state_dicts.
+
+    Raises:
+        FileError: The file is not a checkpoint, or of another version.
+        UsageError: It belongs to another run; the message says what differs.
+    """
     document = read_state(path)
     if document.get("format") != FORMAT:
         raise FileError(f"{path} is not a checkpoint of a distillation")
@@ -111,12 +127,12 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
 
 
 def damaged_checkpoint(path: Path) -> AbstractContextManager[None]:
-    """Turns whatever the parts of a damaged checkpoint make of themselves into a FileError."""
+    """Turn whatever a damaged checkpoint raises while it is loaded into a FileError."""
     return reading(path, "a checkpoint of this sepify", "start anew without it")
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
-    """The first thing in which two runs differ, in words."""
+    """Say in words what differs first between two runs."""
     old, new = there["student"], here["student"]
     for name in sorted({*old, *new}, key=lambda name: (len(name), name)):
         if old.get(name) != new.get(name):

@@ -1,4 +1,4 @@
-"""What a CPU in bf16 does best in float32: the strided depthwise convolutions."""
+"""Strided depthwise convolutions, which a CPU computes faster in float32 than in bfloat16."""
 
 from __future__ import annotations
 

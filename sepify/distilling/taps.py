@@ -67,7 +67,7 @@ def _matched_layers(student: fx.GraphModule, teacher: fx.GraphModule) -> dict[st
 
 
 def _after_batchnorm(student: fx.GraphModule, name: str, last: fx.Node, original: fx.Node) -> Pair:
-    """The two values that mean the same, at or right after two convolutions."""
+    """Return the two corresponding values, at or right after two convolutions."""
     if not _calls(student, f"{name}.depthwise_bn"):
         return last, original
     after, before = (next(iter(node.users), node) for node in (last, original))

@@ -1,4 +1,4 @@
-"""How a student is trained: the settings, the optimiser, the rate, the average of the weights."""
+"""Training settings: optimiser, learning rate, moving average of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a student that no rewritten layer comes before: it answers as the original does."""
+"""The part of a student before any rewritten layer: it computes what the original does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sepify.passes.separate import separable_names
 
 
 def freeze_unchanged(student: fx.GraphModule) -> tuple[nn.Module, ...]:
-    """Let the parameters of that part learn no more; its modules, for evaluation mode.
+    """Freeze the parameters of that part and return its modules, for evaluation mode.
 
     What is also used in or after a rewritten layer goes on learning. With nothing to learn before
     the first rewritten layer, backpropagation ends there.

@@ -1,4 +1,4 @@
-"""Images as a person names them at a shell: folders, arrays, datasets, functions -> tensors."""
+"""Images as they are named at a shell (folders, arrays, datasets, functions) -> tensors."""
 
 from sepify.images.preparation import Preparation, read_preparation
 from sepify.images.reading import (

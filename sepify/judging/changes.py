@@ -71,7 +71,7 @@ class Changes:
 
 @dataclass
 class ChangeTally:
-    """Sums up batches of answers; only the images that moved most are kept."""
+    """Sums over batches of answers; of the images only those that moved most are kept."""
 
     names: tuple[str, ...] = ()
     images: int = 0
@@ -79,7 +79,7 @@ class ChangeTally:
     most: list[tuple[float, ChangedImage, Tensor]] = field(default_factory=list)
 
     def add(self, images: Tensor, labels: Tensor, before: Tensor, after: Tensor) -> None:
-        """One batch: images (n, ...), labels (n,), class scores of both networks (n, classes)."""
+        """Count in images (n, ...), labels (n,) and both networks' class scores (n, classes)."""
         old, new = before.double().softmax(1), after.double().softmax(1)
         distances = (old - new).abs().sum(1) / 2
         answers = torch.stack((labels.long(), old.argmax(1), new.argmax(1)), 1).tolist()
@@ -98,7 +98,7 @@ class ChangeTally:
         self.images += len(labels)
 
     def result(self) -> Changes:
-        """The report's part."""
+        """Return what the report shows of them."""
         pairs: Counter[tuple[int, int]] = Counter()
         lost: Counter[tuple[int, int]] = Counter()
         gained: Counter[tuple[int, int]] = Counter()
@@ -135,9 +135,11 @@ def _with_picture(image: ChangedImage, pixels: Tensor) -> ChangedImage:
 
 
 def png_base64(image: Tensor) -> str:
-    """An image (C, H, W) as a PNG in base64: its own least value black, its greatest white, no
-    side longer than PICTURE_SIDE. Three channels are colours; of any other number the first is
-    shown in grey. Empty for a tensor of other dimensions."""
+    """Encode an image (C, H, W) as a PNG in base64, empty for a tensor of other dimensions.
+
+    Its least value is black, its greatest white, and no side is longer than PICTURE_SIDE. Three
+    channels are colours; of any other number the first is shown in grey.
+    """
     if image.dim() != 3 or image.numel() == 0:
         return ""
     from PIL import Image

@@ -1,4 +1,4 @@
-"""When a converted network is to be handed over with a warning. The one place that decides it."""
+"""The rules by which a converted network comes with a warning."""
 
 from __future__ import annotations
 
@@ -23,8 +23,13 @@ Rule = Callable[[Fidelity, str], str | None]
 
 
 def doubts(fidelity: Fidelity | None, plan: Plan | None, where: str = "images") -> tuple[str, ...]:
-    """A sentence for each rule that the network breaks, none where all is well. `fidelity` is on
-    images that `where` names; the layers' errors are the plan's."""
+    """Return a warning for each rule that the network breaks.
+
+    Args:
+        fidelity: Measured on the images that `where` names; None where it was not measured.
+        plan: Its layers' errors are judged too.
+        where: The images, in words.
+    """
     found = [] if fidelity is None else [rule(fidelity, where) for rule in RULES]
     found.append(_broken_layers(plan))
     return tuple(sentence for sentence in found if sentence is not None)

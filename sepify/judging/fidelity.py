@@ -45,8 +45,11 @@ class Fidelity:
 
 
 def alike(given: Fidelity) -> Interval:
-    """The one figure of likeness to the original: agreement where there are classes, else the mean
-    cosine, which has no interval here."""
+    """Return the one figure for likeness to the original.
+
+    That is top-1 agreement where there are classes, otherwise the mean cosine, which has no
+    interval here.
+    """
     return given.agreement or Interval(given.cosine, given.cosine, given.cosine)
 
 
@@ -113,14 +116,14 @@ class _Spread:
         return max(0.0, self.squares / self.count - float(mean.square().sum()))
 
     def over(self, other: _Spread) -> float | None:
-        """This variance over another; None where that is nought."""
+        """Return this variance over another's, None where that is zero."""
         if not (self.alike and other.alike) or self.count < 2 or other.variance() == 0:
             return None
         return self.variance() / other.variance()
 
 
 def _commonest(answers: list[Tensor]) -> float:
-    """The share of the commonest answer."""
+    """Return the share of inputs that get the most common answer."""
     given = torch.cat(answers)
     return float(given.unique(return_counts=True)[1].max()) / len(given)
 

@@ -47,7 +47,7 @@ class Split:
 
     @property
     def images(self) -> int:
-        """Held out."""
+        """How many images are held out."""
         return sum(len(batch[0]) for batch in self.heldout)
 
 
@@ -57,7 +57,7 @@ def hold_out(
     below: float | None = None,
     memory: int = MEMORY,
 ) -> Split:
-    """Part of the images held out of `batches`, each batch a tuple of tensors (n, ...).
+    """Hold part of the images out of `batches`, each a tuple of tensors (n, ...).
 
     holdout  share (below 1) or number of the images; 0: none; None: one in eight, at most 128, and
              none of fewer than 64
@@ -119,7 +119,7 @@ def image_marks(batch: Batch) -> Tensor:
 
 
 def held_out(images: Tensor, below: float) -> Tensor:
-    """Those of `images` (n, ...) that are below the threshold, each once."""
+    """Return the images (n, ...) whose mark is below the threshold, each once."""
     if len(images) == 0:
         return images
     seen: set[float] = set()
@@ -127,7 +127,7 @@ def held_out(images: Tensor, below: float) -> Tensor:
 
 
 def not_held_out(images: Tensor, below: float) -> Tensor:
-    """(n,), True for each of `images` (n, ...) that may be learned from."""
+    """Return (n,) bool, True for each of `images` (n, ...) that may be learned from."""
     if len(images) == 0:
         return torch.ones(0, dtype=torch.bool)
     return image_marks((images,)) >= below
@@ -205,7 +205,7 @@ def _check(holdout: float | None) -> None:
 
 
 def _count(images: int, holdout: float | None) -> int:
-    """How many of so many different images to hold out."""
+    """Return how many of this number of different images to hold out."""
     if holdout is None:
         return 0 if images < FEWEST else min(MOST, images // ONE_IN)
     count = max(1, round(holdout * images)) if holdout < 1 else int(holdout)

@@ -19,7 +19,7 @@ BATCH = 8  # both networks' outputs of every separated layer are held for one ba
 
 @dataclass
 class _Sums:
-    """Per channel: of the original's output, and of the squared difference."""
+    """Sums for each channel, of the original's output and of the squared difference."""
 
     count: int = 0
     total: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -70,7 +70,7 @@ def layer_errors(
 def _outputs(
     model: nn.Module, inputs: Inputs, watched: Mapping[str, tuple[str, ...]]
 ) -> dict[str, Tensor]:
-    """By key, the output of whichever of its modules ran last, if each ran exactly once."""
+    """Return by key the output of whichever of its modules ran last, if each ran exactly once."""
     seen: dict[str, list[Tensor]] = {}
 
     def keep(key: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -88,7 +88,7 @@ def _outputs(
 
 @contextmanager
 def _hooks() -> Iterator[list[Any]]:
-    """Handles put into the list are removed afterwards, whatever happens."""
+    """Remove the hooks whose handles are put into the list when the block ends."""
     handles: list[Any] = []
     try:
         yield handles

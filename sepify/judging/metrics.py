@@ -1,4 +1,4 @@
-"""The user's own measure of quality, for tasks other than classification."""
+"""The user's own metric, for tasks other than classification."""
 
 from __future__ import annotations
 

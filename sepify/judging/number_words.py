@@ -1,4 +1,4 @@
-"""How numbers are said: units, ratios, intervals."""
+"""Numbers as text: units, ratios, intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A converted network, judged on the images that were held out of making it."""
+"""A converted network judged on the images that were held out of making it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it cost and what it bought: MACs, latency, accuracy, fidelity -> Report."""
+"""Measure two networks: MACs, latency, accuracy, fidelity -> Report."""
 
 from sepify.measuring.compare import compare
 from sepify.measuring.cost import count_macs

@@ -34,7 +34,7 @@ TOP5_CLASSES = 6  # below that, five guesses are all there are
 
 @dataclass(frozen=True)
 class Scores:
-    """What one pass over labelled images tells. `accuracy`, `top5` and `changes` are None for a
+    """What one pass over labelled images measures. `accuracy`, `top5` and `changes` are None for a
     task with the user's own metric, `top5` also below TOP5_CLASSES classes; `fidelity` where there
     was nothing to measure it on."""
 
@@ -138,7 +138,7 @@ def _paired(right: list[tuple[Tensor, Tensor]]) -> Accuracy:
 
 
 def _some(pairs: Iterator[tuple[Outputs, Outputs]], what: str) -> Iterator[tuple[Outputs, Outputs]]:
-    """The same; raises InputError where there are none."""
+    """Yield the same pairs; raises InputError where there are none."""
     first = next(pairs, None)
     if first is None:
         raise InputError(f"the labelled data is empty: {what} needs at least one image")

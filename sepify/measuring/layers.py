@@ -1,4 +1,4 @@
-"""The layers of a network beside what its conversion made of them."""
+"""The layers of the original, each beside what the conversion made of it."""
 
 from __future__ import annotations
 

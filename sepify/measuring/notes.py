@@ -1,4 +1,4 @@
-"""What a reader of a report should beware of, in sentences."""
+"""Notes: what a reader of a report's figures should know, in sentences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUSY = 0.1  # of the machine's CPUs in other processes' hands: from here latenci
 
 
 def latency_notes(latency: Latency, machine: Machine, macs_fell: bool) -> tuple[str, ...]:
-    """Disturbed measurements, differences within the noise, and fewer FLOPs that bought no time."""
+    """Note disturbed measurements, differences within the noise, and FLOPs that saved no time."""
     notes = []
     if latency.others is not None and latency.others >= BUSY * machine.cpus:
         notes.append(
@@ -40,7 +40,7 @@ def latency_notes(latency: Latency, machine: Machine, macs_fell: bool) -> tuple[
 
 
 def board_notes(board: BoardLatency, macs_fell: bool) -> tuple[str, ...]:
-    """The same of a board; and that an emulator plays it."""
+    """Return the notes on a board's latency, and one where the board is emulated."""
     if board.emulated:
         return (
             f"What answers at {board.board} is {board.machine.cpu}: both networks ran there and "
@@ -51,7 +51,7 @@ def board_notes(board: BoardLatency, macs_fell: bool) -> tuple[str, ...]:
 
 
 def shape_note(plan: Plan | None) -> tuple[str, ...]:
-    """Style, width and resolution, where they are not the original's."""
+    """Note style, width and resolution where they are not the original's."""
     if plan is None:
         return ()
     notes = [] if plan.style == "linear" else [f"style {plan.style}"]

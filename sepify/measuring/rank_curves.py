@@ -1,4 +1,4 @@
-"""What each rank would cost and lose in one layer: the curves behind the report's table."""
+"""MACs and loss of each rank of a layer: the curves behind the report's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands on top of a report: the sentence, the five figures, and what quality means in it."""
+"""The headline and the key figures of a report, which every renderer shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a report says its numbers: units, ratios, intervals, names."""
+"""Parts of a report as text: ratios, layers, classes, machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latency of both networks on a board, taken there over RPC, in turns."""
+"""Latency of both networks on a board, measured there over RPC and in turns."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def time_on_board(
     seed: int,
     progress: Progress,
 ) -> BoardLatency:
-    """Both networks on one thread, and on one for each core.
+    """Time both networks on the board, on one thread and on one for each core.
 
     Raises UsageError for a target that is no board's, DeviceError where the board is lost,
     CompileError where a network cannot be compiled or gives something else there than torch.

@@ -37,25 +37,25 @@ class Stopwatch(Protocol):
         """The kind of machine, for `check_table`."""
 
     def build(self, module: nn.Sequential, x: Tensor) -> Any:
-        """Make one ready to be timed on `x`, one image."""
+        """Make a chain ready to be timed on `x`, one image."""
 
     def medians(self, built: Sequence[Any]) -> list[float]:
-        """Seconds of each, in turns."""
+        """Measure the seconds of each, in turns."""
 
 
 @dataclass(frozen=True)
 class LocalStopwatch:
-    """On this machine."""
+    """Times convolutions on this machine."""
 
     machine: str
     builder: Built
 
     def build(self, module: nn.Sequential, x: Tensor) -> tuple[Prepare, Run]:
-        """Compile it here."""
+        """Compile the chain for this machine."""
         return self.builder(module, x)
 
     def medians(self, built: Sequence[tuple[Prepare, Run]]) -> list[float]:
-        """Seconds of each, in turns."""
+        """Measure the seconds of each, in turns."""
         contenders = [
             Contender(str(number), 1, "before", prepare, run)
             for number, (prepare, run) in enumerate(built)
@@ -131,8 +131,10 @@ def _on_onnxruntime(module: nn.Sequential, x: Tensor) -> tuple[Prepare, Run]:
 
 
 def _onnx_bytes(module: nn.Sequential, x: Tensor) -> bytes:
-    """A chain of Conv2d as an ONNX model. Written by hand, for the exporter takes seconds; padding
-    is zeros whatever its mode, which costs the same."""
+    """Write a chain of Conv2d as an ONNX model, by hand since the exporter takes seconds.
+
+    Padding is zeros whatever its mode, which costs the same.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, weights, name = [], [], "x"

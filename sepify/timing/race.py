@@ -1,4 +1,4 @@
-"""Latency of several runtimes against each other: one process, interleaved, random order.
+"""Latency of several runtimes against one another: in one process, in turns of random order.
 
 What disturbs such a race most is the loser's idle threads: a runtime's workers spin for a while
 after a run in hope of the next (measured on two cores: torch's OpenMP 12 ms, onnxruntime 80 ms),
@@ -185,7 +185,7 @@ def race(
 def _turn_time(
     contender: Contender, start_turn: Callable[[Contender], bool], clock: Callable[[], float]
 ) -> float:
-    """Warm a contender up, and estimate the seconds that a turn of it takes."""
+    """Warm a contender up and estimate how many seconds a turn of it takes."""
     start_turn(contender)
     started = clock()
     for _ in range(WARM_UP):
@@ -207,7 +207,7 @@ def wait_until_idle() -> bool:
 def summarise(
     contenders: Sequence[Contender], result: Race, skipped: Sequence[Skipped], batch: int, seed: int
 ) -> Latency:
-    """Rows of a race, in the contenders' order of runtimes, with both kinds of ratio."""
+    """Return the rows of a race, in the contenders' order of runtimes, with both kinds of ratio."""
     samples = {
         (c.runtime, c.threads, c.which): s for c, s in zip(contenders, result.samples, strict=True)
     }
@@ -242,7 +242,7 @@ def summarise(
 
 
 def spread(samples: Samples) -> Spread:
-    """Minimum and quartiles of all timed runs."""
+    """Return the minimum and the quartiles of all timed runs."""
     q1, median, q3 = (float(q) for q in np.quantile(samples, (0.25, 0.5, 0.75)))
     return Spread(float(samples.min()), q1, median, q3, samples.size)
 

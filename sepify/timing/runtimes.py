@@ -43,7 +43,7 @@ Runner = Callable[[int, Inputs], tuple[Callable[[], None], Callable[[], Any]]]
 def contenders_for(
     runtime: str, runners: dict[Which, Runner], given: dict[Which, Inputs], threads: Sequence[int]
 ) -> list[Contender]:
-    """The contenders of one runtime: each network with each number of threads."""
+    """Return the contenders of one runtime: each network with each number of threads."""
     return [
         Contender(runtime, count, which, *runner(count, given[which]))
         for count in threads
@@ -58,9 +58,10 @@ def gather(
     given: dict[Which, Inputs],
     threads: Sequence[int],
 ) -> tuple[list[Contender], list[Skipped]]:
-    """Build and check a runtime's contenders; a network that it cannot run is left out, and said.
+    """Build and check a runtime's contenders.
 
-    Where it can run neither network for the same reason, that is said once.
+    A network that it cannot run is left out, with the reason; where the reason is the same for
+    both networks, it is given once.
     """
     runners: dict[Which, Runner] = {}
     reasons: dict[Which, str] = {}
@@ -79,7 +80,7 @@ def gather(
 
 
 def torch_runner(model: nn.Module) -> Runner:
-    """torch's eager mode, as anybody runs a module."""
+    """Run a module in torch's eager mode."""
 
     def run(inputs: Inputs) -> Any:
         with torch.inference_mode():
@@ -162,7 +163,7 @@ def _check(runtime: str, runner: Runner, model: nn.Module, inputs: Inputs) -> No
 
 
 def _as_tensors(output: Any) -> Any:
-    """onnxruntime's list of arrays as tensors; anything else as it is."""
+    """Return onnxruntime's list of arrays as tensors, and anything else as it is."""
     if isinstance(output, list) and not any(isinstance(item, Tensor) for item in output):
         return [torch.as_tensor(item) for item in output]
     return output
@@ -178,7 +179,7 @@ def _nothing() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the ONNX exporter's chatter, which goes to standard output, warnings and logging."""
+    """Silence the ONNX exporter, which writes to standard output, warnings and logging."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

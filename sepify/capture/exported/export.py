@@ -69,7 +69,7 @@ def _bound(model: nn.Module, shapes: tuple[dict[int, Any], ...]) -> tuple[Any, .
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's remarks, and with a batch of one taken for any batch, not for exactly one."""
+    """Silence torch, and let it take a batch of one for any batch, not for exactly one."""
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))
     try:

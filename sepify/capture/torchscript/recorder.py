@@ -198,7 +198,7 @@ class Recorder:
         return base
 
     def _forget(self, traced: Traced) -> None:
-        """It is no longer where it was; other tensors may come to lie there."""
+        """Forget where a tensor was: other tensors may be allocated there."""
         sharers = self._sharers(traced)
         sharers[:] = [other for other in sharers if other is not traced]
 
