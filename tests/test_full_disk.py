@@ -5,12 +5,15 @@ The limit on a file's size plays the disk. A process of its own, as a writer in 
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 LIMITED = """
-import resource, sys, warnings
+import os, resource, sys, warnings
 from pathlib import Path
 
 import torch
@@ -70,10 +73,49 @@ for name, write in {
     attempt(name, write)
 """
 
+COMPILED = """
+import tempfile
 
-def run(program: str, place: Path) -> list[str]:
+from sepify.compiling import compile, make_bundle
+
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU()).eval()
+x = torch.zeros(1, 3, 9, 9)
+kind = sys.argv[2]
+work = Path(tempfile.mkdtemp(dir=place))
+tempfile.tempdir = str(work)  # compiled code and the compiler's own files
+os.environ["TMPDIR"] = str(work)
+path = place / "out"
+if kind == "saved":
+    compiled = compile(model, x)
+    write = lambda: compiled.save(path)
+else:
+    write = lambda: make_bundle(model, x, "native", path, kind=kind)
+write()
+sizes = {file.name: file.stat().st_size for file in path.iterdir()}
+before = sorted(place.iterdir()), sorted(work.iterdir())  # torch keeps a folder there
+code = "network_kernels0.o" if kind == "c" else "module.so"
+for name in ("object", code, "all"):
+    # 0.5 kB is too little for the code; the whole code for what comes after it
+    limit({"object": 500, code: sizes[code] - 1, "all": max(sizes.values()) - 1}[name])
+    try:
+        write()
+    except FileError as error:
+        assert "cannot write " in str(error) and "file too large" in str(error), error
+        assert "\\n" not in str(error) and ".sepify-" not in str(error), error
+    else:
+        raise AssertionError(f"{name}: there was room")
+    finally:
+        limit(resource.RLIM_INFINITY)
+    after = sorted(place.iterdir()), sorted(work.iterdir())
+    assert after == before, after
+    assert sizes == {file.name: file.stat().st_size for file in path.iterdir()}
+    print("ok", name)
+"""
+
+
+def run(program: str, place: Path, *more: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED + program, str(place)],
+        [sys.executable, "-c", LIMITED + program, str(place), *more],
         capture_output=True,
         text=True,
         check=False,
@@ -86,3 +128,11 @@ def test_every_kind_of_file(tmp_path: Path) -> None:
     written = run(WRITERS, tmp_path)
     assert len(written) == 6
     assert {"model.pt", "model.pt2"} <= set(written)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("kind", ["saved", "c", "runtime"])
+def test_what_is_compiled(tmp_path: Path, kind: str) -> None:
+    """LLVM and the C compiler write files of their own: one ended the process, the other told of an
+    internal error."""
+    assert len(run(COMPILED, tmp_path, kind)) == 3

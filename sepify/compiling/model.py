@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -23,7 +22,14 @@ from sepify.compiling.tuning import plain_loops
 from sepify.compiling.weight_files import map_weights, write_weights
 from sepify.errors import CompileError, FileError, InputError
 from sepify.faults import reading
-from sepify.storage import atomic_path, decode, file_digest, read_json, write_json
+from sepify.storage import (
+    atomic_path,
+    decode,
+    file_digest,
+    read_json,
+    temporary_folder,
+    write_json,
+)
 
 FORMAT = 4
 _LIBRARY = "module.so"
@@ -165,8 +171,8 @@ class CompiledModel:
         Whole or not at all. A folder of that name that holds a network compiled for the same target
         is replaced; one for another target, or a bundle, with `replace` alone. Linking needs a C
         compiler; one that was loaded is copied. Raises UsageError where anything else would be
-        replaced, FileError if the folder cannot be written or what
-        was loaded is gone, CompileError if the linker fails.
+        replaced, FileError if the folder cannot be written or what was loaded is gone, CompileError
+        if the linker fails, DependencyError without one.
         """
         folder = Path(folder)
         require_replaceable(folder, self.metadata.target, METADATA, replace)
@@ -209,8 +215,8 @@ class CompiledModel:
             return
         from sepify.compiling import thread_pool, tvm_api
 
-        with tempfile.TemporaryDirectory(prefix="sepify-") as place:
-            pool = thread_pool.compile_object(Path(place))
+        with temporary_folder() as place:
+            pool = thread_pool.compile_object(place)
             tvm_api.export(self._executable, path, carried=[pool] if pool else [])
 
     def _require_fitting(self, inputs: tuple[Tensor, ...]) -> None:

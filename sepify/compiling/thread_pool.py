@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
-import subprocess
-import tempfile
 import threading
 import warnings
 from importlib import resources
@@ -22,15 +19,15 @@ from typing import Any
 import tvm_ffi
 from tvm_ffi.libinfo import find_libtvm_ffi
 
-from sepify.errors import CompileError, ThreadWarning
+from sepify.compiling.c_compiler import run_compiler, system_compiler
+from sepify.errors import ThreadWarning
+from sepify.storage import temporary_folder
 
 OURS, TVMS = "sepify", "tvm"
 MOST_THREADS = 64  # SEPIFY_MOST_THREADS
 
 _SOURCE = "sepify_threads.c"
 _INTERFACE = 1  # sepify_threads_interface: another version's pool is not taken
-_COMPILERS = ("cc", "gcc", "clang", "c++", "g++", "clang++")
-_SECONDS = 120
 _FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-pthread", "-DSEPIFY_THREADS")
 
 _lock = threading.Lock()
@@ -106,8 +103,8 @@ def _carried_by(library: Path | None) -> ctypes.CDLL | None:
 
 
 def _compiled() -> ctypes.CDLL | None:
-    with tempfile.TemporaryDirectory(prefix="sepify-") as folder:
-        path = Path(folder) / "libsepify_threads.so"
+    with temporary_folder() as folder:
+        path = folder / "libsepify_threads.so"
         if _compile(path, "-shared"):
             return ctypes.CDLL(str(path))
     warnings.warn(
@@ -120,19 +117,13 @@ def _compiled() -> ctypes.CDLL | None:
 
 
 def _compile(path: Path, kind: str) -> bool:
-    """Whether there is a compiler. Raises CompileError where it fails."""
-    compiler = next(filter(shutil.which, _COMPILERS), None)
+    """Whether there is a compiler. Raises CompileError where it fails, FileError where it has no
+    room."""
+    compiler = system_compiler()
     if compiler is None:
         return False
     with resources.as_file(resources.files("sepify.compiling") / "runner") as sources:
-        command = [compiler, *_FLAGS, kind, "-x", "c", str(sources / _SOURCE), "-o", str(path)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise CompileError(f"{compiler} could not compile the thread pool: {error}") from error
-    if done.returncode:
-        lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
-        raise CompileError(f"{compiler} could not compile the thread pool: {lines[0]}")
+        run_compiler(compiler, [*_FLAGS, kind, "-x", "c", sources / _SOURCE], path)
     return True
 
 

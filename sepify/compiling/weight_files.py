@@ -17,12 +17,13 @@ from torch import Tensor
 from sepify.errors import FileError
 from sepify.faults import reading
 from sepify.storage import file_digest
+from sepify.storage.arrays import save_array
 
 
 def write_weights(folder: Path, weights: Sequence[Tensor]) -> list[str]:
     """Write the files; their SHA-256 in order."""
     for index, weight in enumerate(weights):
-        np.save(folder / _name(index), weight.numpy(), allow_pickle=False)
+        save_array(folder / _name(index), weight.numpy())
     return _digests(folder, len(weights))
 
 

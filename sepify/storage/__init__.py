@@ -20,6 +20,7 @@ from sepify.storage.documents import (
     read_text,
 )
 from sepify.storage.reading import read_bytes, require_file
+from sepify.storage.temporary import ROOM_ELSEWHERE, temporary_folder, want_of_room
 from sepify.storage.together import written_together
 from sepify.storage.writing import (
     append_line,
@@ -31,6 +32,7 @@ from sepify.storage.writing import (
 )
 
 __all__ = [
+    "ROOM_ELSEWHERE",
     "append_line",
     "atomic_path",
     "damaged_lines",
@@ -46,6 +48,8 @@ __all__ = [
     "read_text",
     "require_file",
     "require_writable",
+    "temporary_folder",
+    "want_of_room",
     "write_bytes",
     "write_json",
     "write_text",

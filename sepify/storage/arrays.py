@@ -14,6 +14,7 @@ import numpy as np
 from sepify.errors import FileError
 from sepify.faults import reading
 from sepify.process.memory import require_memory
+from sepify.storage.atomic import atomic_path
 from sepify.storage.reading import open_file
 
 _BLOCK = 2**20
@@ -23,6 +24,16 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+
+
+def save_array(path: Path | str, array: np.ndarray) -> None:
+    """What numpy.save writes, whole or not at all. Raises FileError: NumPy's own writer does not
+    say what is wrong with a disk."""
+    values = np.ascontiguousarray(array)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(values)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(values.data)
 
 
 def read_array(path: Path | str) -> np.ndarray:

@@ -47,7 +47,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with scratch_folder(destination.parent) as scratch:
             (scratch / "new").mkdir()
             temporary = scratch / "new" / destination.name
-            yield temporary
+            with _named(temporary, path):
+                yield temporary
             _take_mode(temporary, destination)
             _flush(temporary)
             _put(temporary, destination, scratch / "old")
@@ -91,6 +92,17 @@ def discard_scratch() -> None:
     for scratch in tuple(_in_use):
         if not (scratch / "old").exists():
             _remove(scratch)
+
+
+@contextmanager
+def _named(temporary: Path, path: Path) -> Iterator[None]:
+    """Within it, what a FileError says of a temporary path it says of the one that is meant."""
+    try:
+        yield
+    except FileError as error:
+        told = str(error).replace(str(temporary), str(path))
+        told = told.replace(str(temporary.parent), str(path.parent))
+        raise FileError(told) from error
 
 
 def _destination(path: Path) -> Path:

@@ -3,21 +3,18 @@ Importing this loads tvm."""
 
 from __future__ import annotations
 
-import tarfile
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.support.tar import tar
 from tvm_ffi import structural_walk
 
 from sepify.compiling import tvm_api
 from sepify.compiling.bundle.program import Call, Program, Tensor, aligned, is_known
 from sepify.errors import CompileError, first_line
+from sepify.storage import temporary_folder
 
 _ADVICE = "use the bundle with TVM's runtime (--bundle runtime)"
 
@@ -211,12 +208,7 @@ def _objects(kernels: dict[str, Any], target: Any, prefix: str) -> list[bytes]:
     }
     try:
         library = tvm.tirx.build(tvm.IRModule(named), target=target)
-        with tempfile.TemporaryDirectory(prefix="sepify-") as folder:
-            packed = Path(folder) / "kernels.tar"
-            library.export_library(str(packed), fcompile=tar)
-            with tarfile.open(packed) as archive:
-                members = sorted(m.name for m in archive.getmembers() if m.name.endswith(".o"))
-                files = [archive.extractfile(name) for name in members]
-                return [file.read() for file in files if file is not None]
-    except Exception as error:  # LLVM's, a pass's, or the archive's own
+    except Exception as error:  # LLVM's, or a pass's
         raise CompileError(f"TVM could not build the kernels: {first_line(error)}") from error
+    with temporary_folder() as folder:
+        return [path.read_bytes() for path in tvm_api.write_objects(library, folder)]

@@ -4,7 +4,6 @@ and an example that is a self-test."""
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 from sepify.compiling.bundle.c_source import embedded, header, source
 from sepify.compiling.bundle.program import Program
 from sepify.compiling.bundle.self_test import SelfTest, Written, run_self_test
-from sepify.compiling.bundle.toolchain import find_compiler, find_launcher, run_compiler
+from sepify.compiling.bundle.toolchain import find_compiler, find_launcher
+from sepify.compiling.c_compiler import run_compiler
 from sepify.compiling.kernels.elements import ELEMENTS, FLOAT32
 from sepify.compiling.prepare import Prepared
 from sepify.errors import UsageError
-from sepify.storage import write_bytes, write_text
+from sepify.storage import temporary_folder, write_bytes, write_text
 
 # the same files in every bundle: two networks of one application share them
 SHARED = (
@@ -87,8 +87,8 @@ def check_c(ready: Prepared, folder: Path) -> SelfTest | None:
     launcher = find_launcher(ready.target, ready.features)
     if compiler is None or launcher is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="sepify-") as place:
-        program = Path(place) / "example"
+    with temporary_folder() as place:
+        program = place / "example"
         build_example(compiler, folder, program)
         return run_self_test([*launcher.prefix, str(program), "--self-test"], launcher.words)
 
@@ -99,7 +99,7 @@ def build_example(compiler: str, folder: Path, program: Path, threads: int = 1) 
     several = ["-DSEPIFY_THREADS", f"-DEXAMPLE_THREADS={threads}", "-pthread"]
     flags: list[str | Path] = ["-std=gnu11", "-O2", "-static", "-s", "-I", folder]
     flags += several if threads > 1 else []
-    run_compiler(compiler, [*flags, *sources, "-lm", "-o", program])
+    run_compiler(compiler, [*flags, *sources, "-lm"], program)
 
 
 def copy_source(name: str, to: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,12 +11,13 @@ from torch import Tensor
 from sepify.compiling.bundle.c_bundle import copy_source
 from sepify.compiling.bundle.runtime_libraries import headers, runtime_libraries
 from sepify.compiling.bundle.self_test import SelfTest, Written, run_self_test
-from sepify.compiling.bundle.toolchain import find_launcher, require_compiler, run_compiler
+from sepify.compiling.bundle.toolchain import find_launcher, require_compiler
+from sepify.compiling.c_compiler import run_compiler
 from sepify.compiling.kernels.elements import ELEMENTS
 from sepify.compiling.model import dtype_name
 from sepify.compiling.prepare import Prepared
 from sepify.errors import CompileError
-from sepify.storage import write_bytes, write_text
+from sepify.storage import temporary_folder, write_bytes, write_text
 
 _MOST_AXES = 8  # of SepifyValue
 _LOADER = (
@@ -57,8 +57,8 @@ def write_runtime(ready: Prepared, folder: Path, tolerance: float) -> Written:
             content = tensor.detach().contiguous().numpy().tobytes()
             write_bytes(folder / f"{kind}{index}.bin", content)
     copy_source("model.py", folder / "model.py")
-    with tempfile.TemporaryDirectory(prefix="sepify-") as place:
-        config = Path(place) / "config.c"
+    with temporary_folder() as place:
+        config = place / "config.c"
         write_text(config, _config(ready, outputs, tolerance))
         build_programs(compiler, config, folder)
     sizes = {name: (folder / name).stat().st_size for name in ("module.so", *libraries)}
@@ -84,11 +84,9 @@ def build_programs(compiler: str, config: Path, folder: Path) -> None:
         old_glibc = sources / "old_glibc.c"
         for name, files in _PROGRAMS.items():
             own = [sources / file for file in files]
-            run_compiler(
-                compiler, [*flags, *loader, *own, old_glibc, *_LINKED, "-o", folder / name]
-            )
+            run_compiler(compiler, [*flags, *loader, *own, old_glibc, *_LINKED], folder / name)
         library = [*flags, "-shared", "-fPIC", *loader, *_LIBRARIES]
-        run_compiler(compiler, [*library, "-o", folder / "libsepify_model.so"])
+        run_compiler(compiler, library, folder / "libsepify_model.so")
 
 
 def _config(ready: Prepared, outputs: Sequence[Tensor], tolerance: float) -> str:

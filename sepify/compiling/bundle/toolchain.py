@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sepify.compiling.targets import Target, host_architecture
-from sepify.errors import CompileError, DependencyError
+from sepify.errors import DependencyError
 
 _PACKAGES = {
     "aarch64-linux-gnu-gcc": "apt install gcc-aarch64-linux-gnu",
@@ -18,7 +17,6 @@ _PACKAGES = {
     "cc": "apt install gcc",
 }
 _SYSROOTS = {"aarch64": "/usr/aarch64-linux-gnu", "armv7": "/usr/arm-linux-gnueabihf"}
-_SECONDS = 120
 
 
 def find_compiler(target: Target) -> str | None:
@@ -40,19 +38,6 @@ def require_compiler(target: Target) -> str:
             "(or --bundle c, which is compiled where it is used)"
         )
     return found
-
-
-def run_compiler(compiler: str, arguments: Sequence[str | Path]) -> None:
-    """Run it. Raises CompileError with the first error that it reports."""
-    command = [compiler, *map(str, arguments)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise CompileError(f"{compiler} did not finish within {_SECONDS} s") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-        lines = lines or done.stderr.splitlines() or [f"exit code {done.returncode}"]
-        raise CompileError(f"{compiler} failed: {lines[0].strip()}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
@@ -20,16 +19,13 @@ from torch import Tensor, nn
 from sepify.compiling.bundle.c_bundle import build_example, write_c
 from sepify.compiling.bundle.make import TOLERANCE
 from sepify.compiling.bundle.self_test import run_self_test
-from sepify.compiling.bundle.toolchain import (
-    Launcher,
-    find_launcher,
-    require_compiler,
-    run_compiler,
-)
+from sepify.compiling.bundle.toolchain import Launcher, find_launcher, require_compiler
+from sepify.compiling.c_compiler import run_compiler
 from sepify.compiling.dependencies import require_tvm
 from sepify.compiling.prepare import prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import CompileError, DependencyError
+from sepify.storage import temporary_folder
 
 _SECONDS = 900
 _FEW, _MORE = 1, 3  # inferences, whose difference leaves out everything but inferences
@@ -86,17 +82,16 @@ def footprint(
     launcher = _emulator(chosen)
     compiler = require_compiler(chosen)
     ready = prepare(model, x, chosen, None, None, progress)
-    with tempfile.TemporaryDirectory(prefix="sepify-") as place:
-        folder = Path(place) / "bundle"
+    with temporary_folder() as place:
+        folder, program = place / "bundle", place / "program"
         folder.mkdir()
-        program = Path(place) / "program"
         memory = write_c(ready, folder, "network", TOLERANCE).memory
         build_example(compiler, folder, program)
         progress("self-test", 4, 6)
         run_self_test([*launcher.prefix, str(program), "--self-test"], launcher.words)
         progress("counting", 5, 6)
-        few = _count(launcher, program, _FEW, Path(place))
-        more = _count(launcher, program, _MORE, Path(place))
+        few = _count(launcher, program, _FEW, place)
+        more = _count(launcher, program, _MORE, place)
         code = _code_bytes(compiler, folder)
     one = {name: (more[name] - few[name]) // (_MORE - _FEW) for name in _COUNTED}
     sizes = {name: memory[name] for name in ("weights", "arena", "peak")}
@@ -122,9 +117,7 @@ def _count(launcher: Launcher, program: Path, repeat: int, place: Path) -> dict[
     plugin, counts = place / "count.so", place / "counts.txt"
     if not plugin.exists():
         with resources.as_file(resources.files("sepify.compiling") / "runner") as sources:
-            run_compiler(
-                "cc", ["-shared", "-fPIC", "-O2", sources / "count_plugin.c", "-o", plugin]
-            )
+            run_compiler("cc", ["-shared", "-fPIC", "-O2", sources / "count_plugin.c"], plugin)
     # options of qemu come before the program, and its last one is -L FOLDER
     command = [*launcher.prefix, "-plugin", f"{plugin},out={counts}", "-d", "plugin"]
     command += [str(program), "--repeat", str(repeat)]

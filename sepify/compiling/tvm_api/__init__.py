@@ -22,6 +22,7 @@ from sepify.compiling.tvm_api.cpus import (
 )
 from sepify.compiling.tvm_api.importing import UnknownOperators, import_exported
 from sepify.compiling.tvm_api.names import Expr, Function, Module
+from sepify.compiling.tvm_api.objects import write_objects
 from sepify.compiling.tvm_api.reading import (
     bindings,
     called_functions,
@@ -106,4 +107,5 @@ __all__ = [
     "substitute",
     "tensor",
     "with_arguments",
+    "write_objects",
 ]

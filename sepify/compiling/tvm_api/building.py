@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.support.cc import create_shared, cross_compiler
 
+from sepify.compiling.c_compiler import run_compiler, system_compiler
 from sepify.compiling.tvm_api.names import Module
+from sepify.compiling.tvm_api.objects import write_objects
 from sepify.compiling.tvm_api.reading import bindings, operator, parameters
-from sepify.compiling.tvm_runtime import quiet
-from sepify.errors import CompileError, first_line
+from sepify.errors import CompileError, DependencyError, first_line
+from sepify.storage import temporary_folder
 
 
 def fuse(module: Module, target: Any) -> Module:
@@ -104,13 +105,12 @@ def export(
     executable: Any, path: Path, compiler: str | None = None, carried: Sequence[Path] = ()
 ) -> None:
     """Write the executable, weights inside, as a shared library, linked by `compiler` or the
-    system's, with the object files `carried` in it. Raises CompileError if that fails."""
-    options = ["-s"] if compiler else []
-    files = [str(file) for file in carried]
-    link = cross_compiler(compiler or create_shared, options=options, add_files=files)
-    try:
-        with quiet():
-            executable.export_library(str(path), fcompile=link)
-    except RuntimeError as error:
-        lines = [line for line in str(error).splitlines() if "error" in line.lower()] or [""]
-        raise CompileError(f"linking {path.name} failed: {lines[0].strip()}") from error
+    system's, with the object files `carried` in it. Raises CompileError if that fails, FileError
+    where there is no room for it, DependencyError without a compiler."""
+    linker = compiler or system_compiler()
+    if linker is None:
+        raise DependencyError(f"linking {path.name} needs a C compiler: apt install gcc")
+    options = ["-shared", "-fPIC", *(["-s"] if compiler else [])]
+    with temporary_folder() as folder:
+        objects = write_objects(executable, folder)
+        run_compiler(linker, [*options, *objects, *carried], path)

@@ -10,9 +10,9 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
-from tvm.support.cc import cross_compiler
 
 from sepify.compiling.kernels.source import Kernel
+from sepify.compiling.tvm_api.building import export
 from sepify.compiling.tvm_api.names import Expr, Function, Module
 
 
@@ -63,7 +63,7 @@ def build_library(kernel: Kernel, target: Any, path: Path, compiler: str) -> Non
     """A kernel on its own as a shared library for another machine, linked by `compiler`."""
     function = parse_kernel(kernel).with_attr("global_symbol", kernel.name)
     built = tvm.tirx.build(tvm.IRModule({kernel.name: function}), target=target)
-    built.export_library(str(path), fcompile=cross_compiler(compiler, options=["-s"]))
+    export(built, path, compiler)
 
 
 def literal(array: NDArray[Any]) -> Expr:
