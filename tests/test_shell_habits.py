@@ -253,3 +253,29 @@ def test_completion_knows_the_commands():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert {command.split()[0] for command in commands()} <= set(done.stdout.split())
+
+
+class _Talkative(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        print("a word from the model")
+        return self.conv(x)
+
+
+def test_what_a_torchscript_model_prints_is_not_among_the_results(tmp_path):
+    model = torch.jit.script(_Talkative().eval())
+    save_torchscript(model, tmp_path / "model.pt", [(1, 3, 12, 12)])
+    command = [sys.executable, "-m", "sepify", "inspect", str(tmp_path / "model.pt"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["layers"]
+    assert "a word from the model" in done.stderr
+    # a file for both: none overwrites what the other wrote
+    with (tmp_path / "both").open("w") as both:
+        subprocess.run(command, stdout=both, stderr=subprocess.STDOUT, check=True)
+    text = (tmp_path / "both").read_text()
+    assert "a word from the model" in text
+    assert json.loads(text[text.index("{") :])["layers"]

@@ -32,7 +32,7 @@ from sepify.cli import (
 from sepify.cli.console import list_written, notes, out, say, show_crash, show_warning
 from sepify.cli.interrupt import interruptible
 from sepify.cli.outcome import Outcome
-from sepify.cli.streams import checked_streams
+from sepify.cli.streams import checked_streams, results_apart
 from sepify.errors import SepifyError
 from sepify.formats.table import INPUTS_IN_WORDS
 from sepify.printable import printable
@@ -107,7 +107,8 @@ def _shown(function: Callable[..., Outcome | None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(*, as_json: bool, quiet: bool, **options: Any) -> None:
         notes.quiet = quiet
-        outcome = function(**options)
+        with results_apart():
+            outcome = function(**options)
         if outcome is None or not is_main_process():
             return
         if as_json or outcome.shown is None:

@@ -17,6 +17,7 @@ def checked_streams() -> Iterator[None]:
     """Within it, stdout that cannot be written raises FileError, also as it is flushed at the end;
     stderr that cannot be written is silent, for there is nowhere left to say so."""
     _fill_closed()
+    _part_results()
     out, err = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = cast(TextIO, _Checked(out)), cast(TextIO, _Silent(err))
     try:
@@ -26,6 +27,49 @@ def checked_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = out, err
         if isinstance(checked, _Checked):
             checked.end()
+
+
+def _part_results() -> None:
+    """From now on only sys.stdout reaches stdout. What C++ or another process prints there
+    reaches stderr: also at the very end, when C++ empties its buffers.
+
+    A terminal shows both as before. A stream that is not the process's own is left alone.
+    """
+    out = sys.stdout
+    if not _is_own(out) or out.isatty():
+        return
+    out.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(own, "w", encoding=out.encoding, errors=out.errors)  # noqa: PTH123, SIM115
+
+
+def _is_own(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.fileno() == 1
+    except (OSError, ValueError):  # one in memory has no number; ValueError: it is closed
+        return False
+
+
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """Within it, what a model prints, TorchScript's print among it, reaches stderr; `write_text`
+    to "-" writes to what stdout was."""
+    out = sys.stdout
+    sys.stdout = cast(TextIO, _Aside(sys.stderr, out))
+    try:
+        yield
+    finally:
+        sys.stdout = out
+
+
+class _Aside:
+    def __init__(self, stream: TextIO, results: TextIO) -> None:
+        self._stream = stream
+        self.results = results
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Checked:

@@ -83,7 +83,8 @@ def require_writable(folder: Path | str) -> None:
 def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text, whole or not at all; "-" is stdout."""
     if str(path) == "-":
-        sys.stdout.write(text)
+        # the command line keeps stdout for results, whatever a model prints
+        getattr(sys.stdout, "results", sys.stdout).write(text)
         return
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
