@@ -40,7 +40,8 @@ class Solver:
         """The method asked for, or the plan's, or the best that the data allows.
 
         Raises:
-            UsageError: it is not known, or needs images that are not there.
+            UsageError: it is not known, needs images that are not there, or has no use for other
+                options that are given.
         """
         chosen = self.method or (plan.method if plan else None)
         if chosen not in (None, *METHODS):
@@ -48,4 +49,11 @@ class Solver:
         if chosen == "least-squares" and not calibrated:
             asked = "method" if self.method else "the plan's method"
             raise UsageError(f"{asked} 'least-squares' needs data: give calibration images")
-        return chosen or ("least-squares" if calibrated else "svd")
+        method: Method = chosen or ("least-squares" if calibrated else "svd")
+        given = {"refine": not isinstance(self.refine, bool), "memory": self.memory != MEMORY}
+        for name in given:
+            if method == "svd" and given[name]:
+                raise UsageError(
+                    f"{name} is for method 'least-squares', not for 'svd': leave it out"
+                )
+        return method

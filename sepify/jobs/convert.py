@@ -137,6 +137,8 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
         raise UsageError("--data is for the report: leave out --data or --no-report")
     if not 0 < request.memory < 2**30:  # NaN is not
         raise UsageError(f"--memory {request.memory:g} is no number of GiB above 0")
+    if request.given.calibration is None and request.memory != ConversionRequest.memory:
+        raise UsageError("--memory is for calibration images: give --calibration, or leave it out")
     memory = int(request.memory * 2**30)
     require_writable(request.output.parent)
     require_board(request.farm, request.board_target)
@@ -145,7 +147,7 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
         budget = replace(budget, farm=request.farm)
     plan = None if request.plan is None else load_plan(request.plan)
     model = load_model(request.model, request.inputs)
-    given = gather_data(request.given, model)
+    given = gather_data(request.given, model, others=request.distill is not None)
     training = None
     if request.distill is not None:
         shape = tuple(model.inputs[0].shape)

@@ -48,8 +48,9 @@ class LabelledData:
     preparation: Preparation | None = None
 
 
-def gather_data(request: DataRequest, model: LoadedModel) -> LabelledData:
-    """Open what was named, for the model's first input.
+def gather_data(request: DataRequest, model: LoadedModel, *, others: bool = False) -> LabelledData:
+    """Open what was named, for the model's first input; `others` says whether there are other
+    images to be prepared alike.
 
     Warns (DataWarning) where the model's top-1 on the labelled images is near chance: before
     anything else is done. Raises what opening raises, and UsageError for a metric without data.
@@ -58,6 +59,8 @@ def gather_data(request: DataRequest, model: LoadedModel) -> LabelledData:
         raise UsageError("--metric needs --data to be measured on")
     if request.mirror and request.calibration is None:
         raise UsageError("--mirror needs --calibration: the images to mirror")
+    if request.preprocess is not None and not (request.data or request.calibration or others):
+        raise UsageError("--preprocess is for images, and there are none: leave it out")
     shape = tuple(model.inputs[0].shape)
     preparation = None if request.preprocess is None else read_preparation(request.preprocess)
     metric = None if request.metric is None else _metric(request.metric)

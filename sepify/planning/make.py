@@ -81,6 +81,11 @@ def make_plan(
     """
     architecture = architecture or Architecture()
     settled = architecture.beside(None)
+    given = calibration is not None and example_inputs is not None
+    if budget is None and given and settled.width == 1:
+        raise UsageError(
+            "calibration images are for a budget or a width, not for a fixed rank: leave them out"
+        )
     network = make_network(model, example_inputs, calibration)
     network.require_steady(settled.resized)
     require_images(network)

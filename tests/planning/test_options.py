@@ -78,6 +78,19 @@ def test_a_budget_chooses_ranks_even_where_the_default_is_named(option: dict[str
         sepify.convert(model(), calibration=DATA, budget=budget, **grouped(option))
 
 
+@pytest.mark.parametrize("option", [{"refine": sepify.Refinement()}, {"memory": 2**30}])
+def test_what_only_least_squares_uses_is_refused_beside_svd(option: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="not for 'svd': leave it out"):
+        sepify.convert(model(), example_inputs=X, **grouped(option, method="svd"))
+
+
+def test_calibration_images_are_refused_beside_a_fixed_rank() -> None:
+    with pytest.raises(UsageError, match="not for a fixed rank: leave them out"):
+        planned(calibration=DATA)
+    plan = sepify.plan(model(), calibration=DATA)
+    assert any(decision.form.rewrites for decision in plan)  # an example input is among them
+
+
 def test_what_only_a_budget_uses_is_refused_without_one() -> None:
     with pytest.raises(UsageError, match="leave them out"):
         planned(known=object())
@@ -110,6 +123,8 @@ def test_an_old_spelling_is_refused_by_the_new_ones_name(option: str, new: str) 
         (["--augment", "mirror"], "--augment says nothing without --distill"),
         (["--resume"], "--resume says nothing without --distill"),
         (["--data", "x.npz", "--no-report"], "--data is for the report"),
+        (["--memory", "2"], "--memory is for calibration images"),
+        (["--preprocess", "size=12"], "--preprocess is for images"),
     ],
 )
 def test_so_at_the_shell(
