@@ -140,6 +140,8 @@ def imports(house: House) -> dict[str, set[str]]:
         found = graph.setdefault(module.name, set())
         for name, _ in module.imported:
             target = name if name in house else name.rpartition(".")[0]
+            if name == f"{PACKAGE}.__version__":  # a constant: anybody may say it
+                continue
             if target in house and target != module.name:
                 found.add(target)
     return graph

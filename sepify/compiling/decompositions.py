@@ -63,7 +63,7 @@ def _of_floats(operator: Any, x: Tensor) -> Any:
 
 
 def _of_one_type(operator: Any, *operands: Any, **settings: Any) -> Any:
-    """Of a whole number and another, torch makes the latter's type; TVM the former's, or none."""
+    """Torch gives a whole number and another the latter's type; TVM the former's, or none."""
     common = torch.result_type(*operands)
     if operator in (aten.div.Tensor, aten.div.Scalar) and not common.is_floating_point:
         common = torch.float32
@@ -91,7 +91,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
 
 
 def _any(x: Tensor) -> Any:
-    """Of a whole tensor, as TVM has it along a dimension alone."""
+    """Reduce a whole tensor: TVM does so along a dimension alone."""
     return aten.any.dim(x.reshape(-1), 0)
 
 

@@ -248,7 +248,7 @@ def _judged_again(
 
 
 def _unseen(calibration: Tensor | None, plan: Plan) -> Tensor | None:
-    """Of the calibration images those that nothing was fitted to, if there are any."""
+    """Return the calibration images that nothing was fitted to, None if there are none."""
     if calibration is None or plan.heldout is None:
         return None
     unseen = held_out(calibration, plan.heldout)

@@ -119,8 +119,11 @@ def save_all(document: ReportData | Comparison, outputs: Sequence[Path]) -> None
 
 
 def _unfitted(calibration: Tensor | None, plan: Plan | None) -> Tensor | None:
-    """Of the calibration images those that the plan held out, or, where it names none, all: the
-    report then says that the network may have been fitted to them."""
+    """Return the calibration images that the plan held out.
+
+    Where the plan names none, all are returned: the report then says that the network may have
+    been fitted to them.
+    """
     if calibration is None or plan is None or plan.heldout is None:
         return calibration
     unseen = held_out(calibration, plan.heldout)

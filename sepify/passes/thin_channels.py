@@ -172,7 +172,7 @@ class _Attempt:
         return list(dict.fromkeys(m for m in layers if isinstance(m, _LAYERS)))
 
     def _output_shapes(self) -> list[torch.Size] | None:
-        """Of all outputs; None where the network does not run."""
+        """The shapes of all outputs; None where the network does not run."""
         from torch.utils._pytree import tree_leaves
 
         try:

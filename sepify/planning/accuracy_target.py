@@ -182,9 +182,10 @@ def _seen(verdict: Callable[[int, int], Verdict], choice: int, check: int) -> Ve
 def check_images_of(
     trials: Trials, spare: Sequence[Batch], labelled: tuple[Tensor, Tensor] | None
 ) -> tuple[CheckImages, ...]:
-    """Of the labelled data, or of the images that planning did not look at: one half to search on,
-    and the other in parts, each to verify one plan: a half, a quarter and a quarter of it, as far
-    as they are 64 images and more.
+    """Split the labelled data, or the images that planning did not look at.
+
+    One half is to search on. The other is for verifying, each part one plan: a half, a quarter and
+    a quarter of it, as far as they are 64 images and more.
 
     Raises UsageError where the network is no classifier, InputError for too few images or labels
     that do not fit.

@@ -17,7 +17,7 @@ Picks = tuple[int, ...]  # the candidate that each layer takes
 def reference_picks(
     layers: Sequence[Layer], costs: Table, limit: float, convs: Mapping[str, nn.Conv2d]
 ) -> list[Picks]:
-    """Of the uniform and the greedy plan those that are within `limit`."""
+    """Return the uniform and the greedy plan, as far as they are within `limit`."""
     found = (uniform_picks(layers, costs, limit), energy_picks(layers, costs, limit, convs))
     return [picks for picks in found if picks is not None]
 

@@ -125,7 +125,7 @@ class Tried:
 def best_measured(
     trials: Trials, layers: Sequence[Layer], plans: Sequence[Choice], progress: Progress
 ) -> Tried:
-    """Of `plans` the one that measures best: as solved, and where several are close, refined."""
+    """Return the plan that measures best: as solved, and where several are close, refined."""
     tried = []
     for number, choice in enumerate(plans):
         progress("measuring whole plans", number, len(plans))

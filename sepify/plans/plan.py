@@ -133,7 +133,7 @@ class Plan:
 
     @property
     def ceiling(self) -> float | None:
-        """Of the ReLU between depthwise and pointwise; None where there is none."""
+        """The upper limit of the ReLU between depthwise and pointwise; None without one."""
         return CEILINGS[self.style]
 
     @property

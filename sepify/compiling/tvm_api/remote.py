@@ -58,7 +58,7 @@ class RemoteNetwork:
         return [part.numpy() for part in parts]
 
     def seconds(self, repeats: int, least_ms: int = 0) -> list[float]:
-        """Of `repeats` inferences after one that is not timed; each the mean of as many as fill
+        """Time `repeats` inferences after one that is not timed; each the mean of as many as fill
         `least_ms`."""
         clock = self._machine.time_evaluator(
             "invoke_stateful", self._device, number=1, repeat=repeats, min_repeat_ms=least_ms

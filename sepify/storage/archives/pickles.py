@@ -42,7 +42,7 @@ DTYPES = {
 }
 
 Names = Callable[[str, str], Any]
-"""Of a module and a name in it: the stand-in; raises Refusal."""
+"""Takes a module and a name in it, returns the stand-in; raises Refusal."""
 
 
 class Refusal(Exception):

@@ -22,7 +22,7 @@ _LARGEST = 2**63
 _FLOATS = frozenset({"Infinity", "-Infinity", "NaN"})
 
 Rule = Callable[[Any], Any]
-"""Of a value that has the right type: what to write in its place. Raises SchemaRefusal."""
+"""Takes a value of the right type, returns what to write in its place; raises SchemaRefusal."""
 Rules = dict[Any, Rule]
 
 
