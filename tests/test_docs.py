@@ -45,7 +45,7 @@ COMMANDS_ELSEWHERE = {
     "sepify compile better.pt -o bundle --target raspberry-pi-4": "tests/device/test_page.py",
     "sepify plan model.pt --calibration images.npy --budget latency=50%@raspberry-pi-4 "
     "--device 192.168.1.20:9090 --secret secret.txt --latency-table pi.json -o plan.json": (
-        "tests/planning/test_board_latencies.py, with this machine as the board"
+        "tests/planning/test_latency_on_boards.py, with this machine as the board"
     ),
 }
 # Blocks, by page and first line.

@@ -98,6 +98,12 @@ def test_files_are_opened_in_storage_and_formats_and_where_the_page_says(house: 
     assert set(named) == set(covered.values()), "the page names a file that opens none"
 
 
+def test_the_files_that_tasks_open_exist() -> None:
+    for _, files in rows("task"):
+        for name in re.findall(r"`([\w/.]+)`", files):
+            assert (ROOT / PACKAGE / name).exists(), name
+
+
 def test_no_docstring_starts_with_of(house: House) -> None:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     starting = []
