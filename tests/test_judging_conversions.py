@@ -9,7 +9,7 @@ import pytest
 import torch
 from nets import Plain, images, seeded
 from options import grouped
-from test_cli import shell  # noqa: F401 (a fixture)
+from shells import shell  # noqa: F401 (a fixture)
 from torch import nn
 
 import sepify

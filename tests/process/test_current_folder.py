@@ -13,7 +13,7 @@ from sepify.formats.torchscript_write import save_torchscript
 from sepify.process.starting import leave_current_folder, python_command, python_environment
 from sepify.process.user_modules import import_named
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # of Python's own library, of torch, TVM and sepify, some first needed by a worker
 NAMES = (
     *("_strptime", "argparse", "asyncio", "cloudpickle", "colorsys", "csv", "ctypes", "email"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from nets import Plain, images, seeded
-from test_cli import Shell
+from shells import Shell
 
 from sepify.cli import progress
 from sepify.cli.console import notes

@@ -28,7 +28,7 @@ def a_failure():
 
 def named(name, monkeypatch, request):
     monkeypatch.syspath_prepend(str(request.path.parent))
-    return f"test_models:{name}"
+    return f"{__name__}:{name}"
 
 
 def test_inputs_are_the_same_every_time_and_of_their_types():
@@ -66,9 +66,9 @@ def test_a_factory(monkeypatch, request):
     assert isinstance(identity.module, nn.Identity)
     assert identity.size is None
     for name, error, message in [
-        ("a_tensor", UsageError, r"test_models:a_tensor gave a Tensor, not an nn\.Module"),
+        ("a_tensor", UsageError, r"test_load:a_tensor gave a Tensor, not an nn\.Module"),
         ("a_failure", CaptureError, r"a_failure\(\) failed: RuntimeError: no weights here"),
-        ("nothing", UsageError, "'test_models' has no 'nothing'"),
+        ("nothing", UsageError, "test_load' has no 'nothing'"),
     ]:
         with pytest.raises(error, match=message):
             load_model(named(name, monkeypatch, request), shape)
