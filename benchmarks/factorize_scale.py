@@ -26,7 +26,8 @@ from torch import fx, nn
 
 import sepify
 from sepify.graph.batches import calibration_batches
-from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
+from sepify.passes.reestimate_batchnorm import ReestimateBatchNorm
+from sepify.passes.runner import run_passes
 from sepify.storage import read_json, write_json
 
 RESULTS_FILE = OUT / "factorize_scale.json"
@@ -106,7 +107,13 @@ def _prepared(case: Case) -> tuple[nn.Module, torch.Tensor, str]:
         network = PlainChain(case.layers)
         images, stem = smooth_noise(case.images, CHAIN_SIZE), "stem.0"
     graph = fx.symbolic_trace(network)
-    return reestimate_batchnorm(graph, calibration_batches(images[:64])).eval(), images, stem
+    return (
+        run_passes(
+            graph, [ReestimateBatchNorm(calibration_batches(images[:64]))]
+        ).graph_module.eval(),
+        images,
+        stem,
+    )
 
 
 def _peak() -> float:

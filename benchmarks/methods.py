@@ -17,7 +17,8 @@ import sepify
 from sepify.graph.batches import calibration_batches
 from sepify.graph.maps import measure_maps
 from sepify.graph.modules import set_module
-from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
+from sepify.passes.reestimate_batchnorm import ReestimateBatchNorm
+from sepify.passes.runner import run_passes
 from sepify.plans.forms import Order
 
 Made = Callable[[Subject, int], nn.Module]
@@ -73,7 +74,8 @@ def _by_rival(rival: Rival, subject: Subject, rank: int) -> nn.Module:
         at = maps[decision.name]
         replacement = rival(conv, int(at.read), int(at.written), decision.after.macs)
         set_module(rewritten, decision.name, replacement.eval())
-    return reestimate_batchnorm(rewritten, calibration_batches(subject.images.calibration))
+    passes = [ReestimateBatchNorm(calibration_batches(subject.images.calibration))]
+    return run_passes(rewritten, passes).graph_module
 
 
 def _by_pruning(subject: Subject, rank: int) -> nn.Module:
@@ -82,7 +84,8 @@ def _by_pruning(subject: Subject, rank: int) -> nn.Module:
     ours = _by_svd("dw-pw", False, subject, rank)
     pruned = prune_channels(subject.network, example, conv_macs(ours, example), subject.unprunable)
     graph = fx.GraphModule(pruned, fx.Tracer().trace(pruned))
-    return reestimate_batchnorm(graph, calibration_batches(subject.images.calibration))
+    passes = [ReestimateBatchNorm(calibration_batches(subject.images.calibration))]
+    return run_passes(graph, passes).graph_module
 
 
 def _example(subject: Subject) -> Tensor:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from torch import Tensor, fx
 
@@ -14,17 +12,13 @@ from sepify.calibration.solver import Solver
 from sepify.capture import Model
 from sepify.capture.network import Network, make_network, require_images
 from sepify.errors import FidelityWarning, UntrainedWarning, UsageError
-from sepify.factorize.factors import Factors
-from sepify.graph.batches import Batch, Calibration
+from sepify.graph.batches import Calibration
 from sepify.graph.sound import require_finite_result, verify_conversion
 from sepify.judging.fidelity import Fidelity
 from sepify.judging.heldout import split_images
 from sepify.judging.unseen import Verdict, judge_unseen
-from sepify.passes.complete_blocks import ADDED_NORMS, complete_blocks
-from sepify.passes.pipeline import Step, run_passes
-from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
-from sepify.passes.separate import separate_convolutions
-from sepify.passes.settle_batchnorm import settle_batchnorm
+from sepify.passes.pipelines import conversion
+from sepify.passes.runner import run_passes
 from sepify.planning.make import Wish, plan_reduced
 from sepify.planning.options import UNSET, Rank, require_agreeing
 from sepify.planning.reduced import reduce_network
@@ -151,8 +145,14 @@ def convert(
     )
 
     factors, plan = solve(reduced.network, plan, solver, note)
-    steps = conversion_steps(plan, factors, reduced.network.batches)
-    converted = run_passes(reduced.network.graph_module, steps)
+    passes = conversion(
+        solver.pipeline,
+        factors,
+        reduced.network.batches,
+        ceiling=plan.ceiling,
+        batchnorm=plan.batchnorm,
+    )
+    converted = run_passes(reduced.network.graph_module, passes).graph_module
     require_finite_result(converted)
     if network.inputs is not None:
         verify_conversion(network.graph_module, converted, reduced.network.inputs or ())
@@ -171,23 +171,6 @@ def convert(
         verdict.unjudged,
     )
     return converted
-
-
-def conversion_steps(
-    plan: Plan, factors: Mapping[str, Factors], batches: Sequence[Batch] | None
-) -> list[Step]:
-    """The passes that carry out `plan` with solved `factors`, in order."""
-    steps = [Step("separate", partial(separate_convolutions, factors=factors))]
-    if plan.ceiling is not None:
-        blocks = partial(complete_blocks, names=frozenset(factors), ceiling=plan.ceiling)
-        steps.append(Step("complete-blocks", blocks))
-        if batches is not None:
-            norms = {f"{name}.{norm}" for name in factors for norm in ADDED_NORMS}
-            settled = partial(settle_batchnorm, names=norms, batches=batches)
-            steps.append(Step("settle-batchnorm", settled))
-    if plan.batchnorm and batches is not None:
-        steps.append(Step("reestimate-batchnorm", partial(reestimate_batchnorm, batches=batches)))
-    return steps
 
 
 def _counted(plan: Plan, converted: fx.GraphModule) -> Plan:

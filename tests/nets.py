@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
+
+from sepify.passes.base import Pass
+from sepify.passes.runner import run_passes
 
 
 class Plain(nn.Module):
@@ -68,3 +71,8 @@ def images(count: int = 4, channels: int = 3, size: int = 12, seed: int = 1) -> 
 def relative_error(given: Tensor, wanted: Tensor) -> float:
     """Largest absolute difference over the largest absolute value wanted."""
     return float((given - wanted).abs().max() / wanted.abs().max())
+
+
+def rewritten(graph_module: fx.GraphModule, *passes: Pass) -> fx.GraphModule:
+    """What `passes` make of `graph_module`, each held to what it declares."""
+    return run_passes(graph_module, passes).graph_module

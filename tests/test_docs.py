@@ -31,7 +31,7 @@ from sepify.plans.file import save_plan
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
 
 # Commands that are not run here, and who runs them instead.
 COMMANDS_ELSEWHERE = {
@@ -61,7 +61,7 @@ BLOCKS_ELSEWHERE = {
         "features",
     ): "no code: an error message",
     (
-        "CONTRIBUTING.md",
+        "add-a-pass.md",
         '"""Fold BatchNorm2d in inference mode into the convolution before it."""',
     ): "compared with the file that it shows, below; tests/passes runs that",
 }
@@ -157,6 +157,7 @@ def readme() -> dict[str, Any]:
 
 # what the reader of a page has before its first line; the other pages start from nothing
 PRELUDES: dict[str, Callable[[], dict[str, Any]]] = {
+    "add-a-pass.md": lambda: network(8, 12, 1),
     "README.md": readme,
     "capture.md": lambda: network(8, 12, 1),
     "distillation.md": lambda: {"sepify": sepify, "model": teacher(), "images": pictures(64)},
@@ -255,10 +256,13 @@ def test_the_navigation_and_links_lead_somewhere() -> None:
             assert (ROOT / snippet).is_file(), f"{page.name}: {snippet}"
 
 
-def test_the_pass_in_contributing_is_the_real_one() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    (shown,) = [b.text for b in blocks(ROOT / "CONTRIBUTING.md") if b.language == "python"]
+def test_the_pass_that_a_page_shows_is_the_real_one() -> None:
+    shown, _ = (b.text for b in blocks(DOCS / "how-to/add-a-pass.md") if b.language == "python")
     assert shown == (ROOT / "sepify" / "passes" / "fold_batchnorm.py").read_text("utf-8")
-    assert 35 <= len(shown.splitlines()) <= 50
-    for name in re.findall(r"`((?:sepify|tests|docs|benchmarks)/[\w/.-]+)`", text):
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/how-to/add-a-pass.md"])
+def test_the_files_that_contributors_are_sent_to_are_there(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    for name in re.findall(r"[`(]((?:sepify|tests|docs|benchmarks)/[\w/.-]+)[`)]", text):
         assert (ROOT / name).exists(), name

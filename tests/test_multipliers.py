@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nets import Plain, Residual, images, relative_error, seeded
+from nets import Plain, Residual, images, relative_error, rewritten, seeded
 from options import grouped
 from torch import nn
 
@@ -21,7 +21,7 @@ from sepify.errors import DependencyError, FidelityWarning, PlanError, Untrained
 from sepify.formats.load import load_model
 from sepify.jobs.convert import ConversionRequest, convert_file
 from sepify.measuring import load_report
-from sepify.passes.thin_channels import thin_channels, thinned_channels
+from sepify.passes.thin_channels import ThinChannels, thinned_channels, thinning_notes
 from sepify.plans.resolution import resize_images, target_size
 
 QUICK = sepify.Refinement(steps=5, batch=16)
@@ -74,8 +74,8 @@ class Joined(nn.Module):
 @torch.no_grad()
 def test_every_layer_is_thinned_and_what_is_tied_stays_together():
     original = capture(seeded(Joined()), (images(2),)).graph_module
-    thinned = thin_channels(original, (images(2),), 0.5)
-    assert channels(thinned.network) == {
+    thinned = rewritten(original, ThinChannels((images(2),), 0.5))
+    assert channels(thinned) == {
         "stem": (16, 3),
         "same": (16, 16),
         "side": (8, 16),
@@ -85,8 +85,11 @@ def test_every_layer_is_thinned_and_what_is_tied_stays_together():
         "hidden": (32, 64),
         "head": (5, 32),
     }
-    assert thinned.network(images(3)).shape == (3, 5)
-    assert any("grouped" in note and "fixes its channels" in note for note in thinned.notes())
+    assert thinned(images(3)).shape == (3, 5)
+    reasons = ThinChannels((images(2),), 0.5).apply(original).left_alone
+    assert "fixes its channels" in reasons["grouped"]
+    assert reasons["head"] == "its outputs are the network's"
+    assert not [note for note in thinning_notes(reasons) if "head" in note]
     assert channels(original)["stem"] == (32, 3)
 
 
@@ -99,7 +102,7 @@ def test_the_channels_that_stay_are_the_large_ones_in_their_order():
     model.conv1.weight[small] *= 1e-3
     model.conv2.weight[:, small] *= 1e-3
     original = capture(model, (images(2),)).graph_module
-    thinned = thin_channels(original, (images(2),), 0.5).network
+    thinned = rewritten(original, ThinChannels((images(2),), 0.5))
     assert torch.equal(thinned.conv1.weight, model.conv1.weight[large])
     assert torch.equal(thinned.bn1.running_mean, model.bn1.running_mean[large])
 
@@ -111,10 +114,10 @@ def test_channels_that_are_zero_can_go_without_a_trace():
     for tensor in (model.conv1.weight, model.bn1.weight, model.bn1.bias, model.bn1.running_mean):
         tensor[8:] = 0
     original = capture(model, (images(2),)).graph_module
-    thinned = thin_channels(original, (images(2),), 0.5)
-    assert thinned.network.conv1.out_channels == 8
-    assert thinned.network.conv2.out_channels == 16  # the output of the network is never thinned
-    assert relative_error(thinned.network(images()), model(images())) < 1e-6
+    thinned = rewritten(original, ThinChannels((images(2),), 0.5))
+    assert thinned.conv1.out_channels == 8
+    assert thinned.conv2.out_channels == 16  # the output of the network is never thinned
+    assert relative_error(thinned(images()), model(images())) < 1e-6
 
 
 @needs_pruning

@@ -10,6 +10,10 @@ from itertools import pairwise
 from math import inf
 
 from torch import fx
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sepify.graph.modules import called_module
+from sepify.graph.operators import module_kind, operator_kind, operator_name
 
 # Refined together: four residual blocks, or four convolutions of a chain with what follows each.
 # Two residual blocks are worse, six too, and so are eight convolutions of a chain (see
@@ -17,29 +21,6 @@ from torch import fx
 MOST_PARTS = 4
 MOST_CONVOLUTIONS = 8  # separated ones, in any block
 UNCUT = 4  # separated convolutions after which a part ends where there is no cut
-ELEMENTWISE_MODULES = tuple(f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm"))
-ELEMENTWISE = frozenset(
-    [
-        "relu",
-        "relu6",
-        "hardtanh",
-        "clamp",
-        "leaky_relu",
-        "prelu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "hardswish",
-        "hardsigmoid",
-        "sigmoid",
-        "tanh",
-        "softplus",
-        "batch_norm",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -127,11 +108,11 @@ def _own_end(
 
 
 def _is_elementwise(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        module = graph_module.get_submodule(str(node.target))
-        return type(module).__module__ in ELEMENTWISE_MODULES
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.split(".")[0].rstrip("_") in ELEMENTWISE  # aten: "relu.default"
+    """Whether `node` is an activation or BatchNorm."""
+    module = called_module(graph_module, node)
+    if module is not None:
+        return isinstance(module, _BatchNorm) or module_kind(module) == "activation"
+    return operator_name(node.target) == "batch_norm" or operator_kind(node.target) == "activation"
 
 
 def _packed(starts: Sequence[int], convs: Sequence[int]) -> dict[int, int]:

@@ -26,7 +26,7 @@ from sepify.factorize.least_squares import Solution
 from sepify.factorize.solvers import factorize
 from sepify.graph.batches import Batch, image_count
 from sepify.graph.modules import leaf_around
-from sepify.passes.inference import inference_copy
+from sepify.passes.pipelines import inference_copy
 from sepify.plans.plan import Decision, Plan
 from sepify.process.progress import Progress
 

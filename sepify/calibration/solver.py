@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sepify.calibration.moments import MEMORY
 from sepify.calibration.refine import Refinement
 from sepify.errors import UsageError
+from sepify.passes.pipelines import CONVERT, Pipeline
 from sepify.plans.plan import METHODS, Method, Plan
 
 
@@ -24,12 +25,14 @@ class Solver:
         holdout: share (below 1) or number of the calibration images that are held out of
             everything, to measure fidelity on; 0 for none, and then none is claimed; by default
             one in eight, at most 128, and none of fewer than 64.
+        pipeline: the passes that carry the plan out, CONVERT or that with passes of your own.
     """
 
     method: Method | None = None
     refine: Refinement | bool = True
     memory: int = MEMORY
     holdout: float | None = None
+    pipeline: Pipeline = CONVERT
 
     @property
     def refinement(self) -> Refinement | None:

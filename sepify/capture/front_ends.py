@@ -20,7 +20,7 @@ from sepify.capture.exported import (
     varied,
 )
 from sepify.capture.leaves import mark_opaque_leaves
-from sepify.capture.plain import is_training, made_plain, plain_copy, training_note
+from sepify.capture.plain import made_plain, plain_copy, training_note
 from sepify.capture.raising import raise_modules
 from sepify.capture.reference import Reference
 from sepify.capture.size_independent import trace_widely
@@ -30,6 +30,7 @@ from sepify.errors import CaptureError, InputError
 from sepify.graph.comparing import difference
 from sepify.graph.copying import copy_module
 from sepify.graph.inputs import Inputs, run_restored
+from sepify.graph.modes import give_modes, modes_of
 from sepify.graph.modules import set_module
 from sepify.graph.own_memory import Memory
 
@@ -163,9 +164,8 @@ def _agrees(reference: Reference, captured: fx.GraphModule, inputs: Inputs) -> b
 
 
 def _finish_export(rebuilt: Rebuilt, model: nn.Module | None) -> tuple[str, ...]:
-    modes = {} if model is None else {n: is_training(m) for n, m in model.named_modules()}
-    for name, module in rebuilt.graph_module.named_modules():
-        module.training = modes.get(name, modes.get("", False))
+    modes = {} if model is None else modes_of(model)
+    give_modes(rebuilt.graph_module, modes, modes.get("", False))
     raised = raise_modules(rebuilt.graph_module, ALL_KINDS, rebuilt.ranks, rebuilt.state)
     return (*rebuilt.notes, *raised.notes)
 

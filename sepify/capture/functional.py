@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
-from sepify.graph.operators import CONVOLUTIONS, node_name
+from sepify.graph.operators import CONVOLUTIONS, signature_name
 
 CONSTANT_PREFIX = "_tensor_constant"  # torch.fx's name for a tensor that has none of its own
 
@@ -101,7 +101,7 @@ def recognise(node: fx.Node, ranks: Mapping[fx.Node, int]) -> Call | None:
     """
     if node.op != "call_function":
         return None
-    name = node_name(node)
+    name = signature_name(node)
     if name in ("batch_norm", "F.batch_norm"):
         return batchnorm_call(node, ranks)
     recogniser = _RECOGNISERS.get(name)
@@ -115,7 +115,7 @@ def conv_call(node: fx.Node) -> Call | None:
     if found is None:
         return None
     tensors = _stored(found, "weight", "bias")
-    transposed = found.get("transposed", node_name(node).startswith("conv_transpose"))
+    transposed = found.get("transposed", signature_name(node).startswith("conv_transpose"))
     found = {"output_padding": 0, **found}
     geometry = [found[n] for n in ("stride", "padding", "dilation", "output_padding", "groups")]
     if tensors is None or "weight" not in tensors or not _plain([*geometry, transposed]):
@@ -224,7 +224,7 @@ def _bind(node: fx.Node, names: Sequence[str]) -> dict[str, Any] | None:
     """The node's arguments by name, defaults filled in, if it calls one of these functions."""
     if node.op != "call_function":
         return None
-    name = node_name(node)
+    name = signature_name(node)
     if name not in names:
         return None
     bound = dict(_SIGNATURES[name])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sepify.capture.torchscript.values import Dependence
+from sepify.graph.operators import operator_name
 
 # attributes and methods of a tensor that no change of batch or image size alters
 FACTS = {"dtype", "layout", "ndim", "requires_grad", "is_cuda", "is_sparse", "is_quantized"}
@@ -36,7 +37,7 @@ def dependence(
     content = max((known.content for known in used), default=Dependence.FIXED)
     shapes = [k.content if isinstance(k.value, (int, float)) else k.extent for k in used]
     extent = max(shapes, default=Dependence.FIXED)
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    name = operator_name(target)
     if target is getattr:
         name = args[1]
     if name == "shape" or (kind == "call_method" and name in _SHAPE_METHODS):

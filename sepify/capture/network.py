@@ -17,7 +17,7 @@ from sepify.graph.convolutions import Convolution, survey
 from sepify.graph.inputs import Inputs, require_tensors
 from sepify.graph.maps import Maps, measure_maps
 from sepify.graph.sound import require_finite_weights, require_taken
-from sepify.passes.inference import inference_copy
+from sepify.passes.pipelines import inference_copy
 from sepify.plans.costs import Cost, standard_cost
 
 

@@ -12,6 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from sepify.graph.copying import copy_module
+from sepify.graph.modes import is_training
 
 HOOKS = (
     "_forward_pre_hooks",
@@ -63,11 +64,6 @@ def made_plain(copied: nn.Module, hooks_too: bool = False) -> PlainCopy:
     if kept:
         notes.append(f"hooks are part of the captured graph, which does as they do: {_list(kept)}")
     return PlainCopy(copied, tuple(notes))
-
-
-def is_training(module: nn.Module) -> bool:
-    """Whether `module` is in training mode; a frozen script, which has no mode left, is not."""
-    return bool(getattr(module, "training", False))
 
 
 def training_note(model: nn.Module) -> tuple[str, ...]:

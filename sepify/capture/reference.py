@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from sepify.capture.own_state import OwnState, own_state
-from sepify.capture.plain import is_plain, is_training
+from sepify.capture.plain import is_plain
 from sepify.errors import CaptureError, InputError
 from sepify.graph.copying import copy_module
 from sepify.graph.inputs import Inputs, describe, forward_arguments, restored_buffers, run_in_place
+from sepify.graph.modes import is_training
 from sepify.graph.own_memory import Memory
 
 

@@ -19,6 +19,7 @@ from sepify.capture.frames import failed_line
 from sepify.capture.raising import compiled_when_raised, raise_modules
 from sepify.errors import CaptureError, first_line
 from sepify.graph.inputs import restored_buffers
+from sepify.graph.modes import give_modes, modes_of
 
 _SIMPLE = (torch.Tensor, int, float, bool)
 _AS_IT_IS = frozenset({int, float, bool, str, type(None), type(...), torch.dtype, torch.device})
@@ -200,7 +201,7 @@ def split_arguments(model: nn.Module, given: int | None) -> Arguments:
 
 def trace_with(tracer: LayerTracer, model: nn.Module) -> Traced:
     """Trace `model` with any tracer; its buffers and training modes are as before afterwards."""
-    modes = {name: module.training for name, module in model.named_modules()}
+    modes = modes_of(model)
     try:
         # `self.count.add_(1)` runs while it is traced
         with restored_buffers(model), torch.random.fork_rng(devices=[]):
@@ -212,8 +213,7 @@ def trace_with(tracer: LayerTracer, model: nn.Module) -> Traced:
     _assign_by_views(graph)
     with compiled_when_raised():
         graph_module = fx.GraphModule(tracer.root, graph, type(model).__name__)
-    for name, module in graph_module.named_modules():  # containers are new, leaves the model's own
-        module.training = modes.get(name, model.training)
+    give_modes(graph_module, modes, model.training)  # containers are new, leaves the model's own
     notes = tuple(
         f"argument '{name}' is fixed at {v!r}" for name, v in tracer.arguments.fixed.items()
     )

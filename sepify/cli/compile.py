@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from sepify.cli.options import Shapes, Types, input_request
+from sepify.cli.options import Dump, Shapes, Types, input_request
 from sepify.cli.outcome import Outcome
 from sepify.cli.progress import progress_bar
 from sepify.errors import UsageError
@@ -69,6 +69,7 @@ def compile(
     ] = False,
     input_shape: Shapes = None,
     dtype: Types = None,
+    dump: Dump = None,
 ) -> Outcome:
     """Compile a model with TVM for a CPU. What this machine can run is checked against torch before
     it is kept; a bundle for another one checks itself there: its self-test."""
@@ -94,6 +95,7 @@ def compile(
         database=database,
         farm=find_farm(tracker, key, device, secret),
         replace=replace,
+        dump=dump,
     )
     with progress_bar() as progress:
         summary = compile_file(request, progress)

@@ -14,6 +14,7 @@ from sepify.cli.options import (
     Data,
     Device,
     DeviceTarget,
+    Dump,
     Holdout,
     Keep,
     Key,
@@ -107,6 +108,7 @@ def convert(
     device_target: DeviceTarget = None,
     input_shape: Shapes = None,
     dtype: Types = None,
+    dump: Dump = None,
 ) -> Outcome:
     """Rewrite a model's convolutions into depthwise + pointwise ones."""
     asked = input_request(input_shape, dtype)
@@ -141,6 +143,7 @@ def convert(
         report=report,
         farm=board_request(device, tracker, key, secret),
         device_target=device_target,
+        dump=dump,
     )
     with progress_bar() as progress:
         result = convert_file(request, progress)

@@ -117,6 +117,9 @@ DeviceTarget = Annotated[
     str | None,
     typer.Option(help="What the board is, such as raspberry-pi-4: sepify compile --target list"),
 ]
+Dump = Annotated[
+    Path | None, typer.Option(help="New folder to write the graph to before and after every pass")
+]
 
 Epochs = Annotated[int, typer.Option(help="Passes of the distillation over its images")]
 Augment = Annotated[

@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, fx
-from torch.fx.node import map_aggregate
+from torch import Tensor
 
 from sepify.errors import CompileError
-from sepify.passes.plain_dict_outputs import with_dict_outputs
 
 Structure = dict[str, Any]
 
@@ -92,32 +90,3 @@ def require_structure(value: Structure) -> None:
     put_together(value, Noted())
     if not found or sorted(found) != [*range(len(found))]:
         raise ValueError("no structure of outputs: its tensors are not counted from 0")
-
-
-def return_tensors(graph_module: fx.GraphModule, example: Any) -> fx.GraphModule:
-    """A copy of `graph_module` that returns a tuple of the tensors in its output, in order;
-    `example` is one such output. Raises CompileError where the graph returns something else."""
-    flat = with_dict_outputs(graph_module)
-    (output,) = flat.graph.find_nodes(op="output")
-    returned, values = _leaves(output.args[0]), _leaves(example)
-    if len(returned) != len(values):
-        raise CompileError("the captured graph returns another structure than the model")
-    pairs = zip(returned, values, strict=True)
-    output.args = (tuple(node for node, value in pairs if isinstance(value, Tensor)),)
-    flat.graph.eliminate_dead_code()
-    flat.recompile()
-    return flat
-
-
-def _leaves(value: Any) -> list[Any]:
-    found: list[Any] = []
-    map_aggregate(_plain(value), found.append)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(part) for part in value]
-    return value

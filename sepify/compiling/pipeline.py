@@ -23,6 +23,7 @@ from sepify.compiling.model import (
 from sepify.compiling.prepare import STAGES, prepare
 from sepify.compiling.targets import Target, find_target
 from sepify.errors import CompileError
+from sepify.passes.pipelines import COMPILE, Pipeline
 from sepify.process.progress import guarded
 from sepify.process.state import keeps_process_state
 
@@ -38,6 +39,7 @@ def compile(
     tune: str | int | None = None,
     database: Path | str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    pipeline: Pipeline = COMPILE,
 ) -> CompiledModel:
     """Compile `model` for inference on a CPU, float32, at exactly the shapes of `x`.
 
@@ -56,6 +58,7 @@ def compile(
             built-in rules say, and what has none uses MetaSchedule's records, if there are any.
         database: folder of the tuning records; without it, `sepify` in the user's cache folder.
         progress: called with (what, done, total).
+        pipeline: the passes: `sepify.passes.pipelines.COMPILE`, or that with passes of your own.
 
     Raises:
         UsageError: unknown target, or a `tune` that is no budget.
@@ -74,7 +77,7 @@ def compile(
     from sepify.compiling import tvm_api, tvm_runtime
 
     require_here(preset)
-    ready = prepare(model, x, preset, budget, database, note)
+    ready = prepare(model, x, preset, budget, database, note, pipeline=pipeline)
     note("building", 4, STAGES)
     lifted, weights = tvm_api.lift_weights(ready.module)
     planned = tvm_api.plan_memory(lifted, ready.tvm_target)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sepify.capture import capture
-from sepify.compiling.answers import Structure, return_tensors, take_apart
+from sepify.compiling.answers import Structure, take_apart
 from sepify.compiling.blame import layers_that_call
 from sepify.compiling.budget import Budget
 from sepify.compiling.decompositions import decompositions
@@ -23,8 +23,9 @@ from sepify.compiling.targets import Target
 from sepify.compiling.tuning import Tuned, database_root, tune_operators
 from sepify.errors import CompileError, InputError, first_line
 from sepify.graph.copying import copy_module, copy_to_run
-from sepify.passes.as_conv2d import as_conv2d
-from sepify.passes.fold_batchnorm import fold_batchnorm
+from sepify.passes.flatten_outputs import FlattenOutputs
+from sepify.passes.pipelines import COMPILE, Pipeline, with_options
+from sepify.passes.runner import run_passes
 
 if TYPE_CHECKING:
     from sepify.compiling.lowering import Lowered
@@ -63,8 +64,10 @@ def prepare(
     database: Path | str | None,
     progress: Progress,
     farm: Farm | None = None,
+    pipeline: Pipeline = COMPILE,
 ) -> Prepared:
-    """Capture, fold, lower and tune `model` at the shapes of `x`; `target` is filled in.
+    """Capture `model`, rewrite it by the passes of `pipeline`, lower and tune it at the shapes of
+    `x`; `target` is filled in.
 
     Candidates are measured on this machine, or on the boards of `farm`, where MetaSchedule's are
     left untuned; without a `budget` nothing is tuned, but the records in
@@ -88,11 +91,10 @@ def prepare(
         _require_finite(expected)
         captured = capture(frozen, inputs)
         captured.require_no_state("compiled code keeps nothing from call to call")
-        flat = return_tensors(captured.graph_module.eval(), answer)
-        folded = as_conv2d(fold_batchnorm(flat))
-        _drop_checks(folded)
+        passes = with_options(pipeline, {FlattenOutputs: {"example": answer}})
+        rewritten = run_passes(captured.graph_module.eval(), passes).graph_module
         progress("exporting", 1, STAGES)
-        module = _import(folded, inputs)
+        module = _import(rewritten, inputs)
         progress("lowering", 2, STAGES)
         started = time.monotonic()
         own = lower_with_records(module, target, budget, database_root(database), progress, farm)
@@ -132,23 +134,6 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 def _require_finite(expected: tuple[Tensor, ...]) -> None:
     if not all(bool(torch.isfinite(part).all()) for part in expected):
         raise CompileError("the model's own output is not finite: NaN or infinity in its weights?")
-
-
-def _drop_checks(model: fx.GraphModule) -> None:
-    """Without what the model or its capture asserts: it held for the example, sizes are fixed now,
-    and compiled code has no way to complain of contents."""
-    needless = model.graph.find_nodes(op="call_function", target=torch._assert)
-    while needless:
-        node = needless.pop()
-        read = node.all_input_nodes
-        model.graph.erase_node(node)
-        needless += [n for n in read if not n.users and n.op.startswith("call") and not _writes(n)]
-    model.recompile()
-
-
-def _writes(node: fx.Node) -> bool:
-    name = getattr(node.target, "__name__", str(node.target))
-    return name.partition(".")[0].endswith("_")
 
 
 def _import(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from sepify.distilling.pair import DistillationPair
-from sepify.graph.running import evaluating
+from sepify.graph.modes import evaluating
 
 
 @dataclass(frozen=True)

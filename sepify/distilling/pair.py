@@ -12,11 +12,12 @@ from torch.utils._pytree import tree_flatten
 
 from sepify.capture import Captured, Model, capture
 from sepify.distilling.losses import Losses, TaskLoss, are_class_scores, soft_targets
-from sepify.distilling.precision import spare_strided_depthwise
 from sepify.distilling.taps import Pair, comparable_layers, tapped
 from sepify.errors import CaptureError, InputError, UsageError
 from sepify.graph.copying import copy_module
-from sepify.graph.running import answer, evaluating
+from sepify.graph.modes import evaluating
+from sepify.graph.running import answer
+from sepify.passes.spare_strided_depthwise import SpareStridedDepthwise
 from sepify.plans.resolution import resize_images
 
 FLOOR = 1e-12  # of a variance: a layer that always puts out the same
@@ -75,7 +76,7 @@ class DistillationPair(nn.Module):
         pairs = [pair for calls in layers.values() for pair in calls]
         self.matched = tuple(layers)
         self._student = tapped(student, [pair[0] for pair in pairs])
-        spare_strided_depthwise(self._student)
+        SpareStridedDepthwise().apply(self._student)
         self._teacher = original
         if pairs and isinstance(original, fx.GraphModule):
             self._teacher = tapped(original, [pair[1] for pair in pairs])

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sepify.graph.modes import evaluating
 from sepify.graph.modules import called_module
-from sepify.graph.running import evaluating
 from sepify.passes.separate import separable_names
 
 Pair = tuple[fx.Node, fx.Node]  # the student's node and the teacher's

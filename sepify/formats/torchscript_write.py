@@ -6,23 +6,23 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from sepify.capture.exported import OPENNESS, varied
 from sepify.errors import ConversionError
 from sepify.formats.agreement import answers_in_eval, first_line, require_same
 from sepify.formats.input_note import METADATA_NAME, InputNote, Shape
 from sepify.graph.modules import buffers_put_back
-from sepify.passes.plain_dict_outputs import with_dict_outputs
+from sepify.passes.flatten_outputs import FlattenOutputs
+from sepify.passes.plain_dict_outputs import PlainDictOutputs
+from sepify.passes.plain_numbers import PlainNumbers
+from sepify.passes.runner import run_passes
 from sepify.process.lock import one_at_a_time
 from sepify.storage.writing import torch_file
 
 BATCH = OPENNESS[1]
-PLAIN: dict[Any, Callable[..., Any]] = {torch.sym_max: max, torch.sym_min: min}
 
 
 def write_model(
@@ -48,11 +48,11 @@ def to_torchscript(
     wanted = answers_in_eval(graph_module, inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = _with_plain_numbers(graph_module)
+        plain = run_passes(graph_module, (PlainNumbers(),)).graph_module
         try:
             if plain.graph.find_nodes(op="call_method", target="__setitem__"):
                 raise ConversionError("torch.jit.script would drop an assignment")
-            scripted = torch.jit.script(with_dict_outputs(plain))
+            scripted = torch.jit.script(run_passes(plain, (PlainDictOutputs(),)).graph_module)
             require_same("scripted", wanted, copy.deepcopy(scripted).eval(), inputs)
             return scripted, "scripted"
         except Exception:  # the compiler raises whatever it likes; tracing is the other way
@@ -60,17 +60,6 @@ def to_torchscript(
         require_same("TorchScript", wanted, copy.deepcopy(traced).eval(), inputs)
         run = copy.deepcopy(traced).eval()  # another: a run may leave its traces
         return traced, f"traced, for {_sizes(graph_module, run, inputs)}{outputs}"
-
-
-def _with_plain_numbers(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A copy with Python's own functions of sizes in the place of torch's symbolic ones, which
-    neither the compiler nor a trace, where sizes are tensors, knows."""
-    plain = copy.deepcopy(graph_module)
-    for node in plain.graph.nodes:
-        if node.op == "call_function":
-            node.target = PLAIN.get(node.target, node.target)
-    plain.recompile()
-    return plain
 
 
 def _traced(
@@ -84,23 +73,13 @@ def _traced(
         with buffers_put_back(graph_module):
             return trace(graph_module, given, check_trace=False, strict=False), ""
     except Exception:  # of any kind, for the outputs or for what is traced: the next try tells
-        flat = _with_flat_outputs(graph_module)
+        # what is left is what `leaves` has of an answer
+        flat = run_passes(graph_module, (PlainDictOutputs(), FlattenOutputs())).graph_module
     try:
         with buffers_put_back(flat):
             return trace(flat, given, check_trace=False, strict=False), "; its outputs in one tuple"
     except Exception as error:
         raise ConversionError(f"cannot be saved as TorchScript: {first_line(error)}") from error
-
-
-def _with_flat_outputs(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A copy that returns the values of its outputs' containers in one tuple, without those that
-    are None: what is left is what `leaves` has of an answer."""
-    flat = with_dict_outputs(graph_module)
-    output = next(node for node in flat.graph.nodes if node.op == "output")
-    values = [leaf for leaf in pytree.tree_leaves(output.args) if leaf is not None]
-    output.args = (tuple(values),)
-    flat.recompile()
-    return flat
 
 
 def _sizes(

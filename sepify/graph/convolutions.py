@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from sepify.graph.modules import OPAQUE, called_module, convolutions_inside, why_not_plain_conv
-from sepify.graph.operators import CONVOLUTIONS, node_name
+from sepify.graph.operators import CONVOLUTIONS, signature_name
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _is_convolution(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     module = called_module(graph_module, node)
     if module is not None:
         return isinstance(module, nn.modules.conv._ConvNd)
-    return node.op == "call_function" and node_name(node) in CONVOLUTIONS
+    return node.op == "call_function" and signature_name(node) in CONVOLUTIONS
 
 
 def _describe(

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from sepify.errors import InputError
 from sepify.graph.copying import copy_to_run
+from sepify.graph.modes import evaluating
 from sepify.graph.own_memory import same_values
 
 Inputs = tuple[Tensor, ...]
@@ -90,14 +91,8 @@ def for_a_run(graph_module: fx.GraphModule) -> Iterator[fx.GraphModule]:
 @contextmanager
 def in_evaluation(graph_module: fx.GraphModule) -> Iterator[fx.GraphModule]:
     """As `for_a_run`, in inference mode; every module's own mode is restored after."""
-    with for_a_run(graph_module) as model:
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            yield model
-        finally:
-            for module, training in modes.items():
-                module.training = training
+    with for_a_run(graph_module) as model, evaluating(model):
+        yield model
 
 
 @contextmanager

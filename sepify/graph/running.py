@@ -1,13 +1,12 @@
-"""Running networks to look at what they answer: inputs checked, modes restored, outputs finite."""
+"""Running networks to look at what they answer: inputs checked, outputs finite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from sepify.errors import InputError, first_line
@@ -38,24 +37,6 @@ def shapes_of(inputs: Inputs) -> str:
 def batch_size_for(image: Tensor) -> int:
     """How many images like `image` (without batch dimension) are run at a time."""
     return max(1, min(LARGEST_BATCH, BATCH_ELEMENTS // max(1, image.numel())))
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """The models in evaluation mode within the block, every submodule's own mode restored after.
-
-    The flags are set one by one: the modules that torch.export unlifts refuse `.eval()`.
-    """
-    modules = (module for model in models for module in model.modules())
-    # a frozen TorchScript module has no mode at all
-    trained = [module for module in modules if getattr(module, "training", False)]
-    for module in trained:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in trained:
-            module.training = True
 
 
 def answer(network: Network, inputs: Inputs, who: str) -> tuple[Tensor, ...]:

@@ -18,6 +18,7 @@ from sepify.compiling.targets import Target, find_target, read_target, targets
 from sepify.errors import UsageError
 from sepify.formats.input_note import InputRequest
 from sepify.formats.load import load_model
+from sepify.passes.dump import dumping
 from sepify.storage import require_writable
 
 
@@ -38,6 +39,7 @@ class CompilationRequest:
     database: Path | None = None
     farm: Farm | None = None
     replace: bool = False
+    dump: Path | None = None  # a new folder for the graph between passes
 
 
 def render_targets() -> Table:
@@ -52,6 +54,11 @@ def render_targets() -> Table:
 
 def compile_file(request: CompilationRequest, progress: Callable[[str, int, int], None]) -> str:
     """Compile and write; a summary for a person. Raises what `compile` and `make_bundle` do."""
+    with dumping(request.dump):
+        return _compile_file(request, progress)
+
+
+def _compile_file(request: CompilationRequest, progress: Callable[[str, int, int], None]) -> str:
     target: str | Target = request.target
     if request.target_json is not None:
         if request.target != "native":

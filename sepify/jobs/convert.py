@@ -31,6 +31,7 @@ from sepify.judging.number_words import interval, percent
 from sepify.judging.unseen import NO_IMAGES, judge_unseen
 from sepify.measuring import compare
 from sepify.measuring.options import Judging, Provenance, Timing
+from sepify.passes.dump import dumping
 from sepify.passes.thin_channels import NOT_THINNED
 from sepify.planning.options import UNSET
 from sepify.plans.architecture import Architecture
@@ -76,6 +77,7 @@ class ConversionRequest:
     report: bool = True
     farm: Farm | None = None  # for a budget in latency, and for the report
     device_target: str | None = None  # by default the budget's
+    dump: Path | None = None  # a new folder for the graph between passes
 
     @property
     def board_target(self) -> str | None:
@@ -120,7 +122,7 @@ class ConversionResult:
 
 def convert_file(request: ConversionRequest, progress: Progress) -> ConversionResult:
     """As `_convert_file`, with all that was warned of."""
-    with warned() as told:
+    with warned() as told, dumping(request.dump if is_main_process() else None):
         result = _convert_file(request, progress)
     return replace(result, warnings=tuple(told))
 

@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 
 from sepify.errors import InputError
 from sepify.graph.inputs import in_evaluation, restored_buffers
-from sepify.graph.running import AFTER, BEFORE, answer, evaluating
+from sepify.graph.modes import evaluating
+from sepify.graph.running import AFTER, BEFORE, answer
 from sepify.judging.doubts import doubts, unclaimed
 from sepify.judging.fidelity import Fidelity, fidelity
 from sepify.judging.heldout import MOST, Split

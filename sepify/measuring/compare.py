@@ -14,7 +14,8 @@ from torch.jit import ScriptModule
 
 from sepify.errors import CaptureError, InputError, UsageError
 from sepify.graph.copying import copy_module
-from sepify.graph.running import AFTER, BEFORE, Inputs, answer, as_inputs, evaluating
+from sepify.graph.modes import evaluating
+from sepify.graph.running import AFTER, BEFORE, Inputs, answer, as_inputs
 from sepify.judging.doubts import doubts, unclaimed
 from sepify.judging.layer_errors import layer_errors
 from sepify.measuring.cost import measure_cost, stored_size

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sepify.errors import InputError, first_line
 from sepify.formats.torchscript_write import save_torchscript
-from sepify.graph.running import Inputs, as_inputs, evaluating, shapes_of
+from sepify.graph.modes import evaluating
+from sepify.graph.running import Inputs, as_inputs, shapes_of
 from sepify.storage.tensors import save_state
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sepify.errors import DataWarning, InputError
 from sepify.faults import users_items
-from sepify.graph.running import AFTER, BEFORE, Inputs, Network, answer, batch_size_for, evaluating
+from sepify.graph.modes import evaluating
+from sepify.graph.running import AFTER, BEFORE, Inputs, Network, answer, batch_size_for
 from sepify.judging.changes import Changes, ChangeTally
 from sepify.judging.fidelity import Fidelity, Outputs, fidelity
 from sepify.judging.metrics import Metric, MetricResult, metric_result, metric_values

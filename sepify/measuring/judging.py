@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from sepify.graph.running import Inputs, as_inputs, evaluating
+from sepify.graph.modes import evaluating
+from sepify.graph.running import Inputs, as_inputs
 from sepify.judging.fidelity import alike
 from sepify.judging.heldout import image_marks
 from sepify.measuring.cost import measure_cost

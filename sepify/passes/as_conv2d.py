@@ -9,50 +9,67 @@ k = a*s + r, output o of y[o] = sum_i x[i] w[o + p - i*s] is sum_a x[t - a] w[a*
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from sepify.graph.modules import called_module, set_module
+from sepify.passes.base import Condition, Pass, Result
+from sepify.passes.conditions import EVALUATING
 
 _Conv = nn.modules.conv._ConvNd
 _LINES = {nn.Conv1d, nn.ConvTranspose1d}
 
 
-def as_conv2d(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of `graph_module` in which every Conv1d, ConvTranspose1d and ConvTranspose2d is a
-    Conv2d with reshapes around it.
+@dataclass(frozen=True)
+class AsConv2d(Pass):
+    """Every Conv1d, ConvTranspose1d and ConvTranspose2d becomes a Conv2d with reshapes around it,
+    without gradients."""
 
-    Left as it is: a dilated transposed convolution, one that is told its output's size, padding
-    other than zeros, a computed weight, and a module with hooks.
-    """
-    changed = copy.deepcopy(graph_module)
-    made: dict[str, nn.Conv2d] = {}
-    for node in list(changed.graph.nodes):
-        conv = called_module(changed, node)
-        if not isinstance(conv, _Conv) or not _fits(conv, node):
-            continue
-        path = str(node.target)
-        if path not in made:
-            made[path] = _transposed(conv) if conv.transposed else _widened(conv)
-        with changed.graph.inserting_before(node):
-            node.replace_all_uses_with(_call(changed.graph, node, conv, made[path]))
-        changed.graph.erase_node(node)
-    for path, module in made.items():
-        set_module(changed, path, module)
-    changed.recompile()
-    return changed
+    requires: ClassVar[tuple[Condition, ...]] = (EVALUATING,)
+
+    def apply(self, graph_module: fx.GraphModule) -> Result:
+        """Rewrite a copy; the sites are the calls of convolutions other than Conv2d, by path."""
+        changed = copy.deepcopy(graph_module)
+        made: dict[str, nn.Conv2d] = {}
+        left_alone: dict[str, str] = {}
+        for node in list(changed.graph.nodes):
+            conv = called_module(changed, node)
+            if not isinstance(conv, _Conv) or isinstance(conv, nn.Conv2d):
+                continue
+            path = str(node.target)
+            reason = _why_not(conv, node)
+            if reason is not None:
+                left_alone[path] = reason
+                continue
+            if path not in made:
+                made[path] = _transposed(conv) if conv.transposed else _widened(conv)
+            with changed.graph.inserting_before(node):
+                node.replace_all_uses_with(_call(changed.graph, node, conv, made[path]))
+            changed.graph.erase_node(node)
+        for path, module in made.items():
+            set_module(changed, path, module)
+        changed.recompile()
+        return Result(changed, bool(made), left_alone)
 
 
-def _fits(conv: _Conv, node: fx.Node) -> bool:
+def _why_not(conv: _Conv, node: fx.Node) -> str | None:
     kind = type(conv)
-    if kind not in (*_LINES, nn.ConvTranspose2d) or "weight" not in conv._parameters:
-        return False
-    if conv.padding_mode != "zeros" or conv._forward_hooks or conv._forward_pre_hooks:
-        return False
-    return not conv.transposed or (
-        max(conv.dilation) == 1 and len(node.args) + len(node.kwargs) == 1
-    )
+    if "weight" not in conv._parameters:
+        return "computed weight (parametrised, normalised or spectral)"
+    if kind not in (*_LINES, nn.ConvTranspose2d):
+        return f"a {kind.__name__} is no Conv2d with reshapes around it"
+    if conv.padding_mode != "zeros":
+        return f"padding mode '{conv.padding_mode}'"
+    if conv._forward_hooks or conv._forward_pre_hooks:
+        return "forward hooks that a rewrite would lose"
+    if conv.transposed and max(conv.dilation) > 1:
+        return "transposed and dilated"
+    if conv.transposed and len(node.args) + len(node.kwargs) > 1:
+        return "it is told the size of its output"
+    return None
 
 
 def _widened(conv: _Conv) -> nn.Conv2d:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sepify.graph.following import meets
+from sepify.graph.following import Kind, meets
 from sepify.graph.modules import call_counts, called_module
+from sepify.passes.base import Pass, Result
 from sepify.passes.separate import activation
 
 ADDED_NORMS = ("depthwise_bn", "pointwise_bn")
 
 
-def complete_blocks(
-    graph_module: fx.GraphModule, names: Collection[str], ceiling: float
-) -> fx.GraphModule:
-    """A copy of `graph_module` in which each separable convolution in `names` (dw-pw) is followed
-    by BatchNorm and an activation (Howard et al. 2017, figure 3).
+@dataclass(frozen=True)
+class CompleteBlocks(Pass):
+    """Each separable convolution in `names` (dw-pw) is followed by BatchNorm and an activation
+    (Howard et al. 2017, figure 3).
 
     The network's own are used where there are: the bias of a pointwise convolution that a
     BatchNorm follows goes into that one's running mean, as a bias there does nothing in training.
@@ -30,29 +32,72 @@ def complete_blocks(
     negative; no activation where an addition comes first, as in residual networks that keep the
     sum linear (He et al. 2016, identity mappings; EDSR) or bottlenecks (Sandler et al. 2018); and
     nothing around what is called as a whole, whose insides are not known.
+
+    Args:
+        names: paths of separable convolutions.
+        ceiling: 6 for ReLU6, infinity for ReLU.
     """
-    completed = copy.deepcopy(graph_module)
-    calls = call_counts(completed)
-    for node in list(completed.graph.nodes):
-        name, _, role = str(node.target).rpartition(".")
-        if role != "pointwise" or name not in names or node.op != "call_module":
-            continue
-        if calls[str(node.target)] > 1:  # what follows in one place may not in the other
-            continue
-        norm_missing = meets(completed, node, {"norm"}) == {"weights"}
-        activation_missing = meets(completed, node, {"activation", "addition"}) == {"weights"}
-        after = _own_batchnorm(completed, node, calls)
+
+    names: Collection[str] = ()
+    ceiling: float = inf
+
+    def apply(self, graph_module: fx.GraphModule) -> Result:
+        """Complete a copy; the sites are `names`, and what is missing there is said."""
+        completed = copy.deepcopy(graph_module)
+        calls = call_counts(completed)
+        left_alone = dict.fromkeys(self.names, "no node calls it: it is inside of another module")
+        changed = False
+        for node in list(completed.graph.nodes):
+            name, _, role = str(node.target).rpartition(".")
+            if role != "pointwise" or name not in self.names or node.op != "call_module":
+                continue
+            if calls[str(node.target)] > 1:
+                left_alone[name] = "called in several places: what follows in one may not in others"
+                continue
+            done, reasons = self._complete(completed, node, calls)
+            changed |= done
+            del left_alone[name]
+            if reasons:
+                left_alone[name] = "; ".join(reasons)
+        completed.recompile()
+        return Result(completed, changed, left_alone)
+
+    def _complete(
+        self, network: fx.GraphModule, node: fx.Node, calls: dict[str, int]
+    ) -> tuple[bool, list[str]]:
+        """Whether anything was changed behind `node`, and why something is still missing there."""
+        name = str(node.target).rpartition(".")[0]
+        norm_met = meets(network, node, {"norm"})
+        activation_met = meets(network, node, {"activation", "addition"})
+        changed, reasons = False, []
+        after = _own_batchnorm(network, node, calls)
         if after is not None:
-            _fold_bias(completed, node, after)
-        elif norm_missing:
-            after = _insert(
-                completed, node, f"{name}.pointwise_bn", _identity_norm(completed, node)
-            )
-        if activation_missing:
-            made = activation(ceiling).train(completed.get_submodule(name).training)
-            _insert(completed, after or node, f"{name}.pointwise_act", made)
-    completed.recompile()
-    return completed
+            changed = _fold_bias(network, node, after)
+        elif norm_met == {"weights"}:
+            after = _insert(network, node, f"{name}.pointwise_bn", _identity_norm(network, node))
+            changed = True
+        else:
+            reasons += _why_none("BatchNorm", norm_met - {"norm"})
+        if activation_met == {"weights"}:
+            made = activation(self.ceiling).train(network.get_submodule(name).training)
+            _insert(network, after or node, f"{name}.pointwise_act", made)
+            changed = True
+        else:
+            reasons += _why_none("activation", activation_met - {"activation"})
+        return changed, reasons
+
+
+_IN_THE_WAY: dict[Kind, str] = {
+    "output": "its value may reach the outputs first",
+    "addition": "an addition comes first",
+    "unknown": "its value gets into a module whose insides are not known",
+    "weights": "its value meets one on some of its ways, and none on others",
+}
+
+
+def _why_none(what: str, met: set[Kind]) -> list[str]:
+    """Why no other one is added, given what the value meets beside the network's own."""
+    return [f"no {what}: {why}" for kind, why in _IN_THE_WAY.items() if kind in met][:1]
 
 
 def _own_batchnorm(
@@ -68,14 +113,16 @@ def _own_batchnorm(
 
 
 @torch.no_grad()
-def _fold_bias(graph_module: fx.GraphModule, node: fx.Node, after: fx.Node) -> None:
-    """BN(x + b) with mean m is BN(x) with mean m - b."""
+def _fold_bias(graph_module: fx.GraphModule, node: fx.Node, after: fx.Node) -> bool:
+    """BN(x + b) with mean m is BN(x) with mean m - b. Whether there was a bias to fold."""
     pointwise, norm = called_module(graph_module, node), called_module(graph_module, after)
     assert isinstance(pointwise, nn.Conv2d)
     assert isinstance(norm, _BatchNorm)
-    if pointwise.bias is not None and norm.running_mean is not None:
-        norm.running_mean -= pointwise.bias.to(norm.running_mean)
-        pointwise.bias = None
+    if pointwise.bias is None or norm.running_mean is None:
+        return False
+    norm.running_mean -= pointwise.bias.to(norm.running_mean)
+    pointwise.bias = None
+    return True
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import operator
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import fx
@@ -12,67 +13,74 @@ from torch.fx.node import has_side_effect
 from torch.nn import functional as F
 
 from sepify.graph.modules import called_module
-
-_OPERATORS = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
-
+from sepify.graph.operators import (
+    KINDS,
+    OUT_OF_PLACE_OPERATORS,
+    is_in_place_name,
+    operator_name,
+)
+from sepify.passes.base import Condition, Pass, Result
+from sepify.passes.conditions import OUT_OF_PLACE
 
 _ASSIGNMENTS = ("copy_", "fill_")  # how graphs write x[:, 0] = y
-
-# What may give out the very memory that it was given: by a function's, a method's or an aten
-# operator's name, or a module's class. One too many here costs a copy, one too few is wrong.
-_VIEWS = {
-    *("getitem", "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel"),
-    *("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "getattr"),
-    *("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "unsafe_chunk"),
-    *("unsafe_split", "narrow", "select", "diagonal", "unfold", "as_strided", "alias", "detach"),
-    *("squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "contiguous", "real", "imag"),
-    *("view_as_real", "view_as_complex", "to", "type", "type_as", "float", "half", "double"),
-    *("bfloat16", "cpu", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
-    *("Identity", "Flatten", "Unflatten", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d"),
-}
 
 has_side_effect(torch.ops.aten.copy_)  # or dead code elimination would drop it
 
 
-def make_out_of_place(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of `graph_module` that computes the same without writing into any value: x += y
-    becomes x + y, relu_ becomes relu, inplace=True becomes False, and whoever read the written
-    value afterwards reads the new one.
+@dataclass(frozen=True)
+class MakeOutOfPlace(Pass):
+    """The same is computed without writing into any value: x += y becomes x + y, relu_ becomes
+    relu, inplace=True becomes False, and whoever read the written value afterwards reads the new
+    one.
 
     Two writes stay: assignments to a part (x[:, 0] = y), and, as such assignments, writes into a
     part or another view of what is read afterwards (x[:, 0].mul_(2), then x). Those into a stored
     tensor go to a copy of it: the network keeps nothing from call to call.
     """
-    changed = copy.deepcopy(graph_module)
-    switched_off = [m for m in changed.modules() if getattr(m, "inplace", False) is True]
-    for node in list(changed.graph.nodes):
-        if not _make_one(changed, node):
-            continue
-        written = node.args[0] if node.args else next(iter(node.kwargs.values()))
-        if not isinstance(written, fx.Node):
-            continue
-        if _is_read_otherwise(changed, written, node):
-            with changed.graph.inserting_after(node):
-                assignment = changed.graph.call_function(torch.ops.aten.copy_, (written, node))
-            node.replace_all_uses_with(assignment, lambda user, kept=assignment: user is not kept)
-            continue
-        for user in [user for user in written.users if user > node]:
-            user.replace_input_with(written, node)
-    for module in switched_off:
-        module.inplace = False  # type: ignore[assignment]
-    _keep_stored_tensors(changed)
-    changed.recompile()
-    return changed
+
+    ensures: ClassVar[tuple[Condition, ...]] = (OUT_OF_PLACE,)
+
+    def apply(self, graph_module: fx.GraphModule) -> Result:
+        """Rewrite a copy; the sites are the nodes that write."""
+        made = copy.deepcopy(graph_module)
+        switched_off = [m for m in made.modules() if getattr(m, "inplace", False) is True]
+        changed = bool(switched_off)
+        left_alone: dict[str, str] = {}
+        for node in list(made.graph.nodes):
+            if not _make_one(made, node):
+                if _writes(node):
+                    left_alone[node.name] = _why_not(node)
+                continue
+            changed = True
+            written = node.args[0] if node.args else next(iter(node.kwargs.values()))
+            if not isinstance(written, fx.Node):
+                continue
+            if _is_read_otherwise(made, written, node):
+                with made.graph.inserting_after(node):
+                    assignment = made.graph.call_function(torch.ops.aten.copy_, (written, node))
+                node.replace_all_uses_with(
+                    assignment, lambda user, kept=assignment: user is not kept
+                )
+                continue
+            for user in [user for user in written.users if user > node]:
+                user.replace_input_with(written, node)
+        for module in switched_off:
+            module.inplace = False  # type: ignore[assignment]
+        changed |= _keep_stored_tensors(made)
+        made.recompile()
+        return Result(made, changed, left_alone)
 
 
-def _keep_stored_tensors(graph_module: fx.GraphModule) -> None:
+def _why_not(node: fx.Node) -> str:
+    name = operator_name(node.target)
+    if name in (*_ASSIGNMENTS, "setitem", "__setitem__"):
+        return "it assigns to a part of a value, which other nodes read"
+    return f"no operation does without writing what '{name}' does"
+
+
+def _keep_stored_tensors(graph_module: fx.GraphModule) -> bool:
     """Let each run write to a copy of its own of the stored tensors that it writes to: every run
-    is then a first call, whatever ran before."""
+    is then a first call, whatever ran before. Whether there are any."""
     nodes = list(graph_module.graph.nodes)
     written = {
         str(base.target)
@@ -89,6 +97,7 @@ def _keep_stored_tensors(graph_module: fx.GraphModule) -> None:
         for reader in readers:
             reader.replace_all_uses_with(own)
             graph_module.graph.erase_node(reader)
+    return bool(written)
 
 
 def _base(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
@@ -101,11 +110,10 @@ def _base(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
 
 
 def _writes(node: fx.Node) -> bool:
-    if node.target is operator.setitem:
+    if node.target is operator.setitem or node.target == "__setitem__":
         return True
-    packet = getattr(node.target, "overloadpacket", node.target)
-    name = packet if isinstance(packet, str) else getattr(packet, "__name__", "")
-    return node.op in ("call_function", "call_method") and _is_in_place_name(name)
+    called = node.op in ("call_function", "call_method")
+    return called and is_in_place_name(operator_name(node.target))
 
 
 def _is_read_otherwise(graph_module: fx.GraphModule, written: fx.Node, writer: fx.Node) -> bool:
@@ -131,14 +139,11 @@ def _is_read_otherwise(graph_module: fx.GraphModule, written: fx.Node, writer: f
 def _viewed(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The value whose memory that of `node` may be; None for a new one's."""
     module = called_module(graph_module, node)
-    if module is not None:
-        name = type(module).__name__
-    elif isinstance(node.target, str):
-        name = node.target if node.op == "call_method" else ""
-    else:
-        packet = getattr(node.target, "overloadpacket", node.target)
-        name = getattr(packet, "__name__", "")
-    shares = name in _VIEWS or _is_in_place_name(name)  # what is left to write in place gives it on
+    called = node.op in ("call_function", "call_method")
+    name = operator_name(node.target) if called else ""
+    name = name if module is None else type(module).__name__
+    # what is left to write in place gives it on
+    shares = KINDS.get(name) == "view" or is_in_place_name(name)
     given = node.args[0] if node.args else next(iter(node.kwargs.values()), None)
     return given if shares and isinstance(given, fx.Node) else None
 
@@ -149,14 +154,16 @@ def _make_one(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     if module is not None:  # switched off afterwards: several nodes may call it
         return getattr(module, "inplace", False) is True
     if node.op == "call_function":
-        replacement = _OPERATORS.get(cast(Any, node.target)) or _without_underscore(node.target)
+        replacement = OUT_OF_PLACE_OPERATORS.get(cast(Any, node.target)) or _without_underscore(
+            node.target
+        )
         if replacement is not None:
             node.target = replacement
             return True
         if node.kwargs.get("inplace") is True:
             node.kwargs = {**node.kwargs, "inplace": False}
             return True
-    if node.op == "call_method" and _is_in_place_name(str(node.target)):
+    if node.op == "call_method" and is_in_place_name(str(node.target)):
         plain = str(node.target)[:-1]
         if hasattr(torch.Tensor, plain):
             node.target = plain
@@ -167,15 +174,11 @@ def _make_one(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 def _without_underscore(target: Any) -> Any:
     """F.relu for F.relu_, aten.add for aten.add_; None if `target` does not write in place."""
     packet = getattr(target, "overloadpacket", target)
-    name = getattr(packet, "__name__", "")
-    if not _is_in_place_name(name) or name in _ASSIGNMENTS:
+    name = operator_name(target)
+    if not is_in_place_name(name) or name in _ASSIGNMENTS:
         return None
     if isinstance(packet, torch._ops.OpOverloadPacket):
         plain = getattr(torch.ops.aten, name[:-1], None)
         overload = getattr(target, "_overloadname", None)
         return plain if overload is None or plain is None else getattr(plain, overload)
     return getattr(F, name[:-1], None) or getattr(torch, name[:-1], None)
-
-
-def _is_in_place_name(name: str) -> bool:
-    return name.endswith("_") and not name.endswith("__") and not name.startswith("_")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from torch import Tensor, fx, nn
 from sepify.errors import ConversionError
 from sepify.factorize.factors import BATCHNORM_EPS, Between, Factors
 from sepify.graph.modules import called_module, leaf_around, set_module
+from sepify.passes.base import Pass, Result
 
 ROLES = {"dw-pw": ("depthwise", "pointwise"), "pw-dw": ("pointwise", "depthwise")}
 
 
-def separate_convolutions(
-    graph_module: fx.GraphModule, factors: Mapping[str, Factors]
-) -> fx.GraphModule:
-    """A copy of `graph_module` in which each convolution named in `factors` is separable.
+@dataclass(frozen=True)
+class SeparateConvolutions(Pass):
+    """Each convolution named in `factors` becomes separable.
 
     The module at `name` becomes a container with two children, `name.depthwise` and
     `name.pointwise`, and every node that called it becomes two calls, in the factors' order:
@@ -35,24 +36,46 @@ def separate_convolutions(
     convolution, by that module's own code.
 
     A shared convolution is rewritten once and used in every place; convolutions that share one
-    weight tensor share the new ones. Raises ConversionError for a name that no node calls.
+    weight tensor share the new ones.
+
+    Args:
+        factors: by the convolution's path.
+
+    Raises:
+        ConversionError: there is no Conv2d at a path, or no node calls it.
     """
-    separated = copy.deepcopy(graph_module)
-    convs = {name: separated.get_submodule(name) for name in factors}  # held: ids below stay unique
-    made: dict[tuple[int, str, int], nn.Parameter] = {}  # shared weights stay shared
-    for name, solved in factors.items():
-        conv = convs[name]
-        if not isinstance(conv, nn.Conv2d):
-            raise ConversionError(f"'{name}' is a {type(conv).__name__}, not a Conv2d")
-        container = _separable(conv, solved, made)
-        set_module(separated, name, container)
-        nodes = [node for node in separated.graph.nodes if node.target == name]
-        if not nodes and leaf_around(separated, name) is None:
-            raise ConversionError(f"no node calls '{name}'")
-        for node in nodes:
-            _replace_call(separated, node, name, tuple(dict(container.named_children())))
-    separated.recompile()
-    return separated
+
+    factors: Mapping[str, Factors] = field(default_factory=dict, repr=False)
+
+    def apply(self, graph_module: fx.GraphModule) -> Result:
+        """Separate in a copy; the sites are the standard convolutions that the graph calls."""
+        separated = copy.deepcopy(graph_module)
+        left_alone = {
+            str(node.target): "there are no factors for it"
+            for node in separated.graph.nodes
+            if is_standard(called_module(separated, node)) and node.target not in self.factors
+        }
+        # held, so that ids below stay unique
+        convs = {name: separated.get_submodule(name) for name in self.factors}
+        made: dict[tuple[int, str, int], nn.Parameter] = {}  # shared weights stay shared
+        for name, solved in self.factors.items():
+            conv = convs[name]
+            if not isinstance(conv, nn.Conv2d):
+                raise ConversionError(f"'{name}' is a {type(conv).__name__}, not a Conv2d")
+            container = _separable(conv, solved, made)
+            set_module(separated, name, container)
+            nodes = [node for node in separated.graph.nodes if node.target == name]
+            if not nodes and leaf_around(separated, name) is None:
+                raise ConversionError(f"no node calls '{name}'")
+            for node in nodes:
+                _replace_call(separated, node, name, tuple(dict(container.named_children())))
+        separated.recompile()
+        return Result(separated, bool(self.factors), left_alone)
+
+
+def is_standard(module: nn.Module | None) -> bool:
+    """Whether it is a standard convolution: a Conv2d of one group with more than one tap."""
+    return isinstance(module, nn.Conv2d) and module.groups == 1 and module.kernel_size != (1, 1)
 
 
 def separable_names(graph_module: fx.GraphModule) -> tuple[str, ...]:

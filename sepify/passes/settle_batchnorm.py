@@ -4,48 +4,64 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sepify.graph.modes import evaluating
 from sepify.graph.modules import buffers_put_back
+from sepify.passes.base import Pass, Result
 
 
-@torch.no_grad()
-def settle_batchnorm(
-    graph_module: fx.GraphModule, names: Collection[str], batches: Sequence[tuple[Tensor, ...]]
-) -> fx.GraphModule:
-    """A copy of `graph_module` whose BatchNorm layers at the paths `names` hold the mean and the
-    variance that `batches` of inputs give them, with weight and bias changed so that they compute
-    the same as before in inference mode: with scale s and shift t, weight = s * sqrt(var + eps) and
-    bias = t + s * mean.
+@dataclass(frozen=True)
+class SettleBatchNorm(Pass):
+    """The BatchNorm layers at the paths `names` hold the mean and the variance that `batches` of
+    inputs give them, with weight and bias changed so that they compute the same as before in
+    inference mode: with scale s and shift t, weight = s * sqrt(var + eps) and bias = t + s * mean.
 
-    Paths at which there is none are passed over. A layer whose statistics are untrue starts
-    training with a jump, for batch statistics take their place then. One that no batch reaches
-    stays as it is.
+    A layer whose statistics are untrue starts training with a jump, for batch statistics take
+    their place then.
+
+    Args:
+        names: paths.
+        batches: inputs, (B, ...) each; None where there are no calibration data.
     """
-    settled = copy.deepcopy(graph_module)
-    modes = {module: module.training for module in settled.modules()}
-    norms = [
-        m for path, m in settled.named_modules() if path in names and isinstance(m, _BatchNorm)
-    ]
-    meters = [_Meter() for _ in norms]
-    hooks = [
-        norm.register_forward_pre_hook(meter) for norm, meter in zip(norms, meters, strict=True)
-    ]
-    settled.eval()
-    for batch in batches:
-        with buffers_put_back(settled):
-            settled(*batch)
-    for hook in hooks:
-        hook.remove()
-    for norm, meter in zip(norms, meters, strict=True):
-        if meter.count:
-            _settle(norm, meter)
-    for module, training in modes.items():
-        module.training = training
-    return settled
+
+    names: Collection[str] = ()
+    batches: Sequence[tuple[Tensor, ...]] | None = field(default=None, repr=False)
+
+    @torch.no_grad()
+    def apply(self, graph_module: fx.GraphModule) -> Result:
+        """Settle a copy; the sites are `names`."""
+        settled = copy.deepcopy(graph_module)
+        norms = {
+            path: module
+            for path, module in settled.named_modules()
+            if path in self.names and isinstance(module, _BatchNorm)
+        }
+        meters = {path: _Meter() for path in norms}
+        hooks = [norm.register_forward_pre_hook(meters[path]) for path, norm in norms.items()]
+        with evaluating(settled):
+            for batch in self.batches or ():
+                with buffers_put_back(settled):
+                    settled(*batch)
+        for hook in hooks:
+            hook.remove()
+        left_alone = dict.fromkeys(self.names, "there is no BatchNorm")
+        for path, norm in norms.items():
+            if meters[path].count:
+                _settle(norm, meters[path])
+                del left_alone[path]
+            else:
+                left_alone[path] = _UNREACHED if self.batches is not None else _NO_DATA
+        changed = len(left_alone) < len(set(self.names))
+        return Result(settled, changed, left_alone)
+
+
+_UNREACHED = "no batch reaches it"
+_NO_DATA = "there are no calibration data"
 
 
 class _Meter:

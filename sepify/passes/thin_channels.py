@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
@@ -15,27 +15,14 @@ from torch import Tensor, fx, nn
 
 from sepify.errors import ConversionError, DependencyError
 from sepify.graph.following import meets
+from sepify.graph.modes import give_modes, modes_of
 from sepify.graph.modules import called_module
+from sepify.passes.base import Pass, Result
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 NOT_THINNED = "not thinned as asked"  # how a note on that begins
+ANSWERING = "its outputs are the network's"
 MULTIPLE = 8  # channels: whole vectors on every CPU
-
-
-@dataclass(frozen=True)
-class Thinned:
-    """The thin network, and the layers that have other channels than the width asks for, each with
-    how many of how many it has, and why."""
-
-    network: fx.GraphModule
-    exceptions: dict[str, str]
-
-    def notes(self) -> list[str]:
-        """The exceptions in words, a line for each reason."""
-        layers: dict[str, list[str]] = {}
-        for name, reason in self.exceptions.items():
-            layers.setdefault(reason, []).append(name)
-        return [f"{NOT_THINNED}: {', '.join(n)}: {why}" for why, n in layers.items()]
 
 
 def thinned_channels(channels: int, width: float) -> int:
@@ -45,30 +32,55 @@ def thinned_channels(channels: int, width: float) -> int:
     return min(channels, max(MULTIPLE, rounded))
 
 
-def thin_channels(
-    graph_module: fx.GraphModule, example_inputs: tuple[Tensor, ...], width: float
-) -> Thinned:
-    """`graph_module` with the share `width` of the channels of every layer (Howard et al. 2017,
-    section 3.3), as a copy, in the same modes.
+@dataclass(frozen=True)
+class ThinChannels(Pass):
+    """Every layer keeps the share `width` of its channels (Howard et al. 2017, section 3.3).
 
     Layers that have to agree in their channels (residual additions, depthwise convolutions,
     BatchNorm) are found by Torch-Pruning's dependency graph (Fang et al. 2023) and thinned
     together; the channels with the largest L2 norm over all of them stay, in their order. What the
     inputs and outputs of the network fix is left alone, and so are grouped convolutions, GroupNorm
-    and whatever the graph follows wrongly (the network would not run any more): see `exceptions`.
+    and whatever the graph follows wrongly (the network would not run any more).
 
-    Raises DependencyError where Torch-Pruning is not installed, ConversionError if it cannot follow
-    the network at all.
+    Args:
+        example_inputs: batch first, (B, C, H, W) for images.
+        width: above 0, at most 1.
+
+    Raises:
+        DependencyError: Torch-Pruning is not installed.
+        ConversionError: it cannot follow the network at all.
     """
-    if importlib.util.find_spec("torch_pruning") is None:
-        raise DependencyError("a width needs Torch-Pruning: pip install 'sepify[width]'")
-    full: dict[str, str] = {}
-    while True:
-        attempt = _Attempt(graph_module, example_inputs, full)
-        wrong = attempt.thin(width)
-        if not wrong:
-            return Thinned(attempt.finished(), attempt.exceptions(width))
-        full.update(dict.fromkeys(wrong, "the network would not run with fewer channels here"))
+
+    example_inputs: tuple[Tensor, ...] = field(repr=False)
+    width: float
+
+    def apply(self, graph_module: fx.GraphModule) -> Result:
+        """Thin a copy, in the same modes; the sites are the convolutions and linear layers."""
+        if importlib.util.find_spec("torch_pruning") is None:
+            raise DependencyError("a width needs Torch-Pruning: pip install 'sepify[width]'")
+        full: dict[str, str] = {}
+        while True:
+            attempt = _Attempt(graph_module, self.example_inputs, full)
+            wrong = attempt.thin(self.width)
+            if not wrong:
+                network = attempt.finished()
+                changed = _shapes(network) != _shapes(graph_module)
+                return Result(network, changed, attempt.left_alone(self.width))
+            full.update(dict.fromkeys(wrong, "the network would not run with fewer channels here"))
+
+
+def thinning_notes(left_alone: Mapping[str, str]) -> list[str]:
+    """What has other channels than the width asks for, but for the layers that answer: a line for
+    each reason."""
+    layers: dict[str, list[str]] = {}
+    for name, reason in left_alone.items():
+        if reason != ANSWERING:
+            layers.setdefault(reason, []).append(name)
+    return [f"{NOT_THINNED}: {', '.join(n)}: {why}" for why, n in layers.items()]
+
+
+def _shapes(graph_module: fx.GraphModule) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in graph_module.named_parameters()}
 
 
 class _Attempt:
@@ -139,25 +151,25 @@ class _Attempt:
     def finished(self) -> fx.GraphModule:
         """The thinned copy, with modes and gradient flags as they were."""
         flags = {name: p.requires_grad for name, p in self.original.named_parameters()}
-        modes = {name: module.training for name, module in self.original.named_modules()}
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(flags[name])
             parameter.grad = None
-        for name, module in self.network.named_modules():
-            module.training = modes[name]
+        give_modes(self.network, modes_of(self.original), self.original.training)
         self.network.recompile()
         return self.network
 
-    def exceptions(self, width: float) -> dict[str, str]:
-        """The layers, but for those that answer, that did not become as thin as `width` says."""
+    def left_alone(self, width: float) -> dict[str, str]:
+        """The layers that did not become as thin as `width` says, and why."""
         answering = set(_answering(self.network))
         found = {}
         for name, module in self.network.named_modules():
-            if not isinstance(module, _LAYERS) or module in answering:
+            if not isinstance(module, _LAYERS):
                 continue
             before = len(self.original.get_parameter(f"{name}.weight"))
             now = len(self.network.get_parameter(f"{name}.weight"))
-            if now != thinned_channels(before, width):
+            if module in answering:
+                found[name] = ANSWERING
+            elif now != thinned_channels(before, width):
                 why = self.full.get(name, "it is tied to channels that have to stay")
                 found[name] = f"{now} of {before} channels, {why}"
         return found

@@ -9,8 +9,10 @@ from torch import Tensor, fx, nn
 from sepify.capture.network import Network, require_inputs
 from sepify.errors import UsageError, first_line
 from sepify.graph.inputs import in_evaluation, run_in_place
-from sepify.passes.reestimate_batchnorm import reestimate_batchnorm
-from sepify.passes.thin_channels import thin_channels
+from sepify.passes.base import Pass
+from sepify.passes.reestimate_batchnorm import ReestimateBatchNorm
+from sepify.passes.runner import run_passes
+from sepify.passes.thin_channels import ThinChannels, thinning_notes
 from sepify.plans.budget import Budget
 from sepify.plans.costs import Cost
 from sepify.plans.plan import Plan
@@ -40,7 +42,7 @@ def reduce_network(
     Where there are images, the thinned network's BatchNorm statistics are re-estimated on them.
     Raises UsageError for a width that is not above 0 and at most 1, a resolution that makes no
     sense or does not fit the network (naming the layer), or either without inputs; what
-    `thin_channels` raises.
+    `ThinChannels` raises.
     """
     if not 0 < width <= 1:
         raise UsageError(f"width {width:g} is no share of the channels: give one in (0, 1]")
@@ -57,10 +59,12 @@ def reduce_network(
             batches = tuple(resize_images(batch, size) for batch in batches)
     graph_module, notes = original.graph_module, tuple[str, ...]()
     if width < 1:
-        thinned = thin_channels(graph_module, inputs, width)
-        graph_module, notes = thinned.network, tuple(thinned.notes())
+        steps: list[Pass] = [ThinChannels(inputs, width)]
         if batches is not None and min(len(batch[0]) for batch in batches) > 1:
-            graph_module = reestimate_batchnorm(graph_module, batches)
+            steps.append(ReestimateBatchNorm(batches))
+        thinned = run_passes(graph_module, steps)
+        graph_module = thinned.graph_module
+        notes = tuple(thinning_notes(thinned.applied[0].left_alone))
     network = Network(replace(original.captured, graph_module=graph_module), inputs, batches)
     return Reduced(network, width, size, before, notes)
 

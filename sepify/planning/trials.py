@@ -20,7 +20,7 @@ from sepify.calibration.sensitivity import (
 from sepify.errors import InputError
 from sepify.factorize.factors import Factors
 from sepify.graph.batches import Batch, image_count
-from sepify.passes.inference import inference_copy
+from sepify.passes.pipelines import inference_copy
 from sepify.planning.candidates import Layer
 from sepify.plans.form import Form
 from sepify.process.progress import Progress

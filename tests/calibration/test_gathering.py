@@ -1,6 +1,6 @@
 import pytest
 import torch
-from nets import Residual, images, relative_error, seeded
+from nets import Residual, images, relative_error, rewritten, seeded
 from torch import fx, nn
 
 from sepify.calibration import moments as gathering
@@ -9,7 +9,7 @@ from sepify.calibration.moments import SplitMaps, SplitMomentSums, gather
 from sepify.calibration.solve import solve_on_data
 from sepify.errors import CalibrationWarning
 from sepify.graph.batches import calibration_batches
-from sepify.passes.separate import separate_convolutions
+from sepify.passes.separate import SeparateConvolutions
 from sepify.planning.uniform import plan_uniform
 from sepify.storage.tensors import is_on_disk, on_disk
 
@@ -53,7 +53,7 @@ def test_a_covariance_that_would_not_fit_is_not_formed():
     with torch.no_grad():
         wanted = original(unseen)
         errors = [
-            relative_error(separate_convolutions(original, factors)(unseen), wanted)
+            relative_error(rewritten(original, SeparateConvolutions(factors))(unseen), wanted)
             for factors in (by_moments, by_maps)
         ]
     assert errors[1] < 1.2 * errors[0]

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from nets import Plain, Residual, images, relative_error, seeded
+from nets import Plain, Residual, images, relative_error, rewritten, seeded
 from torch import fx, nn
 
 from sepify.calibration.replay import solve_in_step
@@ -9,8 +9,8 @@ from sepify.errors import InputError
 from sepify.factorize.factors import run_factors, run_factors_fast
 from sepify.factorize.svd import factorize_svd
 from sepify.graph.batches import calibration_batches
-from sepify.passes.out_of_place import make_out_of_place
-from sepify.passes.separate import separate_convolutions
+from sepify.passes.out_of_place import MakeOutOfPlace
+from sepify.passes.separate import SeparateConvolutions
 from sepify.planning.uniform import plan_uniform
 from sepify.plans.forms import ORDERS, full_rank
 
@@ -31,7 +31,7 @@ def inputs_of(network: nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
 def test_the_solver_sees_what_each_network_really_computes(network):
     """Inputs as in the converted network so far, targets as in the original; in-place operations
     and values shared by both networks notwithstanding."""
-    original = make_out_of_place(fx.symbolic_trace(seeded(network())))
+    original = rewritten(fx.symbolic_trace(seeded(network())), MakeOutOfPlace())
     batches = calibration_batches([images(3, seed=1), images(2, seed=2)])
     names = ["conv1", "conv2"]
     seen = {}
@@ -42,7 +42,7 @@ def test_the_solver_sees_what_each_network_really_computes(network):
         return factorize_svd(conv.weight, conv.bias, "dw-pw", 1)
 
     factors = solve_in_step(original, names, batches, solver)
-    converted = separate_convolutions(original, factors)
+    converted = rewritten(original, SeparateConvolutions(factors))
     for name in names:
         for number, (x,) in enumerate(batches):
             inner = f"{name}.depthwise"
@@ -69,9 +69,9 @@ def test_factors_run_as_the_rewritten_graph_does(order, options, rank):
     rank = rank or full_rank((5, 3, 3, 3), order)
     factors = factorize_svd(conv.weight, conv.bias, order, rank)
     x = images()
-    rewritten = separate_convolutions(network, {"0": factors})(x)
-    torch.testing.assert_close(run_factors(factors, conv, x), rewritten)
-    torch.testing.assert_close(run_factors_fast(factors, conv, x), rewritten)
+    small = rewritten(network, SeparateConvolutions({"0": factors}))(x)
+    torch.testing.assert_close(run_factors(factors, conv, x), small)
+    torch.testing.assert_close(run_factors_fast(factors, conv, x), small)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -87,8 +87,10 @@ def test_least_squares_beats_the_svd_where_it_counts(order):
     }
     unseen = images(64, seed=9)
     wanted = original(unseen)
-    error = relative_error(separate_convolutions(original, factors)(unseen), wanted)
-    assert error < 0.8 * relative_error(separate_convolutions(original, by_svd)(unseen), wanted)
+    error = relative_error(rewritten(original, SeparateConvolutions(factors))(unseen), wanted)
+    assert error < 0.8 * relative_error(
+        rewritten(original, SeparateConvolutions(by_svd))(unseen), wanted
+    )
     for decision in solved.separated:
         assert 0 < decision.error <= decision.heldout_error * 1.2
         assert decision.after.params == plan[decision.name].after.params + 12  # the solved bias

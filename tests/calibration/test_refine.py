@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 import torch
-from nets import Plain, Residual, images, relative_error, seeded
+from nets import Plain, Residual, images, relative_error, rewritten, seeded
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -12,8 +12,8 @@ from sepify.calibration.replay import run_block
 from sepify.calibration.solve import solve_on_data
 from sepify.factorize.svd import factorize_svd
 from sepify.graph.batches import calibration_batches
-from sepify.passes.out_of_place import make_out_of_place
-from sepify.passes.separate import separate_convolutions
+from sepify.passes.out_of_place import MakeOutOfPlace
+from sepify.passes.separate import SeparateConvolutions
 from sepify.planning.uniform import plan_uniform
 
 
@@ -145,12 +145,12 @@ def test_a_block_alone_computes_what_it_does_in_the_network():
         (Stored(), ["a", "b"]),
         (Skips(), [f"convs.{i}" for i in range(11)]),
     ):
-        original = make_out_of_place(fx.symbolic_trace(seeded(network)))
+        original = rewritten(fx.symbolic_trace(seeded(network)), MakeOutOfPlace())
         factors = {}
         for name in names:
             conv = original.get_submodule(name)
             factors[name] = factorize_svd(conv.weight, conv.bias, "dw-pw", 1)
-        converted = separate_convolutions(original, factors)
+        converted = rewritten(original, SeparateConvolutions(factors))
         x = images()
         values = {}
 
@@ -179,7 +179,7 @@ def test_refinement_comes_closer_on_unseen_images_and_never_on_none():
     def error_with(refinement):
         factors, solved = solve_on_data(original, plan, batches, refinement=refinement)
         with torch.no_grad():
-            given = separate_convolutions(original, factors)(unseen)
+            given = rewritten(original, SeparateConvolutions(factors))(unseen)
             return relative_error(given, original(unseen)), solved["conv1"].block_error
 
     plain, none = error_with(None)
@@ -208,7 +208,7 @@ class InPlace(nn.Module):
 
 def test_out_of_place_computes_the_same_and_writes_nowhere():
     network = fx.symbolic_trace(InPlace())
-    plain = make_out_of_place(network)
+    plain = rewritten(network, MakeOutOfPlace())
     x = images()
     assert torch.equal(plain(x.clone()), network(x.clone()))
     targets = {getattr(node.target, "__name__", str(node.target)) for node in plain.graph.nodes}
@@ -243,7 +243,7 @@ class WritesIntoViews(nn.Module):
 
 def test_writes_into_views_reach_who_reads_the_rest():
     network = fx.symbolic_trace(WritesIntoViews())
-    plain = make_out_of_place(network)
+    plain = rewritten(network, MakeOutOfPlace())
     x = images()
     for given, expected in zip(plain(x.clone()), network(x.clone()), strict=True):
         assert torch.equal(given, expected)
@@ -275,7 +275,7 @@ class WritesIntoBuffers(nn.Module):
 def test_writes_into_a_part_of_a_buffer_go_to_a_copy():
     model = WritesIntoBuffers()
     network = fx.GraphModule(model, BufferTracer().trace(model))
-    plain, x = make_out_of_place(network), images()
+    plain, x = rewritten(network, MakeOutOfPlace()), images()
     first = network(x)
     for _ in range(2):  # every run is a first call
         assert torch.equal(plain(x), first)
@@ -287,7 +287,7 @@ def test_a_view_that_nobody_else_reads_is_not_written():
         def forward(self, x):
             return (x * 3).flatten(1).add_(1).relu_()
 
-    plain = make_out_of_place(fx.symbolic_trace(Alone()))
+    plain = rewritten(fx.symbolic_trace(Alone()), MakeOutOfPlace())
     targets = {getattr(node.target, "__name__", str(node.target)) for node in plain.graph.nodes}
     assert not {"copy_", "add_", "relu_"} & targets
     assert torch.equal(plain(x := images()), Alone()(x))

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from nets import Plain, Residual, images, seeded
+from nets import Plain, Residual, images, rewritten, seeded
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -16,7 +16,7 @@ from sepify.calibration.sensitivity import (
 from sepify.factorize.factors import run_factors
 from sepify.factorize.svd import factorize_svd
 from sepify.graph.batches import calibration_batches
-from sepify.passes.out_of_place import make_out_of_place
+from sepify.passes.out_of_place import MakeOutOfPlace
 from sepify.plans.forms import Separate
 
 
@@ -48,7 +48,9 @@ class Twice(nn.Module):
 
 
 def ready(network) -> fx.GraphModule:
-    return make_out_of_place(fx.symbolic_trace(seeded(network))).eval().requires_grad_(False)
+    return (
+        rewritten(fx.symbolic_trace(seeded(network)), MakeOutOfPlace()).eval().requires_grad_(False)
+    )
 
 
 def svd_candidates(network: fx.GraphModule, ranks=(1, 2, 3)):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from capture.forms import conv_targets, run, same_state, state_copy
 from capture.networks import CASES
+from nets import rewritten
 from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 from torch.nn import functional as F
@@ -23,7 +24,7 @@ from sepify.capture.symbolic import split_arguments
 from sepify.capture.tracer import ValueTracer
 from sepify.errors import CaptureError
 from sepify.graph.comparing import difference
-from sepify.passes.out_of_place import make_out_of_place
+from sepify.passes.out_of_place import MakeOutOfPlace
 
 X = torch.randn(2, 3, 16, 16)
 
@@ -361,7 +362,7 @@ def test_assignments_to_parts() -> None:
     assert torch.equal(run(captured, (x,)), run(model, (x,)))
     captured.graph.eliminate_dead_code()
     captured.recompile()
-    assert torch.equal(run(make_out_of_place(captured), (x,)), run(model, (x,)))
+    assert torch.equal(run(rewritten(captured, MakeOutOfPlace()), (x,)), run(model, (x,)))
 
 
 def test_a_basic_assignment_survives_pickling() -> None:

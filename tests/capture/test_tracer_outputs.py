@@ -13,11 +13,12 @@ from typing import NamedTuple
 import pytest
 import torch
 from capture.forms import run
+from nets import rewritten
 from torch import Tensor, nn
 
 from sepify.capture import capture
 from sepify.graph.comparing import difference
-from sepify.passes.plain_dict_outputs import with_dict_outputs
+from sepify.passes.plain_dict_outputs import PlainDictOutputs
 
 X = torch.randn(2, 3, 16, 16)
 
@@ -83,7 +84,7 @@ def test_a_dataclass_becomes_a_dict_for_torchscript() -> None:
             return Answer(logits=self.conv(x))
 
     model = Net().eval()
-    plain = with_dict_outputs(capture(model, (X,)).graph_module)
+    plain = rewritten(capture(model, (X,)).graph_module, PlainDictOutputs())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         answer = torch.jit.script(plain)(X)

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from nets import rewritten
 from torch import fx, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from sepify.passes.as_conv2d import as_conv2d
+from sepify.errors import PassError
+from sepify.passes.as_conv2d import AsConv2d
 
 T1, T2 = nn.ConvTranspose1d, nn.ConvTranspose2d
 
@@ -34,7 +36,7 @@ def test_answers_are_the_same(conv):
     network = fx.symbolic_trace(nn.Sequential(conv, nn.ReLU()).eval())
     shape = (2, 6, 7) if conv.weight.dim() == 3 else (2, 6, 5, 7)
     x = torch.randn(shape)
-    changed = as_conv2d(network)
+    changed = rewritten(network, AsConv2d())
     kinds = {type(module) for module in changed.modules()}
     assert nn.Conv2d in kinds
     assert type(conv) not in kinds
@@ -54,7 +56,7 @@ def test_a_module_called_twice_is_made_once():
 
     network = fx.symbolic_trace(Twice().eval())
     x = torch.randn(1, 4, 3, 3)
-    changed = as_conv2d(network)
+    changed = rewritten(network, AsConv2d())
     assert type(changed.up) is nn.Conv2d
     assert torch.allclose(changed(x), network(x), atol=1e-5)
 
@@ -65,28 +67,44 @@ def hooked():
     return conv
 
 
+def alone(conv, *sizes):
+    graph = fx.Graph()
+    graph.output(graph.call_module("conv", (graph.placeholder("x"), *sizes)))
+    return fx.GraphModule({"conv": conv.eval()}, graph).eval()
+
+
 @pytest.mark.parametrize(
-    "conv",
+    ("conv", "reason"),
     [
-        nn.Conv2d(4, 4, 3),
-        nn.Conv3d(4, 4, 1),
-        T2(4, 4, 3, dilation=2),
-        nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"),
-        weight_norm(T2(4, 4, 2, 2)),
-        hooked(),
+        (nn.Conv3d(4, 4, 1), "a Conv3d is no Conv2d with reshapes around it"),
+        (T2(4, 4, 3, dilation=2), "transposed and dilated"),
+        (nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"), "padding mode 'circular'"),
+        (weight_norm(T2(4, 4, 2, 2)), "computed weight (parametrised, normalised or spectral)"),
+        (hooked(), "forward hooks that a rewrite would lose"),
     ],
     ids=str,
 )
-def test_left_alone(conv):
-    graph = fx.Graph()
-    graph.output(graph.call_module("conv", (graph.placeholder("x"),)))
-    changed = as_conv2d(fx.GraphModule({"conv": conv}, graph))
-    assert [node.op for node in changed.graph.nodes] == ["placeholder", "call_module", "output"]
-    assert type(changed.conv) is type(conv)
+def test_left_alone(conv, reason):
+    network = alone(conv)
+    result = AsConv2d().apply(network)
+    assert dict(result.left_alone) == {"conv": reason}
+    assert not result.changed
+    assert result.graph_module.code == network.code
+    assert type(result.graph_module.conv) is type(conv)
 
 
 def test_one_that_is_told_the_size_of_its_output_is_left_alone():
-    graph = fx.Graph()
-    graph.output(graph.call_module("conv", (graph.placeholder("x"), [7, 7])))
-    changed = as_conv2d(fx.GraphModule({"conv": T2(4, 4, 3, 2)}, graph))
-    assert type(changed.conv) is T2
+    result = AsConv2d().apply(alone(T2(4, 4, 3, 2), [7, 7]))
+    assert dict(result.left_alone) == {"conv": "it is told the size of its output"}
+    assert type(result.graph_module.conv) is T2
+
+
+def test_a_conv2d_is_no_site():
+    result = AsConv2d().apply(alone(nn.Conv2d(4, 4, 3)))
+    assert not result.left_alone
+    assert not result.changed
+
+
+def test_weights_that_learn_are_not_for_this():
+    with pytest.raises(PassError, match="requires that every module is in evaluation mode"):
+        rewritten(alone(nn.Conv1d(4, 4, 3)).train(), AsConv2d())

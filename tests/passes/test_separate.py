@@ -3,14 +3,14 @@ import pickle
 
 import pytest
 import torch
-from nets import Plain, Residual, images, relative_error, seeded
+from nets import Plain, Residual, images, relative_error, rewritten, seeded
 from torch import fx, nn
 from torch.nn import functional as F
 
 from sepify.capture import capture
 from sepify.errors import ConversionError
 from sepify.factorize.svd import factorize_svd
-from sepify.passes.separate import separable_names, separate_convolutions
+from sepify.passes.separate import SeparateConvolutions, separable_names
 from sepify.plans.forms import ORDERS, full_rank
 
 CONVS = {
@@ -42,6 +42,12 @@ def factors_for(graph_module: fx.GraphModule, order: str, *names: str, rank: int
     return solved
 
 
+def both(network: fx.GraphModule, rank: int) -> fx.GraphModule:
+    """`network`, a Plain or Residual, with two convolutions separated."""
+    factors = factors_for(network, "dw-pw", "conv1", "conv2", rank=rank)
+    return rewritten(network, SeparateConvolutions(factors))
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("options", CONVS.values(), ids=CONVS.keys())
@@ -50,30 +56,30 @@ def factors_for(graph_module: fx.GraphModule, order: str, *names: str, rank: int
 def test_full_rank_is_the_original_function(options, bias, order):
     conv = nn.Conv2d(**{"in_channels": 5, "out_channels": 7, **options}, bias=bias)
     network = fx.symbolic_trace(nn.Sequential(conv, nn.ReLU()))
-    rewritten = separate_convolutions(network, factors_for(network, order, "0"))
+    small = rewritten(network, SeparateConvolutions(factors_for(network, order, "0")))
     x = images(2, conv.in_channels)
-    assert relative_error(rewritten(x), network(x)) < 1e-5
-    assert separable_names(rewritten) == ("0",)
+    assert relative_error(small(x), network(x)) < 1e-5
+    assert separable_names(small) == ("0",)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_names_and_order_of_the_calls(order):
     network = fx.symbolic_trace(seeded(Plain()))
-    rewritten = separate_convolutions(network, factors_for(network, order, "conv2", rank=2))
-    calls = [node.target for node in rewritten.graph.nodes if node.op == "call_module"]
+    small = rewritten(network, SeparateConvolutions(factors_for(network, order, "conv2", rank=2)))
+    calls = [node.target for node in small.graph.nodes if node.op == "call_module"]
     inner = ["conv2.depthwise", "conv2.pointwise"]
     assert calls == ["conv1", "bn1", *(inner if order == "dw-pw" else inner[::-1]), "bn2", "head"]
     untouched = {key for key in network.state_dict() if not key.startswith("conv2")}
     changed = {"conv2.depthwise.weight", "conv2.pointwise.weight"}
     changed.add("conv2.pointwise.bias" if order == "dw-pw" else "conv2.depthwise.bias")
-    assert set(rewritten.state_dict()) == untouched | changed
+    assert set(small.state_dict()) == untouched | changed
 
 
 def test_the_given_module_is_left_alone():
     network = fx.symbolic_trace(seeded(Plain()))
     before = copy.deepcopy(network.state_dict())
     code = network.code
-    separate_convolutions(network, factors_for(network, "dw-pw", "conv1", "conv2", rank=1))
+    both(network, rank=1)
     assert network.code == code
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
@@ -93,13 +99,13 @@ class Shared(nn.Module):
 @torch.no_grad()
 def test_shared_convolution_is_rewritten_once_and_tied_weights_stay_tied(order):
     network = fx.symbolic_trace(seeded(Shared()))
-    rewritten = separate_convolutions(network, factors_for(network, order, "conv", "tied"))
-    calls = [node.target for node in rewritten.graph.nodes if node.op == "call_module"]
+    small = rewritten(network, SeparateConvolutions(factors_for(network, order, "conv", "tied")))
+    calls = [node.target for node in small.graph.nodes if node.op == "call_module"]
     assert calls.count("conv.depthwise") == calls.count("conv.pointwise") == 2
-    assert rewritten.conv.depthwise.weight is rewritten.tied.depthwise.weight
-    assert rewritten.conv.pointwise.weight is rewritten.tied.pointwise.weight
+    assert small.conv.depthwise.weight is small.tied.depthwise.weight
+    assert small.conv.pointwise.weight is small.tied.pointwise.weight
     x = images(2, 4)
-    assert relative_error(rewritten(x), network(x)) < 1e-5
+    assert relative_error(small(x), network(x)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -107,33 +113,39 @@ def test_dtype_gradient_flag_and_mode_are_kept(dtype):
     network = fx.symbolic_trace(seeded(Plain())).to(dtype)
     network.conv1.weight.requires_grad_(False)
     network.train()
-    rewritten = separate_convolutions(
-        network, factors_for(network, "dw-pw", "conv1", "conv2", rank=1)
-    )
-    assert {p.dtype for p in rewritten.parameters()} == {dtype}
-    assert not rewritten.conv1.depthwise.weight.requires_grad
-    assert rewritten.conv2.depthwise.weight.requires_grad
-    assert rewritten.conv2.depthwise.training
+    small = both(network, rank=1)
+    assert {p.dtype for p in small.parameters()} == {dtype}
+    assert not small.conv1.depthwise.weight.requires_grad
+    assert small.conv2.depthwise.weight.requires_grad
+    assert small.conv2.depthwise.training
 
 
 def test_the_result_trains_scripts_exports_and_pickles_at_any_batch_size():
     network = capture(seeded(Residual())).graph_module
-    rewritten = separate_convolutions(
-        network, factors_for(network, "dw-pw", "conv1", "conv2", rank=2)
-    )
+    small = both(network, rank=2)
     x = images(3)
-    wanted = rewritten(x)
-    assert torch.equal(torch.jit.script(rewritten)(x), wanted)
-    assert torch.equal(pickle.loads(pickle.dumps(rewritten))(x), wanted)
+    wanted = small(x)
+    assert torch.equal(torch.jit.script(small)(x), wanted)
+    assert torch.equal(pickle.loads(pickle.dumps(small))(x), wanted)
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(rewritten, (x,), dynamic_shapes=({0: batch},))
-    torch.testing.assert_close(program.module()(images(5)), rewritten(images(5)))
-    rewritten.train()(x).sum().backward()
-    assert all(p.grad is not None for p in rewritten.parameters())
+    program = torch.export.export(small, (x,), dynamic_shapes=({0: batch},))
+    torch.testing.assert_close(program.module()(images(5)), small(images(5)))
+    small.train()(x).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
 
 
 def test_a_name_that_is_no_convolution():
     network = fx.symbolic_trace(seeded(Plain()))
     factors = factors_for(network, "dw-pw", "conv1", rank=1)
     with pytest.raises(ConversionError, match="'head' is a Linear"):
-        separate_convolutions(network, {"head": factors["conv1"]})
+        rewritten(network, SeparateConvolutions({"head": factors["conv1"]}))
+
+
+def test_a_convolution_without_factors_is_left_alone():
+    network = fx.symbolic_trace(seeded(Plain()))
+    result = SeparateConvolutions(factors_for(network, "dw-pw", "conv1")).apply(network)
+    assert dict(result.left_alone) == {"conv2": "there are no factors for it"}
+    nothing = SeparateConvolutions().apply(network)
+    assert not nothing.changed
+    assert set(nothing.left_alone) == {"conv1", "conv2"}
+    assert nothing.graph_module.code == network.code

@@ -1,11 +1,11 @@
 import pytest
-from nets import Plain, images, seeded
+from nets import Plain, images, rewritten, seeded
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sepify.errors import PlanError, UsageError
 from sepify.factorize.svd import factorize_svd
-from sepify.passes.separate import separate_convolutions
+from sepify.passes.separate import SeparateConvolutions
 from sepify.planning.uniform import plan_uniform
 from sepify.plans.forms import ORDERS, Keep, Separate
 
@@ -20,7 +20,7 @@ def test_predicted_macs_and_parameters_are_those_counted(order, rank):
     for decision in plan.separated:
         conv = network.get_submodule(decision.name)
         factors[decision.name] = factorize_svd(conv.weight, conv.bias, order, decision.form.rank)
-    small = separate_convolutions(network, factors)
+    small = rewritten(network, SeparateConvolutions(factors))
     for model, costs in (
         (network, [d.before for d in plan]),
         (small, [d.after for d in plan]),

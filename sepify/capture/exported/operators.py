@@ -17,6 +17,7 @@ from torch.fx.node import has_side_effect
 from sepify.capture.torchscript.operators import target_of
 from sepify.capture.torchscript.scalars import negated_node
 from sepify.errors import CaptureError
+from sepify.graph.operators import operator_name
 
 # checks that torch.export leaves behind and that are always met: of dtypes, of value ranges
 DROPPED = frozenset(
@@ -40,7 +41,7 @@ Call = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 def overload_name(target: Any) -> str:
     """`conv2d` for aten.conv2d.default; nothing for what is no aten overload."""
     if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten":
-        return str(target.overloadpacket.__name__)
+        return operator_name(target)
     return ""
 
 

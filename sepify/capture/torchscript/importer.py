@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sepify.capture.plain import is_training
 from sepify.capture.torchscript.attributes import Attributes, state_of
 from sepify.capture.torchscript.control import CONTROL
 from sepify.capture.torchscript.machine import Machine
@@ -32,6 +31,7 @@ from sepify.capture.torchscript.values import Traced, is_known, is_number, leave
 from sepify.errors import CaptureError
 from sepify.graph.copying import copy_module
 from sepify.graph.inputs import forward_arguments
+from sepify.graph.modes import give_modes, is_training
 
 _TO_NUMBER: dict[str, type | None] = {
     "aten::Int": int,
@@ -81,8 +81,7 @@ def import_torchscript(model: torch.jit.ScriptModule, inputs: Sequence[Tensor]) 
     graph.output(machine.recorder.argument(output))
     graph.eliminate_dead_code()
     graph_module = fx.GraphModule(attributes.build(), graph, _class_name(model))
-    for module in graph_module.modules():
-        module.training = is_training(model)
+    give_modes(graph_module, {}, is_training(model))
     notes = tuple(dict.fromkeys(machine.recorder.notes))
     return Imported(graph_module, machine.recorder.ranks, state_of(model), notes)
 

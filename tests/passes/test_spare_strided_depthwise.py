@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch
 from distilling.students import pictures, student, teacher
-from torch import nn
+from torch import fx, nn
 
 from sepify.distilling import DistillationPair
-from sepify.distilling.precision import is_strided_depthwise, strided_depthwise
+from sepify.passes.spare_strided_depthwise import SpareStridedDepthwise, strided_depthwise
 
 
 def learner(order="dw-pw"):
@@ -50,19 +50,43 @@ def test_in_bf16_on_a_cpu_it_is_float32_and_so_is_its_gradient():
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "reason"),
     [
-        ({"groups": 8, "stride": 2}, True),
-        ({"groups": 8, "stride": (1, 2), "dilation": 2}, True),
-        ({"groups": 8}, False),
-        ({"groups": 4, "stride": 2}, False),
-        ({"groups": 8, "stride": 2, "padding_mode": "reflect", "padding": 1}, False),
-        ({"groups": 8, "padding": "same"}, False),
+        ({"groups": 8, "stride": 2}, None),
+        ({"groups": 8, "stride": (1, 2), "dilation": 2}, None),
+        ({"groups": 8}, "it has no stride, and is fast as it is"),
+        (
+            {"groups": 8, "stride": 2, "padding_mode": "reflect", "padding": 1},
+            "its padding is not a number of zeros",
+        ),
+        ({"groups": 8, "padding": "same"}, "it has no stride, and is fast as it is"),
     ],
 )
-def test_which_convolutions_are(options, expected):
-    assert is_strided_depthwise(nn.Conv2d(8, 16, 3, **options)) is expected
-    assert not is_strided_depthwise(None)
+def test_which_depthwise_convolutions_are(options, reason):
+    network = fx.symbolic_trace(nn.Sequential(nn.Conv2d(8, 16, 3, **options)))
+    result = SpareStridedDepthwise().apply(network)
+    assert result.graph_module is network
+    assert result.changed is (reason is None)
+    assert dict(result.left_alone) == ({} if reason is None else {"0": reason})
+
+
+def test_a_subclass_is_left_alone():
+    class Own(nn.Conv2d):
+        pass
+
+    graph = fx.Graph()
+    graph.output(graph.call_module("conv", (graph.placeholder("x"),)))
+    network = fx.GraphModule({"conv": Own(8, 8, 3, stride=2, groups=8)}, graph)
+    result = SpareStridedDepthwise().apply(network)
+    assert dict(result.left_alone) == {"conv": "a subclass of Conv2d, Own"}
+    assert not result.changed
+
+
+def test_what_is_not_depthwise_is_no_site():
+    layers = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, groups=4), nn.Conv2d(16, 4, 1, stride=2))
+    result = SpareStridedDepthwise().apply(fx.symbolic_trace(layers))
+    assert not result.changed
+    assert not result.left_alone
 
 
 def test_a_copy_and_a_pickle_of_the_graph_compute_the_same():
