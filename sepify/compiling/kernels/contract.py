@@ -60,7 +60,7 @@ def contract(
     for _, inner_extent in work.loops[1:]:
         inner *= inner_extent
     all_bytes = machine.vector_bytes * work.weights * extent * inner
-    fetches = machine.asks_ahead and tiles > 1 and all_bytes > weight_bytes
+    fetches = machine.prefetches and tiles > 1 and all_bytes > weight_bytes
     before, groups = 0, sum(run.count for run in tiling.vectors)
     for vectors in tiling.vectors:
         step_bytes = machine.vector_bytes * vectors.size * inner

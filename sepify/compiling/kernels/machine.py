@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sepify.compiling.kernels.elements import FLOAT32, Element
 from sepify.compiling.kernels.source import LOCAL_BYTES, Buffer, Shape
 
-_LEAST_FETCHING_BYTES = 32  # of a vector, for `asks_ahead`
+_LEAST_FETCHING_BYTES = 32  # of a vector, for `prefetches`
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Machine:
         return self.lanes * self.element.bytes
 
     @property
-    def asks_ahead(self) -> bool:
+    def prefetches(self) -> bool:
         """Whether kernels prefetch what they read next. Not with vectors of 16 bytes: nothing was
         measured there, and a dense network would execute an eighth more instructions."""
         return self.vector_bytes >= _LEAST_FETCHING_BYTES

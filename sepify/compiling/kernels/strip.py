@@ -63,7 +63,7 @@ def fetch_rows(
     """
     window = conv.window
     fresh = rows * window.stride[0]
-    if fresh >= conv.height or not machine.asks_ahead:
+    if fresh >= conv.height or not machine.prefetches:
         return None
     unshared = window.span(0, 1) - window.stride[0]
     start = f"(row0 + {rows})*{window.stride[0]} + {unshared - window.padding[0]}"
