@@ -37,8 +37,8 @@ from torch.nn import functional as F
 
 import sepify
 from sepify.capture import capture
+from sepify.capture.network import make_network, require_batches
 from sepify.errors import FileError, PlanError
-from sepify.graph.batches import calibration_batches
 from sepify.graph.convolutions import separable, survey
 from sepify.judging.statistics import top1
 from sepify.planning.budgeted import Known, measure_candidates
@@ -301,7 +301,7 @@ def _measurements(
     if path.is_file() and not fresh and f"{key}_measuring_seconds" in notes:
         return load_measurements(path)
     begun = time.process_time()
-    measured = measure_candidates(graph, (x,), calibration_batches(images))
+    measured = measure_candidates(make_network(graph, x, images))
     notes[f"{key}_measuring_seconds"] = time.process_time() - begun
     save_measurements(measured, path)
     return measured
@@ -321,8 +321,9 @@ def _rank_correlation(
     measured: Measurements, graph: fx.GraphModule, images: Tensor, plans: int
 ) -> float:
     """Spearman's rho over random plans: each layer's rank is around one drawn for the plan."""
-    names = [c.name for c, _ in separable(survey(graph))]
-    trials = set_up_trials(graph, names, calibration_batches(images))
+    network = make_network(graph, None, images)
+    names = [c.name for c, _ in separable(network.convolutions)]
+    trials = set_up_trials(network, names, require_batches(network))
     draw = random.Random(SEED)
     damages = damage_table(measured.layers)
     predicted, found = [], []

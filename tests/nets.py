@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from sepify.capture import Captured
+from sepify.capture.network import Network
 from sepify.passes.base import Pass
 from sepify.passes.runner import run_passes
 
@@ -76,3 +80,13 @@ def relative_error(given: Tensor, wanted: Tensor) -> float:
 def rewritten(graph_module: fx.GraphModule, *passes: Pass) -> fx.GraphModule:
     """What `passes` make of `graph_module`, each held to what it declares."""
     return run_passes(graph_module, passes).graph_module
+
+
+def network_of(
+    graph_module: fx.GraphModule,
+    batches: Sequence[tuple[Tensor, ...]] | None = None,
+    inputs: tuple[Tensor, ...] | None = None,
+) -> Network:
+    """A graph as if it had been captured."""
+    captured = Captured(graph_module, "graph-module", "it is one", ())
+    return Network(captured, inputs, None if batches is None else tuple(batches))

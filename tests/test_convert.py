@@ -136,7 +136,7 @@ def test_each_solver_is_closer_than_the_one_before():
 @pytest.mark.parametrize("method", ["svd", "least-squares"])
 def test_a_plan_makes_the_same_conversion_again(method, tmp_path):
     model = seeded(Plain())
-    options = dict(calibration=images(32), refine=QUICK)
+    options = dict(calibration=images(32), refine=QUICK if method == "least-squares" else True)
     first = sepify.convert(model, rank=2, **grouped(options, order="pw-dw", method=method))
     sepify.save_plan(first.meta["sepify"].plan, tmp_path / "plan.json")
     plan = sepify.load_plan(tmp_path / "plan.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
@@ -19,14 +19,13 @@ from sepify.calibration.moments import HELDOUT, MEMORY, gather, require_finite, 
 from sepify.calibration.refine import Refinement, refine_block
 from sepify.calibration.replay import Edges, Feed, solve_in_step
 from sepify.calibration.solver import Solver
-from sepify.capture.network import Network
+from sepify.capture.network import Network, require_batches
 from sepify.errors import CalibrationWarning, InputError
 from sepify.factorize.factors import Factors
 from sepify.factorize.least_squares import Solution
 from sepify.factorize.solvers import factorize
-from sepify.graph.batches import Batch, image_count
+from sepify.graph.batches import image_count
 from sepify.graph.modules import leaf_around
-from sepify.passes.pipelines import inference_copy
 from sepify.plans.plan import Decision, Plan
 from sepify.process.progress import Progress
 
@@ -44,15 +43,12 @@ def solve(
     if plan.method != "least-squares" or network.batches is None:
         return solve_by_svd(network.graph_module, plan), plan
     refinement = None if network.captured.keeps else solver.refinement
-    return solve_on_data(
-        network.graph_module, plan, network.batches, progress, refinement, solver.memory
-    )
+    return solve_on_data(network, plan, progress, refinement, solver.memory)
 
 
 def solve_on_data(
-    original: fx.GraphModule,
+    prepared: Network,
     plan: Plan,
-    batches: Sequence[Batch],
     progress: Progress | None = None,
     refinement: Refinement | None = None,
     memory: int = MEMORY,
@@ -60,11 +56,12 @@ def solve_on_data(
     """Least-squares factors for every rewritten convolution of `plan`, and the plan with each
     layer's relative squared output error, on the fitted and on the held-out images.
 
-    `original` is not changed. `memory` bounds, in bytes, what is kept between layers (beyond it,
+    `memory` bounds, in bytes, what is kept between layers (beyond it,
     values go to a temporary file) and the statistics of one layer (beyond it, the layer is solved
     on its maps). Raises InputError if there are fewer than 16 images; warns (CalibrationWarning)
     of layers with far fewer positions than unknowns, and of those that could not be refined.
     """
+    original, batches = prepared.graph_module, require_batches(prepared)
     images = image_count(batches)
     if images < 2 * HELDOUT:
         raise InputError(
@@ -73,7 +70,7 @@ def solve_on_data(
         )
     leaves = {decision.name: leaf_around(original, decision.name) for decision in plan.rewritten}
     reached = [name for name, leaf in leaves.items() if leaf is None]
-    network = inference_copy(original, untouched=reached)
+    network = prepared.to_solve(reached)
     work = _Work(network, plan, images, memory, refinement or Refinement(), progress)
     refiner = None if refinement is None else work.refine
     factors = solve_in_step(network, reached, batches, work.solve, refiner, memory)

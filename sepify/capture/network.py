@@ -126,6 +126,13 @@ def require_inputs(network: Network, what: str) -> Inputs:
     return network.inputs
 
 
+def require_batches(network: Network) -> tuple[Batch, ...]:
+    """The images. Raises UsageError where there are none."""
+    if network.batches is None:
+        raise UsageError("a budget needs data to plan by: give calibration images")
+    return network.batches
+
+
 def _as_weights(model: Model, images: Tensor) -> Tensor:
     """Floating-point images in the type of the weights where that is float32 or float64: a network
     of fewer bits may well read more of them."""

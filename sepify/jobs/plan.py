@@ -136,9 +136,7 @@ def _frontier(
     reduced = reduce_network(network, settled.width, settled.resolution)
     fitting = reduced.network
     refused = refusals(fitting.convolutions, request.keep, None)
-    measured = measure_candidates(
-        fitting.graph_module, fitting.inputs or (), fitting.batches or (), known, progress
-    )
+    measured = measure_candidates(fitting, known, progress)
     style = settled.style
     frontier = trace_frontier(measured.kept_only(refused).of_style(style), "macs")
     frontier = replace(frontier, style=style, width=reduced.width, resolution=reduced.resolution)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from sepify.capture.network import Network, require_batches
 from sepify.errors import UsageError
 from sepify.graph.batches import Batch
-from sepify.graph.convolutions import Convolution, separable, survey
-from sepify.graph.maps import Maps, measure_maps
+from sepify.graph.convolutions import Convolution, separable
+from sepify.graph.maps import Maps
 from sepify.planning.accuracy_target import CheckImages, check_images_of, meet_accuracy_target
 from sepify.planning.candidates import Measurements, check_measurements, list_layers
 from sepify.planning.explain import decide
@@ -65,10 +66,8 @@ class Known:
 
 
 def plan_to_budget(
-    original: fx.GraphModule,
-    inputs: tuple[Tensor, ...],
+    network: Network,
     budget: Budget,
-    batches: Sequence[Batch],
     *,
     keep: Sequence[str] = (),
     filter_fn: Filter | None = None,
@@ -78,7 +77,7 @@ def plan_to_budget(
     farm: Farm | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """The plan within `budget` that damages the outputs of `original` least. Latencies are those of
+    """The plan within `budget` that damages the outputs of `network` least. Latencies are those of
     a board of `farm`, or of this machine without one.
 
     Raises PlanError where the budget cannot be met (saying the least possible), a `keep` pattern
@@ -95,34 +94,34 @@ def plan_to_budget(
             "a board is for a budget in latency, such as latency=50%@raspberry-pi-4; this one "
             "needs none"
         )
-    convolutions = survey(original)
+    convolutions, batches = network.convolutions, require_batches(network)
     refused = refusals(convolutions, keep, filter_fn)
     if budget.quantity == "accuracy_drop" and labelled is None:
         planning, spare = _halves(batches)
     else:
         planning, spare = tuple(batches), ()
     convs = {convolution.name: conv for convolution, conv in separable(convolutions)}
-    trials = set_up_trials(original, list(convs), planning)
+    trials = set_up_trials(network, list(convs), planning)
     checks = None
     if budget.quantity == "accuracy_drop":
         checks = check_images_of(trials, spare, labelled)
 
     def measure() -> Measurements:
-        measured = _measurements(original, inputs, trials, known, note)
+        measured = _measurements(network, trials, known, note)
         return measured.kept_only(refused).of_style(style)
 
     if budget.target is None:
         measurements = measure()
     else:
-        measurements = _timed(original, inputs, budget.target, farm, known, measure, note)
+        measurements = _timed(network, budget.target, farm, known, measure, note)
 
     table = cost_table(measurements, budget.quantity)
     if checks is None:
-        final = set_up_trials(original, list(convs), planning, FINAL_IMAGES)
+        final = set_up_trials(network, list(convs), planning, FINAL_IMAGES)
         outlook, picks = _within(trials, final, convs, measurements, table, budget, note)
     else:
         outlook, picks = _within_accuracy(trials, measurements, budget, checks, note)
-    costs = own_costs(measurements, convolutions, measure_maps(original, inputs), style)
+    costs = own_costs(measurements, convolutions, network.maps, style)
     return Plan(
         decide(measurements.layers, picks, convolutions, costs, table, measurements.loss),
         outlook=outlook,
@@ -131,8 +130,7 @@ def plan_to_budget(
 
 
 def _timed(
-    original: fx.GraphModule,
-    inputs: tuple[Tensor, ...],
+    network: Network,
     target: str,
     farm: Farm | None,
     known: Known,
@@ -147,8 +145,8 @@ def _timed(
             check_table(known.latencies, target, stopwatch.machine)
         measurements = measure()
         table, keys = measure_latencies(
-            original,
-            inputs,
+            network.graph_module,
+            network.inputs or (),
             measurements,
             target,
             stopwatch,
@@ -215,21 +213,21 @@ def _within_accuracy(
 
 
 def measure_candidates(
-    original: fx.GraphModule,
-    inputs: tuple[Tensor, ...],
-    batches: Sequence[Batch],
+    network: Network,
     known: Known | None = None,
     progress: Progress | None = None,
 ) -> Measurements:
     """Every convolution's candidates with their costs and damages: what a frontier is made of."""
-    trials = set_up_trials(original, [c.name for c, _ in separable(survey(original))], batches)
-    return _measurements(original, inputs, trials, known or Known(), progress or silent)
+    trials = set_up_trials(
+        network, [c.name for c, _ in separable(network.convolutions)], require_batches(network)
+    )
+    return _measurements(network, trials, known or Known(), progress or silent)
 
 
 def own_costs(
     measurements: Measurements,
     convolutions: Sequence[Convolution],
-    maps: dict[str, Maps],
+    maps: Mapping[str, Maps],
     style: Style = "linear",
 ) -> dict[str, list[Cost]]:
     """For each convolution by itself, what every candidate of its layer costs."""
@@ -247,18 +245,17 @@ def own_costs(
 
 
 def _measurements(
-    original: fx.GraphModule,
-    inputs: tuple[Tensor, ...],
+    network: Network,
     trials: Trials,
     known: Known,
     progress: Progress,
 ) -> Measurements:
-    convolutions = survey(original)
+    convolutions, original = network.convolutions, network.graph_module
     if known.measurements is not None:
         kernels = {c.name: c.kernel for c in convolutions}
         check_measurements(known.measurements, kernels, "the file of measurements")
         return known.measurements
-    layers = trials.measured(list_layers(convolutions, measure_maps(original, inputs)), progress)
+    layers = trials.measured(list_layers(convolutions, network.maps), progress)
     inside = sum(c.params for c in convolutions)
     tensors = [*original.parameters(), *original.buffers()]
     each = next((p.element_size() for p in original.parameters()), 4)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from sepify.capture.network import Network, make_network, require_images
+from sepify.capture.network import Network, make_network, require_batches, require_images
 from sepify.errors import UsageError
 from sepify.graph.batches import Calibration
 from sepify.judging.heldout import Split, hold_out, image_marks
 from sepify.planning.options import UNSET, Rank, rank_of
 from sepify.planning.reduced import Reduced, budget_for, reduce_network, related_to_original
-from sepify.planning.uniform import Selection, patterns_and_filter, plan_uniform
+from sepify.planning.uniform import Selection, patterns_and_filter, uniform
 from sepify.plans.architecture import Architecture
 from sepify.plans.budget import Budget
 from sepify.plans.plan import Plan
@@ -138,9 +138,9 @@ def _uniform(network: Network, wish: Wish, known: Known | None) -> Plan:
     if known is not None:
         raise UsageError("known measurements are for a budget: leave them out")
     keep, filter_fn = patterns_and_filter(wish.keep)
-    return plan_uniform(
-        network.graph_module,
-        network.inputs,
+    return uniform(
+        network.convolutions,
+        network.maps,
         rank=rank_of(wish.rank),
         order=wish.architecture.order or "dw-pw",
         style=wish.architecture.style or "linear",
@@ -161,8 +161,7 @@ def _within(
     asked = wish.architecture
     if wish.rank is not UNSET or asked.order is not None or asked.costlier:
         raise UsageError("a budget chooses orders and ranks: leave out rank, order, costlier")
-    if network.batches is None or network.inputs is None:
-        raise UsageError("a budget needs data to plan by: give calibration images")
+    require_batches(network)
     style = asked.style or "linear"
     if style not in STYLES:
         raise UsageError(f"style {style!r} is not known; choose one of {', '.join(STYLES)}")
@@ -170,10 +169,8 @@ def _within(
 
     keep, filter_fn = patterns_and_filter(wish.keep)
     return plan_to_budget(
-        network.graph_module,
-        network.inputs,
+        network,
         budget,
-        network.batches,
         keep=keep,
         filter_fn=filter_fn,
         labelled=labelled,

@@ -17,10 +17,10 @@ from sepify.calibration.sensitivity import (
     measure_damage,
     original_outputs,
 )
+from sepify.capture.network import Network
 from sepify.errors import InputError
 from sepify.factorize.factors import Factors
 from sepify.graph.batches import Batch, image_count
-from sepify.passes.pipelines import inference_copy
 from sepify.planning.candidates import Layer
 from sepify.plans.form import Form
 from sepify.process.progress import Progress
@@ -101,7 +101,7 @@ class Trials:
 
 
 def set_up_trials(
-    original: fx.GraphModule,
+    original: Network,
     separable: Collection[str],
     batches: Sequence[Batch],
     most: int = MOST_IMAGES,
@@ -117,7 +117,7 @@ def set_up_trials(
             f"{images} calibration images are too few to plan by: give at least {FEWEST_IMAGES}, "
             "better a few hundred"
         )
-    network = inference_copy(original, untouched=separable)
+    network = original.to_solve(separable)
     fit, judge = split_images(take_images(batches, most)[0], JUDGING)
     wanted = original_outputs(network, judge)
     return Trials(network, fit, judge, tuple(wanted), choose_loss(wanted))

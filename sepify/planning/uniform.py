@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, fx, nn
@@ -51,13 +51,35 @@ def plan_uniform(
     multiply-adds than before. Multiply-adds are known only with `example_inputs`.
 
     Raises UsageError for a rank below 1 or above every layer's full rank, an unknown order or style
-    or two that contradict each other, and
-    PlanError for a `keep` pattern that matches nothing.
+    or two that contradict each other, and PlanError for a `keep` pattern that matches nothing.
     """
-    convolutions = survey(graph_module)
+    maps = {} if example_inputs is None else measure_maps(graph_module, example_inputs)
+    return uniform(
+        survey(graph_module),
+        maps,
+        rank=rank,
+        order=order,
+        style=style,
+        keep=keep,
+        filter_fn=filter_fn,
+        allow_costlier=allow_costlier,
+    )
+
+
+def uniform(
+    convolutions: tuple[Convolution, ...],
+    maps: Mapping[str, Maps],
+    *,
+    rank: int | None,
+    order: Order,
+    style: Style,
+    keep: Sequence[str],
+    filter_fn: Filter | None,
+    allow_costlier: bool,
+) -> Plan:
+    """The same for a graph that was surveyed: its convolutions, and their maps as far as known."""
     _check_request(convolutions, rank, order, style)
     refused = refusals(convolutions, keep, filter_fn)
-    maps = {} if example_inputs is None else measure_maps(graph_module, example_inputs)
 
     def decide(convolution: Convolution) -> Decision:
         at = maps.get(convolution.name)

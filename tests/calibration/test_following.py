@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from nets import images, seeded
+from nets import images, network_of, seeded
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -99,7 +99,7 @@ def graph_of(take: Callable[[Tensor], Any], use: Callable[[Tensor, Any], Any]) -
 
 def refined(graph: fx.GraphModule, batches: Any) -> Any:
     plan = plan_uniform(graph, (batches[0][0],), rank=1, allow_costlier=True)
-    return solve_on_data(graph, plan, batches, refinement=STEPS)[1]
+    return solve_on_data(network_of(graph, batches), plan, refinement=STEPS)[1]
 
 
 @pytest.mark.parametrize("kind", FOLLOWED)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from nets import Residual, images, relative_error, rewritten, seeded
+from nets import Residual, images, network_of, relative_error, rewritten, seeded
 from torch import fx, nn
 
 from sepify.calibration import moments as gathering
@@ -17,7 +17,7 @@ from sepify.storage.tensors import is_on_disk, on_disk
 def solved(batches, memory):
     original = fx.symbolic_trace(seeded(Residual(12)))
     plan = plan_uniform(original, (images(),), keep=["stem"])
-    return original, *solve_on_data(original, plan, batches, memory=memory)
+    return original, *solve_on_data(network_of(original, batches), plan, memory=memory)
 
 
 def test_what_does_not_fit_goes_to_files_and_changes_nothing(monkeypatch):
@@ -100,7 +100,7 @@ def test_too_few_positions_are_warned_of():
     network = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 40, 3), nn.Conv2d(40, 8, 2)))
     plan = plan_uniform(network, (images(2, size=4),))
     with pytest.warns(CalibrationWarning, match=r"few positions .* 1 \(14 for 160\)"):
-        solve_on_data(network.eval(), plan, batches)
+        solve_on_data(network_of(network.eval(), batches), plan)
 
 
 def test_progress_tells_the_steps_of_a_long_refinement():
@@ -110,9 +110,8 @@ def test_progress_tells_the_steps_of_a_long_refinement():
     plan = plan_uniform(original, (images(),), keep=["stem"])
     told = []
     solve_on_data(
-        original,
+        network_of(original, calibration_batches(images(32))),
         plan,
-        calibration_batches(images(32)),
         lambda what, done, total: told.append((what, done, total)),
         Refinement(steps=20, batch=16),
     )

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from nets import Plain, Residual, images, relative_error, rewritten, seeded
+from nets import Plain, Residual, images, network_of, relative_error, rewritten, seeded
 from torch import fx, nn
 
 from sepify.calibration.replay import solve_in_step
@@ -80,7 +80,7 @@ def test_least_squares_beats_the_svd_where_it_counts(order):
     original = fx.symbolic_trace(seeded(Residual(12)))
     batches = calibration_batches(images(64))
     plan = plan_uniform(original, (images(),), order=order, keep=["stem"])
-    factors, solved = solve_on_data(original, plan, batches)
+    factors, solved = solve_on_data(network_of(original, batches), plan)
     by_svd = {
         d.name: factorize_svd(original.get_submodule(d.name).weight, None, order, 1)
         for d in plan.separated
@@ -99,8 +99,8 @@ def test_least_squares_beats_the_svd_where_it_counts(order):
 def test_same_data_same_weights():
     original = fx.symbolic_trace(seeded(Residual()))
     plan = plan_uniform(original, (images(),), rank=2)
-    first, _ = solve_on_data(original, plan, calibration_batches(images(32)))
-    second, _ = solve_on_data(original, plan, calibration_batches(images(32)))
+    first, _ = solve_on_data(network_of(original, calibration_batches(images(32))), plan)
+    second, _ = solve_on_data(network_of(original, calibration_batches(images(32))), plan)
     for name, factors in first.items():
         assert torch.equal(factors.depthwise, second[name].depthwise)
         assert torch.equal(factors.pointwise, second[name].pointwise)
@@ -110,7 +110,7 @@ def test_too_few_images():
     original = fx.symbolic_trace(seeded(Plain()))
     plan = plan_uniform(original, (images(),))
     with pytest.raises(InputError, match="3 calibration images are too few"):
-        solve_on_data(original, plan, calibration_batches(images(3)))
+        solve_on_data(network_of(original, calibration_batches(images(3))), plan)
 
 
 def test_a_convolution_whose_output_nobody_reads():
@@ -126,5 +126,5 @@ def test_a_convolution_whose_output_nobody_reads():
     original = fx.symbolic_trace(seeded(Idle()))
     assert "idle" in original.code
     plan = plan_uniform(original, (images(),))
-    factors, _ = solve_on_data(original, plan, calibration_batches(images(32)))
+    factors, _ = solve_on_data(network_of(original, calibration_batches(images(32))), plan)
     assert set(factors) == {"idle", "conv"}

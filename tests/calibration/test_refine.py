@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 import torch
-from nets import Plain, Residual, images, relative_error, rewritten, seeded
+from nets import Plain, Residual, images, network_of, relative_error, rewritten, seeded
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -120,7 +120,7 @@ def test_steps_are_counted_by_parts_or_by_two_convolutions(network, names, steps
     told = []
     options = Refinement(steps=3, batch=16)
     batches = calibration_batches(images(32))
-    solve_on_data(graph, plan, batches, lambda what, *_: told.append(what), options)
+    solve_on_data(network_of(graph, batches), plan, lambda what, *_: told.append(what), options)
     assert {what.rpartition(" of ")[2] for what in told if "refining" in what} == {str(steps)}
 
 
@@ -177,7 +177,7 @@ def test_refinement_comes_closer_on_unseen_images_and_never_on_none():
     batches, unseen = calibration_batches(images(96)), images(64, seed=9)
 
     def error_with(refinement):
-        factors, solved = solve_on_data(original, plan, batches, refinement=refinement)
+        factors, solved = solve_on_data(network_of(original, batches), plan, refinement=refinement)
         with torch.no_grad():
             given = rewritten(original, SeparateConvolutions(factors))(unseen)
             return relative_error(given, original(unseen)), solved["conv1"].block_error

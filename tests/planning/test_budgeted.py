@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from nets import Plain, Residual, images, seeded
+from nets import Plain, Residual, images, network_of, seeded
 from options import grouped
 from torch import fx, nn
 
@@ -56,7 +56,7 @@ def share(plan) -> float:
 @pytest.fixture(scope="module")
 def measured() -> Measurements:
     graph = fx.symbolic_trace(seeded(Plain(16)))
-    return measure_candidates(graph, (images(1),), calibration_batches(DATA))
+    return measure_candidates(network_of(graph, calibration_batches(DATA), (images(1),)))
 
 
 @pytest.mark.parametrize("limit", [0.2, 0.5, 0.8])
