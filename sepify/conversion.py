@@ -116,9 +116,9 @@ def convert(
     architecture, solver = architecture or Architecture(), solver or Solver()
     if plan is not None and budget is not None:
         raise UsageError("a plan and a budget contradict each other: give one of them")
-    network = make_network(model, example_inputs, calibration)
     settled, asked = architecture.beside(plan), solver.method or (plan and plan.method)
-    method = solver.method_for(plan, calibrated=network.batches is not None)
+    method = solver.method_for(plan, calibrated=calibration is not None)
+    network = make_network(model, example_inputs, calibration)
     network.require_steady(settled.resized)
     require_images(network)
     split = split_images(network.batches, solver.holdout, plan, solver.memory)

@@ -91,7 +91,7 @@ def test_weights_alone_need_neither_data_nor_shapes():
 def test_without_images_a_loss_has_to_be_asked_for(options):
     model = seeded(Plain(16))
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(UsageError, match="give calibration images .*or ask for it with solver"):
+    with pytest.raises(UsageError, match="give calibration images .*or ask for it with method"):
         sepify.convert(model, example_inputs=images(), **grouped(options))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     plan = sepify.plan(model, images(), **grouped(options))  # may be made, to be looked at

@@ -79,7 +79,7 @@ class Network:
             self.captured.require_no_state(why)
         if self.batches is not None:
             self.captured.require_no_hidden_state(
-                "leave the calibration images out and give solver=Solver(method='svd')"
+                "leave the calibration images out and give method='svd'"
             )
 
 

@@ -82,5 +82,5 @@ def require_nothing_lost(lossy: Sequence[str]) -> None:
         raise UsageError(
             f"'{lossy[0]}' and whatever else is below full rank would be made from the weights "
             "alone, which as a rule ruins a network: give calibration images (a few hundred, no "
-            "labels), or ask for it with solver=Solver(method='svd'), or for full rank (rank=None)"
+            "labels), or ask for it with method 'svd', or for full rank (rank=None)"
         )

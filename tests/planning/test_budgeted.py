@@ -136,9 +136,9 @@ def test_keep_and_filter_are_obeyed():
     assert plan["conv1"].reason == "asked to keep '*1'"
     assert [d.name for d in plan.separated] == ["conv2"]
     plan = sepify.plan(
-        model, calibration=DATA, budget=Budget(macs=0.9), filter_fn=lambda m, n: m.stride == (1, 1)
+        model, calibration=DATA, budget=Budget(macs=0.9), keep=lambda m, n: m.stride != (1, 1)
     )
-    assert plan["conv2"].reason == "refused by filter_fn"
+    assert plan["conv2"].reason == "asked to keep it"
     with pytest.raises(PlanError, match="'layer9' matches no convolution"):
         sepify.plan(model, calibration=DATA, budget=Budget(macs=0.9), keep=["layer9"])
 
@@ -340,6 +340,10 @@ def test_without_labels_agreement_counts_on_images_that_are_not_planned_by():
     assert plan.outlook.reached <= 5
 
 
+def _with_a_label_missing() -> Budget:
+    return Budget(accuracy_drop=1, labelled=(images(200), torch.zeros(199).long()))
+
+
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [
@@ -347,7 +351,7 @@ def test_without_labels_agreement_counts_on_images_that_are_not_planned_by():
         (Plain(16), dict(calibration=images(128)), InputError, "55 are too few"),
         (
             Plain(16),
-            dict(calibration=DATA, labelled=(images(200), torch.zeros(199).long())),
+            dict(calibration=DATA, budget=_with_a_label_missing()),
             InputError,
             "200 images but 199 labels",
         ),
@@ -355,7 +359,7 @@ def test_without_labels_agreement_counts_on_images_that_are_not_planned_by():
 )
 def test_accuracy_budgets_that_cannot_be_checked(model, options, error, message):
     with pytest.raises(error, match=message):
-        sepify.plan(seeded(model), budget=Budget(accuracy_drop=1), **grouped(options))
+        sepify.plan(seeded(model), **{"budget": Budget(accuracy_drop=1), **options})
 
 
 class Dead(nn.Module):
