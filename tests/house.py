@@ -8,10 +8,10 @@ Everything is read from the source with `ast`, so that any commit can be measure
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections import Counter, defaultdict
@@ -315,5 +315,9 @@ def show(columns: Mapping[str, House]) -> None:
 
 
 if __name__ == "__main__":
-    columns = {commit: read_house_at(commit) for commit in sys.argv[1:]}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("commits", nargs="*", help="to measure beside the working tree")
+    columns = {commit: read_house_at(commit) for commit in parser.parse_args().commits}
     show(columns | {"now": read_house()})
