@@ -23,7 +23,10 @@ STYLES = {"mobilenet": nn.ReLU, "mobilenet-relu6": nn.ReLU6}
 def converted(model, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)
-        options = dict(style="mobilenet", calibration=images(64), refine=QUICK, holdout=0) | options
+        usual = dict(style="mobilenet", calibration=images(64), holdout=0)
+        if "method" not in options:
+            usual["refine"] = QUICK
+        options = usual | options
         return sepify.convert(model, **grouped(options))
 
 

@@ -110,14 +110,12 @@ def test_convert_holds_budget_and_target_together(board, monkeypatch, capsys, tm
 
 
 def test_faults(pair, farm, board):
-    given = {"threads": (), "device_target": TARGET}
+    given = sepify.Timing(threads=(), farm=farm, device_target=TARGET)
     wrong = replace(farm, secret="another-secret-of-length")
     with pytest.raises(DeviceError, match="wrong secret"):
-        compare(*pair, images(1), timing=sepify.Timing(farm=wrong), **given)
+        compare(*pair, images(1), timing=replace(given, farm=wrong))
     with pytest.raises(UsageError, match="is this machine, and not the board"):
-        compare(
-            *pair, images(1), timing=sepify.Timing(farm=farm, threads=(), device_target="native")
-        )
+        compare(*pair, images(1), timing=replace(given, device_target="native"))
     server = board[0].pid
     sessions = Path(f"/proc/{server}/task/{server}/children")
 
@@ -136,6 +134,6 @@ def test_faults(pair, farm, board):
 
     try:
         with pytest.raises(DeviceError, match=f"the board at {farm} "):
-            compare(*pair, images(1), timing=sepify.Timing(farm=farm), progress=progress, **given)
+            compare(*pair, images(1), timing=given, progress=progress)
     finally:
         over.set()

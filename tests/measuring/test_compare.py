@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from nets import Plain, images, seeded
+from options import grouped
 from torch import Tensor, nn
 
 from sepify import Provenance, Timing
@@ -52,7 +53,10 @@ def plan() -> Plan:
 
 
 def untimed(*arguments: Any, **options: Any) -> Any:
-    return compare(*arguments, **{"threads": (), "target": None, "sizes": (10, 5), **options})
+    told = {name: options.pop(name) for name in ("plan", "sizes") if name in options}
+    provenance = Provenance(**{"sizes": (10, 5), **told})
+    given = grouped({"threads": (), "target": None, **options})
+    return compare(*arguments, provenance=provenance, **given)
 
 
 def test_layers_are_paired_and_add_up() -> None:
