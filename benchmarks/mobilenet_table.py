@@ -11,7 +11,7 @@ prints multiply-adds and parameters beside those of Howard et al. 2017, tables 4
 "accuracy" trains a short network of the same kind (four blocks, 32 to 256 channels, the first
 convolution of stride 2) on Fashion-MNIST or on CIFAR-10 JPEG, a few epochs a row, three seeds:
 "standard" and "separable" from scratch, with labels; "distilled" is the standard one of that seed
-after `sepify.convert(style="mobilenet", width=...)` on 1,024 unlabelled images (the column "start")
+after `sepify.convert` in style "mobilenet" at a width on 1,024 unlabelled images (column "start")
 and `sepify.distill`, as many epochs, soft targets alone, no labels. Scored on the whole test set.
 Rows go to benchmarks/out/mobilenet_table.json as they are done, seed by seed; an interrupted run
 goes on with the next row. `--limit` takes fewer training images, for a look.

@@ -1,4 +1,4 @@
-"""convert(style="mobilenet"): depthwise, BatchNorm, ReLU, pointwise, BatchNorm, ReLU."""
+"""Style "mobilenet": depthwise, BatchNorm, ReLU, pointwise, BatchNorm, ReLU."""
 
 import pickle
 import warnings

@@ -16,9 +16,10 @@ from torch import fx, nn
 
 model: nn.Module = nn.Conv2d(3, 8, 3)
 x = torch.zeros(1, 3, 8, 8)
-small: fx.GraphModule = sepify.convert(model, rank=2, keep=["stem"], budget=None, method="svd")
+svd = sepify.Solver(method="svd")
+small: fx.GraphModule = sepify.convert(model, rank=2, keep=["stem"], budget=None, solver=svd)
 plan: sepify.Plan = sepify.plan(model, x, rank=1)
-report: sepify.Report = sepify.compare(model, small, x, target=None)
+report: sepify.Report = sepify.compare(model, small, x, timing=sepify.Timing(None))
 macs: int = report.before.macs
 report.save("report.html")
 reveal_type(report.to_dict())
@@ -30,7 +31,7 @@ import torch
 from torch import nn
 
 sepify.convert(nn.Conv2d(3, 8, 3), rank="two")
-sepify.compare(nn.ReLU(), nn.ReLU(), torch.zeros(1), target=3)
+sepify.compare(nn.ReLU(), nn.ReLU(), torch.zeros(1), timing=sepify.Timing(target=3))
 """
 
 

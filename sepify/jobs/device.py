@@ -17,6 +17,7 @@ from sepify.formats.input_note import InputRequest
 from sepify.formats.load import load_model
 from sepify.process.progress import Progress
 from sepify.storage import require_writable, write_json
+from sepify.storage.writing import results_stream
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def serve_bundle(
     command += ["--key", key, "--limit", str(limit)]
     if tracker is not None:
         command += ["--tracker", tracker]
+    os.dup2(results_stream().fileno(), 1)  # what the server says is the result of this command
     os.execv(program, command)
 
 

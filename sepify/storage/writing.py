@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 from sepify.errors import FileError, first_line
 from sepify.faults import cause
@@ -80,11 +80,15 @@ def require_writable(folder: Path | str) -> None:
         ) from error
 
 
+def results_stream() -> TextIO:
+    """What stdout is for results: the command line keeps it for them, whatever a model prints."""
+    return cast(TextIO, getattr(sys.stdout, "results", sys.stdout))
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text, whole or not at all; "-" is stdout."""
     if str(path) == "-":
-        # the command line keeps stdout for results, whatever a model prints
-        getattr(sys.stdout, "results", sys.stdout).write(text)
+        results_stream().write(text)
         return
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
