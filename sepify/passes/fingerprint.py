@@ -42,13 +42,10 @@ def fingerprint(tensor: Tensor) -> Hashable:
     for level in range(_BYTES):  # enough for more memory than there is
         if len(values) <= 1:
             break
-        rows = (
-            torch.nn.functional.pad(values, (0, -len(values) % _ROW))
-            if (len(values) % _ROW)
-            else values
-        )
-        values = (rows.view(-1, _ROW) * _weights(level, tensor.device)).sum(1)
-    return (*kind, *values.tolist())
+        if len(values) % _ROW:
+            values = torch.nn.functional.pad(values, (0, -len(values) % _ROW))
+        values = (values.view(-1, _ROW) * _weights(level, tensor.device)).sum(1)
+    return (*kind, *(int(value) for value in values))
 
 
 def _integers(tensor: Tensor) -> Tensor:

@@ -86,7 +86,11 @@ def main() -> None:
         ),
         "least squares, refined": partial(convert, rank=1),
         "pw-dw": partial(convert, rank=2, architecture=sepify.Architecture(order="pw-dw")),
-        "on maps": partial(convert, rank=2, solver=sepify.Solver(memory=200_000)),
+        "on maps": partial(
+            convert,
+            rank=2,
+            solver=sepify.Solver(refine=Refinement(steps=20), memory=200_000),
+        ),
         "mobilenet": partial(convert, rank=1, architecture=sepify.Architecture(style="mobilenet")),
         "planned": partial(convert, budget=sepify.Budget(macs=0.85)),
         "promised": partial(convert, budget=sepify.Budget(accuracy_drop=5, labelled=labelled)),

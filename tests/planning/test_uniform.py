@@ -48,7 +48,7 @@ def test_keep_patterns_and_filter():
     assert plan_uniform(network, keep=["*1"])["conv1"].reason == "asked to keep '*1'"
     plan = plan_uniform(network, filter_fn=lambda module, name: module.stride == (1, 1))
     assert [d.name for d in plan.separated] == ["conv1"]
-    assert plan["conv2"].reason == "refused by filter_fn"
+    assert plan["conv2"].reason == "asked to keep it"
     with pytest.raises(PlanError, match="'layer9' matches no convolution"):
         plan_uniform(network, keep=["layer9"])
 
