@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from snapshots import snapshot
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -83,6 +84,18 @@ def rank_one(specimen: Specimen) -> str:
     given = [tensor.shape for tensor in tensors(specimen.answer(specimen.small, specimen.inputs))]
     assert wanted == given, f"shapes {wanted} became {given}"
     return f"{len(plan.separated)} of {len(plan.decisions)} convolutions"
+
+
+def original_untouched(specimen: Specimen) -> str:
+    """Capturing, planning and converting leave the model as it is: every bit, every class, every
+    `__dict__`."""
+    before = snapshot(specimen.model)
+    capture(specimen.model, specimen.inputs)
+    sepify.plan(specimen.model, specimen.inputs)
+    svd = sepify.Solver(method="svd")
+    _quietly(lambda: sepify.convert(specimen.model, example_inputs=specimen.inputs, solver=svd))
+    assert snapshot(specimen.model) == before, "something of the model has changed"
+    return ""
 
 
 def one_training_step(specimen: Specimen) -> str:
@@ -191,8 +204,8 @@ def saved_as_onnx(specimen: Specimen) -> str:
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
-        captured_exactly, another_batch, another_size, full_rank, rank_one, one_training_step,
-        switches_mode, pickled, traced_and_imported, scripted_and_imported,
+        captured_exactly, another_batch, another_size, full_rank, rank_one, original_untouched,
+        one_training_step, switches_mode, pickled, traced_and_imported, scripted_and_imported,
         saved_as_torchscript, saved_as_weights, saved_as_exported, saved_as_onnx,
     )
 }  # fmt: skip
