@@ -103,8 +103,14 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'sepify' has no attribute {name!r}")
+    import random
+
     module, _, other = _HOMES[name].partition(":")
-    value = globals()[name] = getattr(import_module(module), other or name)
+    drawn = random.getstate()  # rich draws numbers as it is loaded, and the caller's are not ours
+    try:
+        value = globals()[name] = getattr(import_module(module), other or name)
+    finally:
+        random.setstate(drawn)
     return value
 
 

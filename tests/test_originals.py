@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -156,3 +158,11 @@ class TestAnOriginalIsNeverChanged:
             convert_by_svd(model)
             assert process() == state
         assert snapshot(model) == before
+
+
+def test_a_public_name_that_is_used_for_the_first_time_draws_no_number() -> None:
+    code = (
+        "import random, sepify; before = random.getstate(); "
+        "[getattr(sepify, name) for name in sepify.__all__]; assert random.getstate() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
