@@ -8,6 +8,7 @@ from sepify.errors import FileError
 from sepify.storage import file_digest, read_text, write_text
 
 NAME = "SHA256SUMS"
+LONGEST = 255  # bytes of a file's name
 
 
 def write_checksums(folder: Path) -> None:
@@ -22,7 +23,8 @@ def check_checksums(folder: Path | str) -> None:
     folder = Path(folder)
     for number, line in enumerate(read_text(folder / NAME).splitlines(), 1):
         wanted, gap, name = line.partition("  ")
-        if len(wanted) != 64 or not gap or not name or Path(name).name != name or "\0" in name:
+        plain = Path(name).name == name and "\0" not in name
+        if len(wanted) != 64 or not gap or not plain or not 0 < len(name.encode()) <= LONGEST:
             raise FileError(f"{folder / NAME}: line {number} is damaged; make the bundle again")
         path = folder / name
         if not path.is_file():
