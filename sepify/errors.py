@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from sepify.printable import printable
@@ -12,11 +13,16 @@ if TYPE_CHECKING:
 _LONGEST = 400  # characters of another library's message that are worth reading
 
 
+_LONG_NAME = re.compile(r"\S{1000,}")  # of a damaged file; no path or layer is called so
+
+
 class _Printable(Exception):
-    """Says what it says without control characters: names from files stand in its message."""
+    """Says what it says without control characters, and absurdly long names by their ends: names
+    from files stand in its message."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        text = printable(super().__str__())
+        return _LONG_NAME.sub(lambda name: f"{name[0][:200]}...{name[0][-200:]}", text)
 
 
 class SepifyError(_Printable):

@@ -119,7 +119,7 @@ def _read_plan(path: Path) -> None:
 
 
 def _report(path: Path) -> None:
-    from report.test_report import report
+    from report.samples import report
 
     report().save(path)
 

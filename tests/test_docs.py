@@ -50,7 +50,6 @@ COMMANDS_ELSEWHERE = {
 }
 # Blocks, by page and first line.
 BLOCKS_ELSEWHERE = {
-    ("README.md", "sepify/"): "no code: what is in which folder",
     ("examples.md", "python examples/resnet.py --rank 2 -o report"): "tests/test_examples.py",
     ("architecture.md", "model / file"): "no code: the picture of the house",
     ("how-it-works.md", "(D*D*M + M*N) / (D*D*M*N) = 1/N + 1/(D*D)"): "no code: a formula",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from report.test_report import VARIANTS, report
+from report.samples import VARIANTS, report
 from torch import nn
 from typer.testing import CliRunner
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from sepify.factorize.linear import Operator, block_jacobi, conjugate_gradients, solve_damped
 from sepify.factorize.statistics import Moments
 
-# Of the depthwise step; the pointwise one that follows moves the optimum anyway
+# The depthwise step stops here; the pointwise one that follows moves the optimum anyway
 TOLERANCE = 1e-3
 MOST_STEPS = 30
 

@@ -59,7 +59,7 @@ KINDS: dict[str, Kind] = {name: kind for kind, names in _KINDS.items() for name 
 
 CONVOLUTIONS = _KINDS["convolution"]
 
-# Of a module, the kind is that of the file of torch.nn that it comes from.
+# A module has the kind of the file of torch.nn that it comes from.
 _HOME_KINDS: dict[str, Kind | Literal["other"]] = {
     **dict.fromkeys(("batchnorm", "normalization", "instancenorm"), "norm"),
     "activation": "activation",

@@ -11,8 +11,8 @@ from sepify.plans.plan import Plan
 
 AGREEMENT = 0.9  # with the original's top-1 answers; below, one answer in ten is another
 OUTPUT_ERROR = 0.5  # sum (y - y')^2 / sum y^2; above, the outputs are more noise than the original
-# Of the images; and at most half as many others as the original has: images that are all of one
-# kind are no fault of the network.
+# This share of the images gets one answer, and at most half as many get others as the original
+# gives: images that are all of one kind are no fault of the network.
 ONE_ANSWER = 0.95
 SPREAD = 0.1  # variance of the outputs over the images, against the original's
 # Squared error of a layer's outputs on held-out images, relative to their variance: a constant
