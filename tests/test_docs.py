@@ -63,6 +63,7 @@ BLOCKS_ELSEWHERE = {
         "add-a-pass.md",
         '"""Fold BatchNorm2d in inference mode into the convolution before it."""',
     ): "compared with the file that it shows, below; tests/passes runs that",
+    ("add-a-kernel.md", "Single("): "a row of the page's own kernel, which is no file",
 }
 LANGUAGES_ELSEWHERE = {
     "computer": "tests/device/test_page.py, with qemu for the board",

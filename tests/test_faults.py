@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sepify.errors import FileError, InputError, PlanError, UsageError
-from sepify.faults import open_file, read_bytes, reading, users_code, users_items
+from sepify.faults import reading, users_code, users_items
+from sepify.storage.reading import open_file, read_bytes
 
 
 class Panic(BaseException):

@@ -50,10 +50,11 @@ def test_convolutions_are_modules_under_their_own_names(name: str, form: str) ->
     expected: list[str] = [*case.convs]
     found = conv_targets(result.graph_module)
     if form.endswith("frozen"):  # a frozen file has no names left: every convolution is numbered
-        if form == "traced-frozen":
-            expected += [f"folded {index}" for index in range(case.folded)]
+        folded = [f"folded {index}" for index in range(case.folded)]
+        # whether freezing a script folds a computed weight differs from machine to machine
+        allowed = [expected + folded] if form == "traced-frozen" else [expected, expected + folded]
         assert all(name.removeprefix("conv_").isdigit() for name in found)
-        assert [*map(found.index, found)] == [*map(expected.index, expected)]
+        assert [*map(found.index, found)] in [[*map(each.index, each)] for each in allowed]
     else:
         assert found == expected
 
