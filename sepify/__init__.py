@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from sepify.plans.file import load_plan, save_plan
     from sepify.plans.forms import Keep, Separate
     from sepify.plans.plan import Decision, Plan
+    from sepify.quantising.quantisation import Quantisation
+    from sepify.quantising.quantize import quantize
+    from sepify.quantising.recipe import Recipe
 
 __version__ = "0.1.0"
 
@@ -43,6 +46,8 @@ __all__ = [
     "Losses",
     "Plan",
     "Provenance",
+    "Quantisation",
+    "Recipe",
     "Refinement",
     "Report",
     "Separate",
@@ -59,6 +64,7 @@ __all__ = [
     "load_report",
     "load_weights",
     "plan",
+    "quantize",
     "save_model",
     "save_plan",
 ]
@@ -82,6 +88,8 @@ _HOMES = {
     "Keep": "sepify.plans.forms",
     "Losses": "sepify.distilling",
     "Plan": "sepify.plans.plan",
+    "Quantisation": "sepify.quantising.quantisation",
+    "Recipe": "sepify.quantising.recipe",
     "Refinement": "sepify.calibration.refine",
     "Report": "sepify.measuring",
     "Separate": "sepify.plans.forms",
@@ -95,6 +103,7 @@ _HOMES = {
     "load_report": "sepify.measuring",
     "load_weights": "sepify.formats.weights",
     "plan": "sepify.planning.make:make_plan",
+    "quantize": "sepify.quantising.quantize",
     "save_model": "sepify.formats.save",
     "save_plan": "sepify.plans.file",
 }

@@ -57,8 +57,8 @@ def solve_in_step(
     together once all of them are solved. Of the values that are kept between layers, those beyond
     `memory` bytes go to temporary files.
     """
-    walk = _Walk(original, None if memory is None else memory // (2 * len(batches)))
-    wanted = _Paused(walk, [_given(original, batch) for batch in batches])  # in the original
+    walk = Walk(original, None if memory is None else memory // (2 * len(batches)))
+    wanted = Paused(walk, [given_values(original, batch) for batch in batches])  # in the original
     actual = wanted  # in the converted network; one and the same until something is separated
     solved: dict[str, Factors] = {}
     following = None
@@ -67,7 +67,7 @@ def solve_in_step(
         blocks, following = follow(original, batches, names)
     for block in blocks:
         inside: dict[str, Factors] = {}
-        entered: _Paused | None = None
+        entered: Paused | None = None
         for name in block.names:
             at = walk.position(name, block)
             if actual is wanted:
@@ -91,7 +91,7 @@ def solve_in_step(
     return solved
 
 
-class _Walk:
+class Walk:
     """The nodes of a graph in order, and how long the value of each is needed."""
 
     def __init__(self, graph_module: fx.GraphModule, room: int | None) -> None:
@@ -123,10 +123,10 @@ class _Walk:
         return values if self.room is None else _within(self.room, values)
 
 
-class _Paused:
+class Paused:
     """A network that stands before the node numbered `at`, with its values for every batch."""
 
-    def __init__(self, walk: _Walk, values: list[Values], at: int = 0) -> None:
+    def __init__(self, walk: Walk, values: list[Values], at: int = 0) -> None:
         self.walk, self.values, self.at = walk, values, at
 
     def advance(self, to: int, factors: Mapping[str, Factors]) -> None:
@@ -135,9 +135,9 @@ class _Paused:
             self.values[number] = self.walk.run(values, self.at, to, factors)
         self.at = max(self.at, to)
 
-    def copy(self) -> _Paused:
+    def copy(self) -> Paused:
         """Another one at the same place; the tensors are shared, nobody writes into them."""
-        return _Paused(self.walk, list(self.values), self.at)
+        return Paused(self.walk, list(self.values), self.at)
 
 
 def run_block(
@@ -171,7 +171,7 @@ def run_node(
     return getattr(interpreter, node.op)(node.target, args, kwargs)
 
 
-def _feeding(node: fx.Node, wanted: _Paused, actual: _Paused) -> Callable[[Feed], None]:
+def _feeding(node: fx.Node, wanted: Paused, actual: Paused) -> Callable[[Feed], None]:
     source = node.all_input_nodes[0]
 
     def for_each_batch(feed: Feed) -> None:
@@ -192,7 +192,7 @@ def _within(room: int, values: Values) -> Values:
     return kept
 
 
-def _given(original: fx.GraphModule, batch: Batch) -> Values:
+def given_values(original: fx.GraphModule, batch: Batch) -> Values:
     """The values of the placeholders; an optional input that is not given keeps its default."""
     inputs = [node for node in original.graph.nodes if node.op == "placeholder"]
     defaults = [node.args[0] if node.args else None for node in inputs]

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from sepify.errors import UsageError
 from sepify.factorize.factors import Factors
+from sepify.graph.grids import Grid, RoundedWeights
 from sepify.passes.as_conv2d import AsConv2d
 from sepify.passes.base import Pass
 from sepify.passes.complete_blocks import ADDED_NORMS, CompleteBlocks
@@ -28,6 +29,8 @@ from sepify.passes.freeze import Freeze
 from sepify.passes.out_of_place import MakeOutOfPlace
 from sepify.passes.plain_dict_outputs import PlainDictOutputs
 from sepify.passes.reestimate_batchnorm import ReestimateBatchNorm
+from sepify.passes.round_values import RoundValues
+from sepify.passes.round_weights import RoundWeights
 from sepify.passes.runner import run_passes
 from sepify.passes.separate import SeparateConvolutions
 from sepify.passes.settle_batchnorm import SettleBatchNorm
@@ -56,9 +59,20 @@ CONVERT: Pipeline = (
 )
 """From a captured network and solved factors to the converted one."""
 
-QUANTISE: Pipeline = ()
-"""Empty: int8 brings its passes with it (scales, rounded weights, quantise and dequantise nodes).
-They come after CONVERT and distillation, as they round the weights that those end with."""
+QUANTISE: Pipeline = (
+    # as PREPARE, whose graph the grids and the integers were found on: nothing overwrites a value
+    # that two readers share
+    MakeOutOfPlace(),
+    Freeze(),
+    # before weights are rounded: they are those of the folded layers
+    FoldBatchNorm(),
+    # before the weights: a layer reads the codes of its input
+    RoundValues(),
+    # last: integers in place of the layers' own weights
+    RoundWeights(),
+)
+"""From a network in float32, and the grids and integers that were found for it, to the quantised
+one. It comes after CONVERT and distillation, as it rounds the weights that those end with."""
 
 COMPILE: Pipeline = (
     # first: the outputs are flattened field by field
@@ -163,4 +177,13 @@ def conversion(
             SettleBatchNorm: settled if completing and batches is not None else None,
             ReestimateBatchNorm: estimated if batchnorm and batches is not None else None,
         },
+    )
+
+
+def quantisation(grids: Mapping[str, Grid], layers: Mapping[str, RoundedWeights]) -> Pipeline:
+    """QUANTISE with what was found filled in: grids by the names of nodes, integers by the paths of
+    layers."""
+    return with_options(
+        QUANTISE,
+        {RoundValues: {"grids": grids}, RoundWeights: {"layers": layers}},
     )

@@ -1,0 +1,1 @@
+"""Quantisation after training: scales, rounded weights, and the walk beside the given network."""
