@@ -78,6 +78,14 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _few_steps_of_refinement(monkeypatch: Any) -> None:
+    """Blocks have to run, not to be good: the 400 steps take most of the minutes of this file."""
+    made = sepify.Refinement.__init__
+    monkeypatch.setattr(made, "__defaults__", (10, *made.__defaults__[1:]))
+    assert sepify.Refinement().steps == 10
+
+
 @dataclass(frozen=True)
 class Block:
     """`language` is what follows the fence; an indented block, and a fence without one, has ""."""
