@@ -27,6 +27,7 @@ from sepify.cli import (
     inspect,
     merge,
     plan,
+    quantize,
     report,
 )
 from sepify.cli.console import list_written, notes, out, say, show_crash, show_warning
@@ -137,6 +138,7 @@ _command(convert.convert, convert.EXAMPLES)
 _command(plan.plan, plan.EXAMPLES)
 _command(diff.diff, diff.EXAMPLES)
 _command(distill.distill, distill.EXAMPLES)
+_command(quantize.quantize, quantize.EXAMPLES)
 _command(compile.compile, compile.EXAMPLES)
 _command(merge.merge, merge.EXAMPLES)
 boards = typer.Typer(no_args_is_help=True, help=device.HELP)
