@@ -109,11 +109,11 @@ def _pooled(name: str, kernel: int, stride: int) -> Pair:
 
 def prepare(pair: Pair, machine: Machine, target: Any) -> tuple[Call, Call]:
     """The one kernel, and the two, the second reading what the first has written."""
-    one, _ = _kernel(pair.one, machine, target)
-    first, between = _kernel(pair.two[0], machine, target)
+    one, _ = prepare_kernel(pair.one, machine, target)
+    first, between = prepare_kernel(pair.two[0], machine, target)
     second = pair.two[1]
     if second is not None:
-        last, _ = _kernel(second, machine, target, between)
+        last, _ = prepare_kernel(second, machine, target, between)
     else:
         assert pair.one.then is not None
         last, _ = _call(max_pool_kernel(pair.one.then, machine), [between], target)
@@ -125,7 +125,7 @@ def prepare(pair: Pair, machine: Machine, target: Any) -> tuple[Call, Call]:
     return one, both
 
 
-def _kernel(
+def prepare_kernel(
     workload: Workload, machine: Machine, target: Any, source: Any = None
 ) -> tuple[Call, Any]:
     """The kernel, ready to read `source` or an input of its own, and its output."""
@@ -178,13 +178,14 @@ def main() -> None:
             one, two = race(calls, asked.rounds)
             ratios = min(one) / min(two), statistics.median(one) / statistics.median(two)
             numbers = [f"{ratio:.2f}" for ratio in ratios]
-            table.add_row(pair.name, str(threads), _spread(one), _spread(two), *numbers)
+            table.add_row(pair.name, str(threads), spread(one), spread(two), *numbers)
             rows.append({"layers": pair.name, "threads": threads, "one": one, "two": two})
     Console(highlight=False).print(table)
     write_json(RESULTS_FILE, {"target": preset.description, "rows": rows})
 
 
-def _spread(times: list[float]) -> str:
+def spread(times: list[float]) -> str:
+    """Least, median and quartiles."""
     low, middle, high = statistics.quantiles(times, n=4)
     return f"{min(times):.0f} / {middle:.0f} / {low:.0f}-{high:.0f}"
 

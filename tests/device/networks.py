@@ -72,4 +72,22 @@ def demo() -> tuple[nn.Module, Tensor]:
     ), x
 
 
-NETWORKS = {"demo": demo, "sepResNet-18": separable_resnet18, "MobileNet": mobilenet}
+def bottlenecks() -> tuple[nn.Module, Tensor]:
+    """Pointwise, depthwise and pointwise in a row, of channels that fill no whole vector."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 24, 3, 1, 1), nn.ReLU()]
+    for middle, outputs, stride in ((13, 24, 1), (37, 40, 2)):
+        layers += [
+            nn.Conv2d(24, middle, 1, bias=False),
+            nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False),
+            nn.Conv2d(middle, outputs, 1),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.randn(1, 3, 17, 19)
+
+
+NETWORKS = {
+    "demo": demo,
+    "sepResNet-18": separable_resnet18,
+    "MobileNet": mobilenet,
+    "bottlenecks": bottlenecks,
+}

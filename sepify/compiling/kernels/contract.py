@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.shapes import Epilogue
 from sepify.compiling.kernels.source import Source
-from sepify.compiling.kernels.tiles import Run, Tiling
+from sepify.compiling.kernels.tiles import Run, Tiling, greedy_runs
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Contraction:
     y: Callable[[str, str, str], str]  # (vector, row, column) -> indices of Y and R
     epilogue: Epilogue
     weights: int  # vectors of W
+    tail: int = 0  # steps of the outermost loop's last turn; 0: as many as of the others
     into: str = "Y"
     partial: bool = False
     on_map: Callable[[str], str] | None = None  # condition on a row: others are left out
@@ -47,24 +48,27 @@ def contract(
 ) -> None:
     """Write the loops over output vectors from `first` on, `rows` rows and the tiles of a row.
 
-    The outermost loop of the reduction is cut into chunks of at most `weight_bytes` of weights,
-    which stay in the first level cache while all tiles of pixels pass by; between chunks the sums
-    wait in a scratch buffer. Each tile asks for its part of the weights of the next chunk: within a
-    network they were last read an inference ago, and come from the third level cache or memory.
+    The outermost loop of the reduction, but for a shorter last turn, is cut into chunks of at most
+    `weight_bytes` of weights, which stay in the first level cache while all tiles of pixels pass
+    by; between chunks the sums wait in a scratch buffer. Each tile asks for its part of the weights
+    of the next chunk: within a network they were last read an inference ago, and come from the
+    third level cache or memory.
     """
     lanes = machine.lanes
-    columns = sum(run.size * run.count for run in tiling.pixels)
-    tiles = rows * sum(run.count for run in tiling.pixels)
     name, extent = work.loops[0]
+    if work.tail:
+        extent -= 1
     inner = work.steps
     for _, inner_extent in work.loops[1:]:
         inner *= inner_extent
     all_bytes = machine.vector_bytes * work.weights * extent * inner
-    fetches = machine.prefetches and tiles > 1 and all_bytes > weight_bytes
-    before, groups = 0, sum(run.count for run in tiling.vectors)
-    for vectors in tiling.vectors:
+    before, turns = 0, rows * tiling.count
+    for vectors, across in tiling.runs:
+        columns = sum(run.size * run.count for run in across)
+        tiles = rows * sum(run.count for run in across)
+        fetches = machine.prefetches and tiles > 1 and all_bytes > weight_bytes
         step_bytes = machine.vector_bytes * vectors.size * inner
-        chunks = -(-extent // max(1, weight_bytes // step_bytes))
+        chunks = max(1, -(-extent // max(1, weight_bytes // step_bytes)))
         if tiles == 1:
             chunks = 1  # nothing would be read again
         bounds = [f"{co}*{extent}//{chunks}" for co in ("co", "(co + 1)", f"((co + 1) % {chunks})")]
@@ -74,7 +78,7 @@ def contract(
             guard = f"if {work.on_map('row')}" if work.on_map else ""
             with source.loop("co", chunks), source.loop("row", rows), source.optional(guard):
                 number = f"row*{tiles // rows}"
-                for pixels in tiling.pixels:
+                for pixels in across:
                     tile = _Tile(
                         machine,
                         vectors,
@@ -82,18 +86,19 @@ def contract(
                         vector=f"{first} + vo*{vectors.size} + {vectors.start}",
                         columns=columns,
                         chunks=chunks,
+                        full=extent > 0,
                         head=f"for {name} in range({bounds[0]}, {bounds[1]})",
                         shift=f"({bounds[2]} - {bounds[0]})*{inner}",
                         number=f"({number} + po)",
                         tiles=tiles,
-                        turn=f"((vo + {before})*{tiles} + {number} + po)",
-                        turns=groups * tiles,
+                        turn=f"({before} + vo*{tiles} + {number} + po)",
+                        turns=turns,
                         fetches=fetches,
                     )
                     with source.loop("po", pixels.count):
                         _write_tile(source, tile, work)
                     number = f"{number} + {pixels.count}"
-        before += vectors.count
+        before += vectors.count * tiles
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class _Tile:
     vector: str  # the first one
     columns: int
     chunks: int
+    full: bool  # whether the chunked loop has turns of all steps
     head: str  # of the chunked loop
     shift: str  # of k, to the next chunk
     number: str  # of this tile, of so many for these vectors
@@ -144,26 +150,32 @@ def _write_tile(source: Source, tile: _Tile, work: Contraction) -> None:
 
         return write
 
-    def reduce(loops: Sequence[str]) -> None:
+    def reduce(loops: Sequence[str], steps: int) -> None:
         with source.block(loops[0]):
-            if work.fetch and loops is heads:
+            if work.fetch and len(loops) == len(work.loops):
                 work.fetch(tile.turn, tile.turns)
             if len(loops) > 1:
-                reduce(loops[1:])
+                reduce(loops[1:], steps)
                 return
-            _fetch_weights(source, tile, work)
-            unroll = work.unroll
-            with source.loop("so", work.steps // unroll), source.loop("si", unroll, "unroll"):
-                source.line(f"step = T.meta_var(so*{unroll} + si)")
-                each(accumulator, product)()
+            if steps == work.steps:
+                _fetch_weights(source, tile, work)
+            for run in greedy_runs(steps, work.unroll):
+                with source.loop("so", run.count), source.loop("si", run.size, "unroll"):
+                    source.line(f"step = T.meta_var({run.start} + so*{run.size} + si)")
+                    each(accumulator, product)()
 
     # one buffer for each vector: LLVM keeps those in registers that are below 1 KiB
     for n in range(vectors.size):
         source.local(f"acc{n}", (pixels.size * lanes,))
     _either(source, tile, "co == 0", each(accumulator, start), each(accumulator, waiting))
-    heads = [tile.head, *(f"for {name} in range({count})" for name, count in work.loops[1:])]
-    reduce(heads)
+    heads = [f"for {name} in range({count})" for name, count in work.loops[1:]]
+    if tile.full:
+        reduce([tile.head, *heads], work.steps)
     last = f"co == {tile.chunks - 1}"
+    if work.tail:
+        name, extent = work.loops[0]
+        with source.optional(f"if {last}" if tile.chunks > 1 else ""):
+            reduce([f"for {name} in range({extent - 1}, {extent})", *heads], work.tail)
     write = each(lambda n: f"{work.into}[{index(n)}]", result)
     _either(source, tile, last, write, each(waiting, accumulator))
 

@@ -96,7 +96,8 @@ def dense_kernel(
     tasks, flat = tasks_for(knobs, conv.out_height), is_flat(conv)
     rows, columns = (1, tasks.rows * conv.out_width) if flat else (tasks.rows, conv.out_width)
     per_task = out_blocks // conv.groups // tasks.splits
-    tiling = tiling_for(knobs, columns, per_task)
+    overlapping = not blocked and window.kernel[1] > 1
+    tiling = tiling_for(knobs, columns, per_task, machine, overlapping)
     loops, steps, unroll, k = image_reduction(conv)
     if blocked:
         loops, steps, unroll, k = _blocked_reduction(conv, planes, v, knobs.unroll)
@@ -118,7 +119,10 @@ def dense_kernel(
             fetch = None
             if copied:
                 fetch = fetch_rows(source, conv, tasks.rows, machine, blocked=blocked)
-            work = Contraction(loops, steps, unroll, k, x, y, epilogue, out_blocks, fetch=fetch)
+            tail = machine.tail(conv.channels) if blocked else 0
+            work = Contraction(
+                loops, steps, unroll, k, x, y, epilogue, out_blocks, tail, fetch=fetch
+            )
             contract(source, machine, tiling, rows, first, work, knobs.weight_bytes)
     kind = "pointwise" if window.area == 1 else "conv"
     return source.kernel(kind, inputs, y_shape)

@@ -42,7 +42,7 @@ def linear_kernel(
     knobs = knobs or linear_knobs(batch, features, outputs, machine)
     chunks = knobs.splits
     per_task = blocks // chunks
-    tiling = tiling_for(knobs, batch, per_task)
+    tiling = tiling_for(knobs, batch, per_task, machine)
     steps = next(n for n in (16, 8, 4, 2, 1) if n <= knobs.unroll and features % n == 0)
 
     source = Source(machine.element)

@@ -84,6 +84,11 @@ class Machine:
         """Vectors that hold `channels`."""
         return -(-channels // self.lanes)
 
+    def tail(self, channels: int) -> int:
+        """Lanes in use of the last vector of `channels`, 0 where it is full: steps that a reduction
+        over them has left for its last turn."""
+        return channels % self.lanes
+
     def buffer(self, name: str, shape: Shape) -> Buffer:
         """A parameter of a kernel, of the machine's elements."""
         return Buffer(name, shape, self.element)

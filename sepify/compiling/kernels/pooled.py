@@ -43,7 +43,8 @@ def pooled_kernel(
         machine.buffer("W", (blocks, conv.channels * window.area, v)),
         machine.buffer("B", (blocks, v)),
     ]
-    tasks, tiling = tasks_for(knobs, pool.out_height), tiling_for(knobs, conv.out_width, blocks)
+    tasks = tasks_for(knobs, pool.out_height)
+    tiling = tiling_for(knobs, conv.out_width, blocks, machine, window.kernel[1] > 1)
     loops, steps, unroll, k = image_reduction(conv)
     guarded = _reaching(conv, pool)
     source = Source(machine.element)

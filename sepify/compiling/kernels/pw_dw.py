@@ -73,7 +73,7 @@ def pw_dw_kernel(
     if epilogue.residual:
         inputs.append(machine.buffer("R", y_shape))
     tasks, per_task = tasks_for(knobs, depthwise.out_height), out_blocks // knobs.splits
-    tiling = tiling_for(knobs, pointwise.out_width, per_task)
+    tiling = tiling_for(knobs, pointwise.out_width, per_task, machine)
     source = Source(machine.element)
 
     def mix_rows(count: int, place: int) -> None:
@@ -90,6 +90,7 @@ def pw_dw_kernel(
                 ),
                 middle,
                 rank * out_blocks,
+                machine.tail(pointwise.channels),
                 into="Z",
                 on_map=lambda row: f"row0 + {row} >= 0 and row0 + {row} < {pointwise.out_height}",
             )

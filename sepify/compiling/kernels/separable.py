@@ -82,7 +82,7 @@ def separable_kernel(
     knobs = knobs or separable_knobs(conv, rank, outputs, machine)
     tasks = tasks_for(knobs, conv.out_height)
     pixels, per_task = tasks.rows * width, out_blocks // tasks.splits
-    tiling = tiling_for(knobs, pixels, per_task)
+    tiling = tiling_for(knobs, pixels, per_task, machine)
 
     source = Source(machine.element)
     with source.loop("task", conv.batch * tasks.count, "parallel"):
@@ -114,6 +114,8 @@ def separable_kernel(
             ),
             epilogue,
             out_blocks,
+            # with more terms there is one in the middle, too
+            machine.tail(conv.channels) if rank == 1 else 0,
             fetch=fetch_rows(source, conv, tasks.rows, machine, rank),
         )
         contract(source, machine, tiling, 1, f"split*{per_task}", work, knobs.weight_bytes)

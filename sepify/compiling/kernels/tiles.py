@@ -33,10 +33,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Register tiles over a row of pixels and over output vectors."""
+    """Register tiles: runs over output vectors, and for each of them the runs over a row of
+    pixels."""
 
-    pixels: tuple[Run, ...]
-    vectors: tuple[Run, ...]
+    runs: tuple[tuple[Run, tuple[Run, ...]], ...]
+
+    @property
+    def count(self) -> int:
+        """Tiles of one row."""
+        return sum(v.count * sum(p.count for p in pixels) for v, pixels in self.runs)
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,13 @@ def default_unroll(vectors: int, machine: Machine) -> int:
     return 4 if vectors > 1 and machine.registers >= 32 else min(machine.lanes, _MOST_UNROLLED)
 
 
-def tiling_for(knobs: Knobs, pixels: int, vectors: int) -> Tiling:
-    """The register tiling that `knobs` ask for, over `pixels` and output `vectors`."""
-    return Tiling(even_runs(pixels, knobs.pixels), greedy_runs(vectors, knobs.vectors))
+def tiling_for(
+    knobs: Knobs, pixels: int, vectors: int, machine: Machine, overlapping: bool = False
+) -> Tiling:
+    """The register tiling that `knobs` ask for, over `pixels` and output `vectors`; `overlapping`
+    is explained at `rank_tiles`."""
+    size = knobs.pixels, knobs.vectors
+    return _tile(pixels, vectors, size, machine, overlapping, (0.0, 0.0))
 
 
 def tasks_for(knobs: Knobs, height: int) -> Tasks:
@@ -100,14 +109,52 @@ def rank_tiles(
     where they come from beyond the first level cache."""
     costs: dict[tuple[int, int], float] = {}
     for across, largest in _candidates(vectors, machine):
-        cost = sum(
-            p.count * v.count * p.size * v.size / _speed(p.size, v.size, machine, overlapping)
-            + p.count * v.count * (p.size * fetching[0] + v.size * fetching[1])
-            for p in even_runs(pixels, largest)
-            for v in greedy_runs(vectors, across)
+        size = largest, across
+        tiling = _tile(pixels, vectors, size, machine, overlapping, fetching)
+        costs[size] = sum(
+            v.count * _cost(row, v.size, machine, overlapping, fetching) for v, row in tiling.runs
         )
-        costs[largest, across] = cost
     return sorted(costs, key=costs.__getitem__)
+
+
+def _tile(
+    pixels: int,
+    vectors: int,
+    size: tuple[int, int],
+    machine: Machine,
+    overlapping: bool,
+    fetching: tuple[float, float],
+) -> Tiling:
+    """Tiles of `size` (pixels, vectors). Vectors that are left over get as many pixels as suit
+    them: with as few accumulators an FMA would wait for the one before it."""
+    row = even_runs(pixels, size[0])
+    full, *rest = greedy_runs(vectors, size[1])
+    runs = [(full, row)]
+    for left in rest:
+        rows = [
+            even_runs(pixels, most)
+            for across, most in _candidates(vectors, machine)
+            if across == left.size
+        ]
+        count = left.size
+        rows.sort(key=lambda row: _cost(row, count, machine, overlapping, fetching))
+        runs.append((left, [*rows, row][0]))
+    return Tiling(tuple(runs))
+
+
+def _cost(
+    row: tuple[Run, ...],
+    vectors: int,
+    machine: Machine,
+    overlapping: bool,
+    fetching: tuple[float, float],
+) -> float:
+    """Products that a row of tiles of so many vectors takes the time of."""
+    return sum(
+        p.count * p.size * vectors / _speed(p.size, vectors, machine, overlapping)
+        + p.count * (p.size * fetching[0] + vectors * fetching[1])
+        for p in row
+    )
 
 
 def _candidates(vectors: int, machine: Machine) -> list[tuple[int, int]]:

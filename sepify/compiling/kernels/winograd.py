@@ -118,7 +118,7 @@ def winograd_kernel(conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Kno
 
     rows, columns = tile_grid(conv, m)
     tasks, per_task = tasks_for(knobs, rows * columns), out_blocks // knobs.splits
-    tiling = tiling_for(knobs, tasks.rows, per_task)
+    tiling = tiling_for(knobs, tasks.rows, per_task, machine)
 
     source = Source(machine.element)
     with source.loop("task", conv.batch * tasks.count, "parallel"):
@@ -127,13 +127,13 @@ def winograd_kernel(conv: Conv, epilogue: Epilogue, machine: Machine, knobs: Kno
         source.scratch("H", (toom.inputs, toom.inputs, v))
         with source.loop("cb", blocks), source.loop("t", tasks.rows):
             _transform_input(source, conv, toom, v, columns)
-        for vectors in tiling.vectors:
+        for vectors, row in tiling.runs:
             with source.loop("vg", vectors.count):
                 first = f"split*{per_task} + vg*{vectors.size} + {vectors.start}"
                 source.scratch("M", (points, vectors.size, tasks.rows, v))
-                one = Tiling(tiling.pixels, (Run(0, vectors.size, 1),))
+                one = Tiling(((Run(0, vectors.size, 1), row),))
                 with source.loop("a", points):
-                    _multiply(source, machine, knobs, one, blocks, first, out_blocks)
+                    _multiply(source, machine, knobs, one, conv.channels, first, out_blocks)
                 with source.loop("w", vectors.size), source.loop("t", tasks.rows):
                     _transform_output(source, conv, epilogue, toom, v, columns, first)
     return source.kernel("winograd", inputs, y_shape)
@@ -144,12 +144,12 @@ def _multiply(
     machine: Machine,
     knobs: Knobs,
     tiling: Tiling,
-    blocks: int,
+    channels: int,
     first: str,
     out_blocks: int,
 ) -> None:
     """Point `a` of all tiles of the output vectors from `first` on, into M."""
-    lanes = machine.lanes
+    lanes, blocks = machine.lanes, machine.blocks(channels)
     work = Contraction(
         [("cb", blocks)],
         lanes,
@@ -159,6 +159,7 @@ def _multiply(
         lambda vector, _row, column: f"a, {vector} - ({first}), {column}, q",
         Epilogue(),
         out_blocks,
+        machine.tail(channels),
         into="M",
         partial=True,
     )
