@@ -27,9 +27,12 @@ from sepify.plans.architecture import Architecture
 from sepify.plans.budget import Budget
 from sepify.plans.check import below_full_rank, check_plan, require_nothing_lost, without_kernels
 from sepify.plans.plan import Plan
+from sepify.plans.precision import Precision
 from sepify.process.progress import Progress, guarded
 from sepify.process.renamed import renamed
 from sepify.process.state import keeps_process_state
+from sepify.quantising.precision import at_precision, with_precision
+from sepify.quantising.quantisation import Quantisation
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Conversion:
     fidelity: Fidelity | None = None
     warnings: tuple[str, ...] = ()  # what to know before the network is trusted
     unjudged: str = ""
+    quantisation: Quantisation | None = None  # of a network in int8
 
 
 @renamed(
@@ -72,6 +76,7 @@ def convert(
     budget: Budget | None = None,
     plan: Plan | None = None,
     architecture: Architecture | None = None,
+    precision: Precision | None = None,
     solver: Solver | None = None,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
@@ -93,6 +98,8 @@ def convert(
         plan: what to do to each convolution, from `sepify.plan` or a file; whatever else is given
             and says otherwise is refused.
         architecture: order, style, width and resolution.
+        precision: "float32" (the default), "float16" or "bfloat16" (weights and activations cast),
+            "int8", or "W4A8" (weights of 4 bits, activations of 8), which need calibration data.
         solver: how weights are found, and which images judge the result.
         progress: called as progress(what, done, total) as the work goes on.
 
@@ -131,6 +138,7 @@ def convert(
     else:
         require_agreeing(plan, network.convolutions, rank, architecture.order, keep)
     check_plan(plan, network.convolutions)
+    plan = with_precision(plan, precision)
     if reduced.network is not network:
         check_plan(without_kernels(plan), reduced.network.convolutions)
     lossy = below_full_rank(plan, reduced.network.convolutions)
@@ -153,11 +161,16 @@ def convert(
         batchnorm=plan.batchnorm,
     )
     converted = run_passes(reduced.network.graph_module, passes).graph_module
+    plan = _counted(plan, converted)
+    floating = replace(reduced.network.captured, graph_module=converted)
+    ready = Network(floating, reduced.network.inputs, reduced.network.batches)
+    made = at_precision(ready, plan, precision, split, note)
+    converted, plan = made.graph_module, made.plan
     require_finite_result(converted)
     if network.inputs is not None:
         verify_conversion(network.graph_module, converted, reduced.network.inputs or ())
-    plan = _counted(plan, converted)
-    exact = not plan.changes or (split is None and not lossy)  # nothing is lost
+    same = converted is ready.graph_module
+    exact = same and (not plan.changes or (split is None and not lossy))  # nothing is lost
     original = network.graph_module
     verdict = Verdict(None, ()) if exact else judge_unseen(original, converted, plan, split)
     _warn(plan, verdict)
@@ -169,6 +182,7 @@ def convert(
         verdict.fidelity,
         verdict.warnings,
         verdict.unjudged,
+        made.quantisation,
     )
     return converted
 

@@ -44,6 +44,7 @@ EXAMPLES = (
     "sepify convert model.pt -o small.pt --plan edited.json --calibration images.npy",
     "sepify convert model.pt -o small.pt --calibration images.npy --distill train.npy --epochs 10",
     "sepify convert model.pt2 -o small.onnx --rank 2 --calibration images.npy",
+    "sepify convert model.pt -o small.pt2 --precision int8 --calibration images.npy",
     "sepify convert model.pt -o small.pt --style mobilenet --width 0.75 --calibration images.npy",
 )
 
@@ -70,6 +71,13 @@ def convert(
     plan: Annotated[Path | None, typer.Option(help="Carry out this plan.json instead")] = None,
     calibration: Calibration = None,
     mirror: Mirror = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="float32 (default), float16, bfloat16, int8, or W4A8 (4-bit weights, activations "
+            "of 8); the last two are written as .pt2"
+        ),
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="least-squares (default) or svd, of the weights alone")
     ] = None,
@@ -134,6 +142,7 @@ def convert(
         keep=tuple(keep or ()),
         budget=budget,
         plan=plan,
+        precision=precision,
         method=method,
         memory=memory,
         refine=refine,

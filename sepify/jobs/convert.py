@@ -39,6 +39,7 @@ from sepify.plans.budget import read_budget
 from sepify.plans.file import load_plan, save_plan
 from sepify.plans.forms import Order
 from sepify.plans.plan import Method, Plan
+from sepify.plans.precision import INTEGERS, Precision
 from sepify.plans.resolution import inputs_for
 from sepify.plans.styles import Style
 from sepify.process.progress import Progress
@@ -68,6 +69,7 @@ class ConversionRequest:
     keep: tuple[str, ...] = ()
     budget: str | None = None
     plan: Path | None = None
+    precision: str | None = None  # float32
     method: str | None = None
     memory: float = 4.0  # GiB
     refine: bool = True
@@ -141,6 +143,7 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
         raise UsageError(f"--memory {request.memory:g} is no number of GiB above 0")
     if request.given.calibration is None and request.memory != ConversionRequest.memory:
         raise UsageError("--memory is for calibration images: give --calibration, or leave it out")
+    _check_precision(request)
     memory = int(request.memory * 2**30)
     require_writable(request.output.parent)
     require_board(request.farm, request.board_target)
@@ -172,6 +175,7 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
                 request.width,
                 request.resolution,
             ),
+            precision=cast("Precision | None", request.precision),
             solver=Solver(
                 cast("Method | None", request.method), request.refine, memory, request.holdout
             ),
@@ -222,8 +226,26 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
     if training is not None and done.changes:
         training.forget()
     notes = [note for note in small.meta["sepify"].notes if note.startswith(NOT_THINNED)]
-    summary = "\n".join([_summary(done, how), *_likeness(verdict.fidelity), *notes])
+    quantised = [] if verdict.quantisation is None else [verdict.quantisation.summary]
+    lines = [_summary(done, how), *quantised, *_likeness(verdict.fidelity), *notes]
+    summary = "\n".join(lines)
     return ConversionResult(summary, done, tuple(written), verdict.fidelity)
+
+
+def _check_precision(request: ConversionRequest) -> None:
+    """Raise UsageError where a precision does not go with the rest."""
+    if request.precision in (None, "float32"):
+        return
+    if request.distill is not None:
+        raise UsageError(
+            "--precision comes after distillation: distil in float32, then sepify quantize"
+        )
+    if request.precision in INTEGERS and request.output.suffix != ".pt2":
+        raise UsageError(
+            f"a network in {request.precision} is written as .pt2, not as '{request.output.suffix}'"
+        )
+    if request.precision in INTEGERS and request.given.calibration is None:
+        raise UsageError(f"--precision {request.precision} needs --calibration, to find scales")
 
 
 def _judged_again(

@@ -22,10 +22,11 @@ from sepify.storage import decode, parse_json, read_text, write_json
 Place = tuple[str | int, ...]  # keys and indices from the top: ("convolutions", 3, "rank")
 
 FORMAT = "sepify-plan"
-VERSION = 5
+VERSION = 6
 # 1 had no outlook, and of costs only MACs and parameters; 2 had no style and no multipliers,
-# 3 did not say what was held out; 4 had an action, and an order and a rank for every convolution
-READ_VERSIONS = (1, 2, 3, 4, 5)
+# 3 did not say what was held out; 4 had an action, and an order and a rank for every convolution,
+# 5 no precision
+READ_VERSIONS = (1, 2, 3, 4, 5, 6)
 
 SHAPE = ("style", "width", "resolution")
 TOP = (
@@ -40,6 +41,7 @@ TOP = (
 )
 _WHOLE, _TIMES = tuple[int | None, int | None], tuple[float | None, float | None]
 NOTES: dict[str, tuple[Any, Any]] = {  # key -> its type, and what it is where it is left out
+    "precision": (str, "float32"),
     "reason": (str, ""),
     "kernel": (tuple[int, ...], ()),
     "macs": (_WHOLE, (None, None)),
@@ -92,6 +94,7 @@ def _entry(decision: Decision) -> dict[str, Any]:
     return {
         "name": decision.name,
         **form_to_dict(decision.form),
+        "precision": decision.precision,
         "reason": decision.reason,
         "kernel": list(decision.kernel),
         "macs": [before.macs, after.macs],
@@ -110,7 +113,7 @@ def plan_from_dict(document: Any, lines: Mapping[Place, int] | None = None) -> P
     part of it stands in a file. Raises PlanError, with the line, for whatever cannot be done
     exactly as it is written: an unknown key, too.
 
-    `reason`, the costs, the errors and `damage` are notes: they may be left out.
+    `precision`, `reason`, the costs, the errors and `damage` are notes: they may be left out.
     """
     return _Reader(lines or {}).plan(document)
 

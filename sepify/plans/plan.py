@@ -10,6 +10,7 @@ from sepify.errors import PlanError, UsageError
 from sepify.plans.costs import Cost, require_numbers
 from sepify.plans.form import Form
 from sepify.plans.forms import Keep, Separate
+from sepify.plans.precision import PRECISIONS, Precision
 from sepify.plans.styles import CEILINGS, Style, shape_words
 
 Method = Literal["svd", "least-squares"]
@@ -27,7 +28,8 @@ class Decision:
     outputs on calibration images held out of the fit, and `block_error`, where blocks were
     refined, that of the output of the block around it, refined. All None for a layer that is kept.
     `damage` is what planning expects the decision to add to the loss of the network's outputs.
-    `line` is where the decision stands in the file that it was read from.
+    `precision` is that of the layers that it becomes. `line` is where the decision stands in the
+    file that it was read from.
 
     Raises PlanError where the form is none, and where an error or the damage is not a finite
     number.
@@ -43,6 +45,7 @@ class Decision:
     heldout_error: float | None = None
     block_error: float | None = None
     damage: float | None = None
+    precision: Precision = "float32"
     line: int | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -55,6 +58,11 @@ class Decision:
             raise PlanError(
                 f"plan entry '{self.name}': {self.form!r} is no form; give Keep() or "
                 "Separate(order, rank)"
+            )
+        if self.precision not in PRECISIONS:
+            raise PlanError(
+                f"plan entry '{self.name}': precision {self.precision!r} is none of "
+                f"{', '.join(PRECISIONS)}"
             )
         notes = ("error", "heldout_error", "block_error", "damage")
         require_numbers(f"plan entry '{self.name}'", {name: vars(self)[name] for name in notes})

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from sepify.judging.fidelity import Fidelity
 from sepify.plans.plan import Plan
-
-Precision = Literal["float32", "int8", "W4A8"]
+from sepify.plans.precision import Precision
 
 
 @dataclass(frozen=True)

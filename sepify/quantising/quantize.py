@@ -19,9 +19,10 @@ from sepify.judging.fidelity import Fidelity, fidelity
 from sepify.judging.heldout import Split, hold_out
 from sepify.passes.pipelines import inference_copy, quantisation
 from sepify.passes.runner import run_passes
+from sepify.plans.precision import Precision
 from sepify.process.progress import Progress, guarded
 from sepify.process.state import keeps_process_state
-from sepify.quantising.quantisation import LayerPrecision, Precision, Quantisation
+from sepify.quantising.quantisation import LayerPrecision, Quantisation
 from sepify.quantising.recipe import Recipe
 from sepify.quantising.sites import Selection, Sites, find_sites, float_shapes
 from sepify.quantising.walk import Solved, quantise_in_step, values_of
@@ -79,16 +80,22 @@ def quantize(
 
 
 def quantise_network(
-    network: Network, recipe: Recipe, keep: Selection = (), progress: Progress | None = None
+    network: Network,
+    recipe: Recipe,
+    keep: Selection = (),
+    progress: Progress | None = None,
+    split: Split | None = None,
+    eight: Sequence[str] = (),
 ) -> fx.GraphModule:
-    """The same for a network that was captured, with its images."""
+    """The same for a network that was captured, with its images; `split` where these were divided
+    already. The layers at and below the paths in `eight` take no weights of fewer than 8 bits."""
     _require_sound(network)
     assert network.batches is not None
     assert network.inputs is not None
-    split = hold_out(network.batches)
+    split = split or hold_out(network.batches)
     graph_module = inference_copy(network.graph_module, untouched=())
     values = values_of(graph_module, tuple(t[:2] for t in split.fit[0]))
-    sites = find_sites(graph_module, float_shapes(values), recipe.weights, keep)
+    sites = find_sites(graph_module, float_shapes(values), recipe.weights, keep, eight)
     solved = quantise_in_step(graph_module, sites, split.fit, recipe, MEMORY, progress)
     integers = {name: fitted.weights for name, fitted in solved.layers.items()}
     passes = quantisation(solved.grids, integers)

@@ -80,6 +80,7 @@ def find_sites(
     shapes: Mapping[fx.Node, torch.Size],
     bits: WeightBits,
     keep: Selection = (),
+    eight: Sequence[str] = (),
 ) -> Sites:
     """The sites of a graph in inference mode without BatchNorm behind convolutions.
 
@@ -88,6 +89,7 @@ def find_sites(
         shapes: of the float32 tensors among its values, by node.
         bits: of the weights.
         keep: layers to leave in float.
+        eight: paths at and below which weights have 8 bits.
 
     Raises:
         PlanError: a pattern in `keep` matches no layer.
@@ -107,7 +109,7 @@ def find_sites(
             str(node.target),
             node,
             module,
-            8 if outer or grouped else bits,
+            8 if outer or grouped or _at(str(node.target), eight) else bits,
             node in values and all(user in chosen for user in readers),
         )
     floating = {name: why for name, why in reasons.items() if why is not None}
@@ -153,12 +155,16 @@ def _kept(
             }
     kept: dict[str, str] = {}
     for pattern in keep:
-        found = [name for name in reasons if fnmatchcase(name, pattern)]
+        found = [n for n in reasons if fnmatchcase(n, pattern) or _at(n, (pattern,))]
         if not found:
             names = ", ".join(list(reasons)[:5]) or "none"
             raise PlanError(f"keep pattern '{pattern}' matches no layer (there are: {names})")
         kept |= {name: f"asked to keep '{pattern}'" for name in found if reasons[name] is None}
     return kept
+
+
+def _at(name: str, paths: Sequence[str]) -> bool:
+    return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
 def _why_not(

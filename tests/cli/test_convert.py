@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +117,16 @@ def test_json_is_all_there_is_on_stdout(shell):
         "small.report.html",
     ]
     assert "wrote small.pt" in done.err
+
+
+def test_precision_is_carried_out_and_stands_in_the_plan(shell):
+    np.save("x.npy", images(96).numpy())
+    options = ("--calibration", "x.npy", "--no-report", "--precision", "int8")
+    done = shell("convert", "model.pt", "-o", "q.pt2", *options)
+    assert done.code == 0, done.err
+    assert "5 of 5 layers quantised" in done.out
+    plan = json.loads(Path("q.plan.json").read_text())
+    assert [entry["precision"] for entry in plan["convolutions"]] == ["int8", "int8"]
+    refused = shell("convert", "model.pt", "-o", "q.pt", *options)
+    assert refused.code == 2
+    assert "written as .pt2, not as '.pt'" in refused.err
