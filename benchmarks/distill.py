@@ -43,7 +43,7 @@ import sepify
 from sepify.distilling import Distillation, Losses, Training, shift_and_mirror
 from sepify.errors import FileError
 from sepify.judging.statistics import top1, wilson
-from sepify.passes.separate import separable_names
+from sepify.passes.separate import chains
 from sepify.storage import read_json, write_json
 
 RESULTS_FILE = OUT / "distill.json"
@@ -262,7 +262,7 @@ def _random(subject: Subject, rank: int) -> fx.GraphModule:
     student = sepify.convert(
         subject.network, rank=rank, keep=(subject.stem,), solver=sepify.Solver(method="svd")
     )
-    for name in separable_names(student):
+    for name in chains(student):
         for module in student.get_submodule(name).modules():
             if isinstance(module, nn.Conv2d):
                 module.reset_parameters()

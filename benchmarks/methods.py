@@ -19,6 +19,7 @@ from sepify.graph.maps import measure_maps
 from sepify.graph.modules import set_module
 from sepify.passes.reestimate_batchnorm import ReestimateBatchNorm
 from sepify.passes.runner import run_passes
+from sepify.plans.equal_cost import Family
 from sepify.plans.forms import Order
 
 Made = Callable[[Subject, int], nn.Module]
@@ -33,11 +34,11 @@ class Method:
     ours: bool = False
 
 
-def _by_svd(order: Order, batchnorm: bool, subject: Subject, rank: int) -> nn.Module:
+def _by_svd(form: Order, batchnorm: bool, subject: Subject, rank: int) -> nn.Module:
     return sepify.convert(
         subject.network,
         rank=rank,
-        architecture=sepify.Architecture(order=order),
+        architecture=sepify.Architecture(form=form),
         keep=(subject.stem,),
         example_inputs=_example(subject),
         calibration=subject.images.calibration if batchnorm else None,
@@ -46,14 +47,15 @@ def _by_svd(order: Order, batchnorm: bool, subject: Subject, rank: int) -> nn.Mo
 
 
 def _by_least_squares(
-    order: Order, refine: bool, subject: Subject, rank: int, mirrored: bool = False
+    form: Family | None, refine: bool, subject: Subject, rank: int, mirrored: bool = False
 ) -> nn.Module:
-    """`mirrored`: calibrated on the same images and their mirror images."""
+    """`form` None: whichever suits each layer. `mirrored`: calibrated on the same images and their
+    mirror images."""
     images = subject.images.calibration
     return sepify.convert(
         subject.network,
         rank=rank,
-        architecture=sepify.Architecture(order=order),
+        architecture=sepify.Architecture(form=form),
         keep=(subject.stem,),
         example_inputs=_example(subject),
         calibration=torch.cat([images, images.flip(3)]) if mirrored else images,
@@ -67,7 +69,7 @@ def _by_rival(rival: Rival, subject: Subject, rank: int) -> nn.Module:
     plan = sepify.plan(subject.network, example, rank=rank, keep=(subject.stem,))
     rewritten = fx.GraphModule(copy.deepcopy(subject.network), fx.Tracer().trace(subject.network))
     maps = measure_maps(rewritten, (example,))
-    for decision in plan.separated:
+    for decision in plan.rewritten:
         conv = rewritten.get_submodule(decision.name)
         assert isinstance(conv, nn.Conv2d)
         assert decision.after.macs is not None
@@ -105,7 +107,14 @@ METHODS: tuple[Method, ...] = (
     Method("ours pw-dw, solved", partial(_by_least_squares, "pw-dw", False), ours=True),
     Method("ours dw-pw, refined", partial(_by_least_squares, "dw-pw", True), ours=True),
     Method("ours pw-dw, refined", partial(_by_least_squares, "pw-dw", True), ours=True),
+    Method("ours bottleneck, solved", partial(_by_least_squares, "bottleneck", False), ours=True),
+    Method("ours spatial, solved", partial(_by_least_squares, "spatial", False), ours=True),
+    Method("ours any form, solved", partial(_by_least_squares, None, False), ours=True),
+    Method("ours any form, refined", partial(_by_least_squares, None, True), ours=True),
     Method(
-        "refined, mirrored", partial(_by_least_squares, "dw-pw", True, mirrored=True), ours=True
+        "dw-pw refined, mirrored",
+        partial(_by_least_squares, "dw-pw", True, mirrored=True),
+        ours=True,
     ),
+    Method("any form, mirrored", partial(_by_least_squares, None, True, mirrored=True), ours=True),
 )

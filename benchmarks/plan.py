@@ -39,7 +39,7 @@ import sepify
 from sepify.capture import capture
 from sepify.capture.network import make_network, require_batches
 from sepify.errors import FileError, PlanError
-from sepify.graph.convolutions import separable, survey
+from sepify.graph.convolutions import rewritable, survey
 from sepify.judging.statistics import top1
 from sepify.planning.budgeted import Known, measure_candidates
 from sepify.planning.candidates import Measurements, load_measurements, save_measurements
@@ -235,7 +235,7 @@ def _makers(
     graph: fx.GraphModule, x: Tensor, images: Tensor, measured: Measurements
 ) -> dict[str, Callable[[float], Plan]]:
     table = cost_table(measured, "macs")
-    convs = {c.name: conv for c, conv in separable(survey(graph))}
+    convs = {c.name: conv for c, conv in rewritable(survey(graph))}
 
     def limited(find: Callable[[float], Picks | None], share: float) -> Plan:
         picks = find(share * table.original)
@@ -322,7 +322,7 @@ def _rank_correlation(
 ) -> float:
     """Spearman's rho over random plans: each layer's rank is around one drawn for the plan."""
     network = make_network(graph, None, images)
-    names = [c.name for c, _ in separable(network.convolutions)]
+    names = [c.name for c, _ in rewritable(network.convolutions)]
     trials = set_up_trials(network, names, require_batches(network))
     draw = random.Random(SEED)
     damages = damage_table(measured.layers)

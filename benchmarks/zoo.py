@@ -237,7 +237,7 @@ def _facts_of_conversion(specimen: Specimen) -> Row:
         "eligible": sum(
             1 for d in plan if d.form.rewrites or d.reason.startswith("cost would rise")
         ),
-        "rewritten": len(plan.separated),
+        "rewritten": len(plan.rewritten),
         "macs": before,
         "macs_after": after,
         "convert_seconds": round(specimen.seconds["convert"], 3),

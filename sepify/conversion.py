@@ -53,7 +53,7 @@ class Conversion:
 
 
 @renamed(
-    order="architecture=Architecture(order=...)",
+    order="architecture=Architecture(form=...)",
     style="architecture=Architecture(style=...)",
     width="architecture=Architecture(width=...)",
     resolution="architecture=Architecture(resolution=...)",
@@ -80,7 +80,7 @@ def convert(
     solver: Solver | None = None,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
-    """Rewrite the standard convolutions of `model` into depthwise + pointwise ones.
+    """Rewrite the convolutions of `model` into cheaper ones: depthwise + pointwise and the like.
 
     Args:
         model: an nn.Module, fx.GraphModule, loaded TorchScript module or ExportedProgram; it is
@@ -89,15 +89,16 @@ def convert(
             multiply-adds come from it.
         calibration: unlabelled inputs, a few hundred: a tensor `(n, C, H, W)` or a loader; can be
             left out only with `Solver(method="svd")`, or where every layer stays at full rank.
-        rank: separable terms a channel, 1 if not given; None for full rank, the same function
-            exactly.
+        rank: each layer at the multiply-adds of this many separable terms a channel (depthwise +
+            pointwise), in the form that suits it best; 1 if not given; None for full rank, the same
+            function exactly.
         keep: convolutions to leave alone: names or shell patterns such as "layer1.*", or a function
             of a module and its name that answers True for them.
-        budget: instead of a rank: the best mixture of orders and ranks within it; needs
+        budget: instead of a rank: the best mixture of forms within it; needs
             calibration data.
         plan: what to do to each convolution, from `sepify.plan` or a file; whatever else is given
             and says otherwise is refused.
-        architecture: order, style, width and resolution.
+        architecture: form, style, width and resolution.
         precision: "float32" (the default), "float16" or "bfloat16" (weights and activations cast),
             "int8", or "W4A8" (weights of 4 bits, activations of 8), which need calibration data.
         solver: how weights are found, and which images judge the result.
@@ -131,12 +132,14 @@ def convert(
     split = split_images(network.batches, solver.holdout, plan, solver.memory)
     network = network.fitted_to(None if split is None else split.fit)
     reduced = reduce_network(network, settled.width, settled.resolution)
-    note = guarded(progress)
+    note, choices = guarded(progress), None
 
     if plan is None:
-        plan = plan_reduced(reduced, Wish(rank, keep, budget, architecture), note, split=split)
+        wish = Wish(rank, keep, budget, architecture)
+        plan = plan_reduced(reduced, wish, note, split=split)
+        choices = wish.choices(plan, reduced.network)
     else:
-        require_agreeing(plan, network.convolutions, rank, architecture.order, keep)
+        require_agreeing(plan, network.convolutions, rank, architecture.form, keep)
     check_plan(plan, network.convolutions)
     plan = with_precision(plan, precision)
     if reduced.network is not network:
@@ -152,7 +155,7 @@ def convert(
         heldout=None if split is None else split.below,
     )
 
-    factors, plan = solve(reduced.network, plan, solver, note)
+    factors, plan = solve(reduced.network, plan, solver, note, choices)
     passes = conversion(
         solver.pipeline,
         factors,

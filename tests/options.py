@@ -5,7 +5,7 @@ from typing import Any
 import sepify
 
 GROUPS = {
-    "architecture": (sepify.Architecture, ("order", "style", "width", "resolution", "costlier")),
+    "architecture": (sepify.Architecture, ("form", "style", "width", "resolution", "costlier")),
     "solver": (sepify.Solver, ("method", "refine", "memory", "holdout")),
     "judging": (sepify.Judging, ("unlabelled", "metric", "names", "unjudged")),
     "timing": (

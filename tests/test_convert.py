@@ -55,11 +55,11 @@ FORMS = [as_module, as_graph, as_script, as_trace, as_frozen]
 def test_full_rank_is_the_same_function_in_every_form(network, form, order):
     model = form(seeded(network()))
     plan = sepify.plan(
-        model, images(), rank=None, architecture=sepify.Architecture(order=order, costlier=True)
+        model, images(), rank=None, architecture=sepify.Architecture(form=order, costlier=True)
     )
     small = sepify.convert(model, plan=plan, example_inputs=images())
-    assert len(plan.separated) >= 2
-    assert all("depthwise" in str(small.get_submodule(d.name)) for d in plan.separated)
+    assert len(plan.rewritten) >= 2
+    assert all("depthwise" in str(small.get_submodule(d.name)) for d in plan.rewritten)
     x = images(3, size=16)  # another batch and another size
     assert relative_error(small(x), model(x)) < 1e-5
 
@@ -87,7 +87,7 @@ def test_weights_alone_need_neither_data_nor_shapes():
     assert small(images()).shape == (4, 5)
 
 
-@pytest.mark.parametrize("options", [{}, {"rank": 2}, {"order": "pw-dw"}, {"style": "mobilenet"}])
+@pytest.mark.parametrize("options", [{}, {"rank": 2}, {"form": "pw-dw"}, {"style": "mobilenet"}])
 def test_without_images_a_loss_has_to_be_asked_for(options):
     model = seeded(Plain(16))
     before = copy.deepcopy(model.state_dict())
@@ -137,7 +137,7 @@ def test_each_solver_is_closer_than_the_one_before():
 def test_a_plan_makes_the_same_conversion_again(method, tmp_path):
     model = seeded(Plain())
     options = dict(calibration=images(32), refine=QUICK if method == "least-squares" else True)
-    first = sepify.convert(model, rank=2, **grouped(options, order="pw-dw", method=method))
+    first = sepify.convert(model, rank=2, **grouped(options, form="pw-dw", method=method))
     sepify.save_plan(first.meta["sepify"].plan, tmp_path / "plan.json")
     plan = sepify.load_plan(tmp_path / "plan.json")
     again = sepify.convert(model, plan=plan, **grouped(options))
@@ -246,3 +246,44 @@ def test_other_shapes_and_values_that_are_not_finite_are_no_conversion(after, me
     verify_conversion(before, nn.Identity(), (images(),))
     with pytest.raises(ConversionError, match=message):
         verify_conversion(before, after, (images(),))
+
+
+def test_each_layer_takes_the_form_that_loses_least_at_the_cost_of_the_rank():
+    model, data = seeded(Residual(12)), images(128)
+    options = dict(keep=["stem"], calibration=data, rank=1)
+    solver = sepify.Solver(refine=False)
+    best = sepify.convert(model, **options, solver=solver)
+    only = sepify.convert(
+        model, **options, solver=solver, architecture=sepify.Architecture(form="dw-pw")
+    )
+    chosen, same = (small.meta["sepify"].plan for small in (best, only))
+    assert {d.form.family for d in same.rewritten} == {"dw-pw"}
+    assert "bottleneck" in {d.form.family for d in chosen.rewritten}
+    first = chosen.rewritten[0]
+    assert first.heldout_error <= same[first.name].heldout_error
+    assert "loses" in first.reason
+    for decision in chosen.rewritten:
+        assert decision.after.macs <= 1.05 * same[decision.name].after.macs
+        assert (
+            tuple(dict(best.get_submodule(decision.name).named_children())) == decision.form.parts
+        )
+    again = sepify.convert(model, plan=chosen, calibration=data, solver=solver)
+    for key, value in best.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("form", ["bottleneck", "spatial"])
+def test_one_form_everywhere(form):
+    model = seeded(Plain(16))
+    small = sepify.convert(
+        model,
+        rank=2,
+        calibration=images(64),
+        architecture=sepify.Architecture(form=form),
+        solver=sepify.Solver(refine=QUICK),
+    )
+    plan = small.meta["sepify"].plan
+    assert {d.form.kind for d in plan.rewritten} == {form}
+    assert all(d.block_error is not None for d in plan.rewritten)
+    with pytest.raises(UsageError, match=r"order=... is now form="):
+        sepify.Architecture(order="pw-dw")

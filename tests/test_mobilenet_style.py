@@ -54,7 +54,7 @@ def test_the_block_of_the_paper(style, rank):
 def test_the_start_is_about_as_near_as_without_the_relu():
     model, unseen = seeded(Residual(12)), images(64, seed=5)
     options = dict(keep=["stem"], refine=False)
-    linear = converted(model, style="linear", **options)
+    linear = converted(model, style="linear", form="dw-pw", **options)
     relu = converted(model, **options)
     blind = converted(model, calibration=None, method="svd", refine=True, keep=["stem"])
     wanted = model(unseen)
@@ -176,10 +176,10 @@ def test_contradictions():
     with pytest.raises(UsageError, match="depthwise first"):
         sepify.convert(
             model,
-            architecture=sepify.Architecture(style="mobilenet", order="pw-dw"),
+            architecture=sepify.Architecture(style="mobilenet", form="pw-dw"),
             solver=sepify.Solver(method="svd"),
         )
-    linear = sepify.plan(model, architecture=sepify.Architecture(order="pw-dw"))
+    linear = sepify.plan(model, architecture=sepify.Architecture(form="pw-dw"))
     with pytest.raises(UsageError, match="contradicts the plan, which says 'linear'"):
         sepify.convert(
             model,
@@ -196,7 +196,7 @@ def test_contradictions():
 def test_a_budget_chooses_among_what_the_style_allows():
     small = converted(seeded(Plain(16)), budget=sepify.Budget(params=0.5))
     plan = small.meta["sepify"].plan
-    assert {decision.form.order for decision in plan.separated} == {"dw-pw"}
+    assert {decision.form.order for decision in plan.rewritten} == {"dw-pw"}
     assert sum(d.after.params for d in plan) <= 0.5 * sum(d.before.params for d in plan)
 
 

@@ -15,14 +15,16 @@ from sepify.calibration.moments import SplitMomentSums, require_finite
 from sepify.calibration.refine import Refinement, refine_block
 from sepify.calibration.replay import Edges, Feed, solve_in_step
 from sepify.factorize.factors import Factors
-from sepify.factorize.least_squares import solve_least_squares
-from sepify.factorize.solvers import factorize
+from sepify.factorize.solvers import solve_form
 from sepify.factorize.statistics import Moments, covariance_bytes
 from sepify.graph.batches import Batch, image_count
 from sepify.plans.form import Form
 from sepify.process.progress import Progress
 
 ITERATIONS = 5  # of the solver: enough to compare candidates, which the chosen one's solve redoes
+# Of a family that loses so many times as much as another at equal cost, no size is looked at: on a
+# ResNet-20 the order of families in a layer is the same at every rank.
+OUTCLASSED = 1.15
 STATISTICS_BYTES = 2**29  # of the covariances that are summed up at a time
 
 
@@ -32,13 +34,17 @@ def solve_alone(
     forms: Mapping[str, Sequence[Form]],
     batches: Sequence[Batch],
     progress: Progress,
-) -> dict[str, list[Factors]]:
+    scouts: Mapping[str, Sequence[Form]] | None = None,
+) -> dict[str, dict[Form, Factors]]:
     """Factors for every form of every convolution, each as if it alone were rewritten: its inputs
     and its wanted outputs are those of `network` (in inference mode, without in-place operations).
 
+    `scouts` are forms of equal cost, one of each family: a family whose scout loses far more than
+    the best one's is left out, but for dw-pw.
+
     One forward pass, or as many as it takes to keep the statistics under half a gigabyte.
     """
-    solved: dict[str, list[Factors]] = {}
+    solved: dict[str, dict[Form, Factors]] = {}
     for names in _grouped(network, list(forms)):
         convs = {name: _conv(network, name) for name in names}
         sums = {name: SplitMomentSums(conv, image_count(batches)) for name, conv in convs.items()}
@@ -50,7 +56,10 @@ def solve_alone(
         for name, conv in convs.items():
             progress(f"candidates of {name}", len(solved), len(forms))
             require_finite(name, sums[name])
-            solved[name] = _solve(conv, forms[name], *sums.pop(name).moments())
+            moments = sums.pop(name).moments()
+            out = _outclassed(conv, (scouts or {}).get(name, ()), *moments)
+            wanted = [form for form in forms[name] if form.family not in out]
+            solved[name] = dict(zip(wanted, _solve(conv, wanted, *moments), strict=True))
     return solved
 
 
@@ -100,12 +109,19 @@ def refine_solved(
 
 
 def _solve(conv: nn.Conv2d, forms: Sequence[Form], fit: Moments, heldout: Moments) -> list[Factors]:
-    return [
-        solve_least_squares(
-            factorize(form, conv.weight, conv.bias), fit, heldout, ITERATIONS
-        ).factors
-        for form in forms
-    ]
+    return [solve_form(form, conv.weight, fit, heldout, ITERATIONS).factors for form in forms]
+
+
+def _outclassed(
+    conv: nn.Conv2d, scouts: Sequence[Form], fit: Moments, heldout: Moments
+) -> set[str]:
+    """The families that lose too much more than the best at equal cost."""
+    lost = {
+        form.family: solve_form(form, conv.weight, fit, heldout, ITERATIONS).heldout_error
+        for form in scouts
+    }
+    best = min(lost.values(), default=0.0)
+    return {family for family in lost if lost[family] > OUTCLASSED * best} - {"dw-pw"}
 
 
 def _conv(network: fx.GraphModule, name: str) -> nn.Conv2d:

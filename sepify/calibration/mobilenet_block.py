@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sepify.calibration.moments import SplitMaps, SplitMomentSums, gather
 from sepify.calibration.replay import Feed
-from sepify.factorize.factors import Between, Factors, run_depthwise
-from sepify.factorize.least_squares import Solution
+from sepify.factorize.factors import Between, SeparableFactors
+from sepify.factorize.solution import Solution
 
 ForEachBatch = Callable[[Feed], None]
 
@@ -23,19 +23,19 @@ SHIFT = 2.0  # standard deviations that the mean of each map is put above zero
 
 
 def activate(
-    factors: Factors,
+    factors: SeparableFactors,
     conv: nn.Conv2d,
     ceiling: float,
     for_each_batch: ForEachBatch,
     shift: float = SHIFT,
-) -> Factors:
+) -> SeparableFactors:
     """`factors` (dw-pw) of `conv` with BatchNorm and a ReLU between them, which hold the maps' mean
     and variance; the same function where the ReLU cuts nothing.
 
     Each filter takes the sign that turns the longer tail of its map's distribution upwards.
     """
     seen = _MapMoments()
-    for_each_batch(lambda inputs, _: seen.add(run_depthwise(factors, conv, inputs)))
+    for_each_batch(lambda inputs, _: seen.add(factors.parts[0].run(conv, inputs)))
     signs = seen.signs().to(factors.depthwise)
     turned = replace(
         factors,
@@ -46,25 +46,35 @@ def activate(
     return _undone(turned, mean, seen.variance.float(), ceiling, shift)
 
 
-def activate_blindly(factors: Factors, ceiling: float, shift: float = SHIFT) -> Factors:
+def activate_blindly(
+    factors: SeparableFactors, ceiling: float, shift: float = SHIFT
+) -> SeparableFactors:
     """Do the same without data, as if inputs were independent, of mean 0 and variance 1."""
     variance = factors.depthwise.flatten(1).float().square().sum(1)
     return _undone(factors, torch.zeros_like(variance), variance, ceiling, shift)
 
 
 def fit_pointwise(
-    factors: Factors, conv: nn.Conv2d, for_each_batch: ForEachBatch, images: int, memory: int
+    factors: SeparableFactors,
+    conv: nn.Conv2d,
+    for_each_batch: ForEachBatch,
+    images: int,
+    memory: int,
 ) -> Solution:
     """`factors` with the pointwise weights and the bias that suit what comes through the ReLU, and
     the errors on the fitted and the held-out images. `memory` bounds the statistics, in bytes."""
     seen, start = _pointwise_on_maps(factors, conv, for_each_batch, images, memory)
-    solution = seen.solve(start)
+    solution = seen.improve(start)
     found = solution.factors
     return replace(solution, factors=replace(factors, pointwise=found.kernel(), bias=found.bias))
 
 
 def judge_pointwise(
-    factors: Factors, conv: nn.Conv2d, for_each_batch: ForEachBatch, images: int, memory: int
+    factors: SeparableFactors,
+    conv: nn.Conv2d,
+    for_each_batch: ForEachBatch,
+    images: int,
+    memory: int,
 ) -> Solution:
     """`factors` as they are but for the best bias, and their errors."""
     seen, start = _pointwise_on_maps(factors, conv, for_each_batch, images, memory)
@@ -73,8 +83,12 @@ def judge_pointwise(
 
 
 def _pointwise_on_maps(
-    factors: Factors, conv: nn.Conv2d, for_each_batch: ForEachBatch, images: int, memory: int
-) -> tuple[SplitMomentSums | SplitMaps, Factors]:
+    factors: SeparableFactors,
+    conv: nn.Conv2d,
+    for_each_batch: ForEachBatch,
+    images: int,
+    memory: int,
+) -> tuple[SplitMomentSums | SplitMaps, SeparableFactors]:
     """What the pointwise part by itself takes in and is to give: a 1x1 convolution to be solved,
     and where to start."""
     between = factors.between
@@ -82,15 +96,15 @@ def _pointwise_on_maps(
     channels = factors.pointwise.shape[1]
     seen = gather(nn.Conv2d(channels, conv.out_channels, 1, device="meta"), images, memory)
     for_each_batch(
-        lambda inputs, outputs: seen.add(between(run_depthwise(factors, conv, inputs)), outputs)
+        lambda inputs, outputs: seen.add(between(factors.parts[0].run(conv, inputs)), outputs)
     )
     ones = torch.ones(channels, 1, 1, 1).to(factors.pointwise)
-    return seen, Factors("dw-pw", 1, ones, factors.pointwise, None)
+    return seen, SeparableFactors("dw-pw", 1, ones, factors.pointwise, None)
 
 
 def _undone(
-    factors: Factors, mean: Tensor, variance: Tensor, ceiling: float, shift: float
-) -> Factors:
+    factors: SeparableFactors, mean: Tensor, variance: Tensor, ceiling: float, shift: float
+) -> SeparableFactors:
     """`factors` with BatchNorm of these statistics, and its scale and shift taken back by the
     pointwise weights and the bias."""
     ones = torch.ones_like(variance)

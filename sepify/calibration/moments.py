@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sepify.errors import ConversionError
 from sepify.factorize.conjugate_gradients import Maps, judge_on_maps, solve_on_maps
-from sepify.factorize.factors import Factors
-from sepify.factorize.least_squares import Solution, apply_factors, solve_least_squares
+from sepify.factorize.factors import Factors, SeparableFactors
+from sepify.factorize.least_squares import solve_least_squares
+from sepify.factorize.solution import Solution, apply_factors
+from sepify.factorize.solvers import factorize, solve_form
 from sepify.factorize.statistics import Moments, MomentSums, covariance_bytes
+from sepify.plans.form import Form
 
 HELDOUT = 8  # one image in eight is held out, for the damping and for the errors in the plan
 # Output positions that are counted at least: so many for each element of a patch, and never fewer
@@ -78,7 +82,12 @@ class SplitMomentSums:
         """Whether the network's values there, and their products, are finite."""
         return all(moments.finite for moments in self.moments())
 
-    def solve(self, start: Factors) -> Solution:
+    def solve(self, forms: Sequence[Form], conv: nn.Conv2d) -> dict[Form, Solution]:
+        """The factors of each of `forms` for `conv`."""
+        moments = self.moments()
+        return {form: solve_form(form, conv.weight, *moments) for form in forms}
+
+    def improve(self, start: SeparableFactors) -> Solution:
         """`start` improved."""
         return solve_least_squares(start, *self.moments())
 
@@ -133,7 +142,11 @@ class SplitMaps:
         """Whether the network's values there are finite."""
         return all(maps.finite for maps in self.taken)
 
-    def solve(self, start: Factors) -> Solution:
+    def solve(self, forms: Sequence[Form], conv: nn.Conv2d) -> dict[Form, Solution]:
+        """The factors of each of `forms` for `conv`."""
+        return {form: self.improve(factorize(form, conv.weight, None)) for form in forms}
+
+    def improve(self, start: Factors) -> Solution:
         """`start` improved."""
         return solve_on_maps(start, self.conv, *self._split())
 
@@ -163,7 +176,7 @@ def require_solved(name: str, solution: Solution) -> None:
     type of its weights."""
     errors = (solution.fitted_error, solution.heldout_error)
     if not (solution.factors.finite and all(map(math.isfinite, errors))):
-        kind = str(solution.factors.depthwise.dtype).removeprefix("torch.")
+        kind = str(solution.factors.dtype).removeprefix("torch.")
         raise ConversionError(
             f"'{name}' cannot be solved for in {kind}: its values are too large or too far apart; "
             "leave it alone (keep), or use a wider type"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
@@ -15,17 +15,28 @@ from sepify.calibration.mobilenet_block import (
     fit_pointwise,
     judge_pointwise,
 )
-from sepify.calibration.moments import HELDOUT, MEMORY, gather, require_finite, require_solved
+from sepify.calibration.moments import (
+    HELDOUT,
+    MEMORY,
+    SplitMaps,
+    SplitMomentSums,
+    gather,
+    require_finite,
+    require_solved,
+)
 from sepify.calibration.refine import Refinement, refine_block
 from sepify.calibration.replay import Edges, Feed, solve_in_step
 from sepify.calibration.solver import Solver
 from sepify.capture.network import Network, require_batches
 from sepify.errors import CalibrationWarning, InputError
-from sepify.factorize.factors import Factors
-from sepify.factorize.least_squares import Solution
+from sepify.factorize.factors import Factors, SeparableFactors
+from sepify.factorize.solution import Solution
 from sepify.factorize.solvers import factorize
 from sepify.graph.batches import image_count
+from sepify.graph.convolutions import Convolution
+from sepify.graph.maps import Maps
 from sepify.graph.modules import leaf_around
+from sepify.plans.form import Form
 from sepify.plans.plan import Decision, Plan
 from sepify.process.progress import Progress
 
@@ -33,17 +44,24 @@ FEW = 2  # positions for each element of a patch, below which the user is warned
 
 
 def solve(
-    network: Network, plan: Plan, solver: Solver, progress: Progress | None = None
+    network: Network,
+    plan: Plan,
+    solver: Solver,
+    progress: Progress | None = None,
+    choices: Mapping[str, Sequence[Form]] | None = None,
 ) -> tuple[dict[str, Factors], Plan]:
-    """Factors for every separated convolution of `plan`, and the plan with what the solver found
+    """Factors for every rewritten convolution of `plan`, and the plan with what the solver found
     out: on the network's images, or from its weights alone where there are none or `plan` says so.
+
+    On images, a convolution in `choices` takes the one of these forms that loses least on those
+    held out of the fit.
 
     A network with a state of its own is not refined. Raises what `solve_on_data` raises.
     """
     if plan.method != "least-squares" or network.batches is None:
         return solve_by_svd(network.graph_module, plan), plan
     refinement = None if network.captured.keeps else solver.refinement
-    return solve_on_data(network, plan, progress, refinement, solver.memory)
+    return solve_on_data(network, plan, progress, refinement, solver.memory, choices)
 
 
 def solve_on_data(
@@ -52,9 +70,11 @@ def solve_on_data(
     progress: Progress | None = None,
     refinement: Refinement | None = None,
     memory: int = MEMORY,
+    choices: Mapping[str, Sequence[Form]] | None = None,
 ) -> tuple[dict[str, Factors], Plan]:
     """Least-squares factors for every rewritten convolution of `plan`, and the plan with each
-    layer's relative squared output error, on the fitted and on the held-out images.
+    layer's relative squared output error, on the fitted and on the held-out images; `choices` as
+    for `solve`.
 
     `memory` bounds, in bytes, what is kept between layers (beyond it,
     values go to a temporary file) and the statistics of one layer (beyond it, the layer is solved
@@ -71,7 +91,17 @@ def solve_on_data(
     leaves = {decision.name: leaf_around(original, decision.name) for decision in plan.rewritten}
     reached = [name for name, leaf in leaves.items() if leaf is None]
     network = prepared.to_solve(reached)
-    work = _Work(network, plan, images, memory, refinement or Refinement(), progress)
+    work = _Work(
+        network,
+        plan,
+        images,
+        memory,
+        refinement or Refinement(),
+        progress,
+        choices or {},
+        {convolution.name: convolution for convolution in prepared.convolutions},
+        prepared.maps,
+    )
     refiner = None if refinement is None else work.refine
     factors = solve_in_step(network, reached, batches, work.solve, refiner, memory)
     for name, leaf in leaves.items():
@@ -104,12 +134,16 @@ class _Work:
     memory: int
     refinement: Refinement
     progress: Progress | None
+    choices: Mapping[str, Sequence[Form]]
+    convolutions: Mapping[str, Convolution]
+    maps: Mapping[str, Maps]
     solutions: dict[str, Solution] = field(default_factory=dict)
     block_errors: dict[str, float] = field(default_factory=dict)
     remarks: dict[str, str] = field(default_factory=dict)  # for the plan's reasons
     unrefined: dict[str, str] = field(default_factory=dict)  # and why
     starved: list[str] = field(default_factory=list)  # layers with few positions, in words
-    tied: dict[int, Factors] = field(default_factory=dict)  # by weight: sharers go on sharing
+    firsts: dict[int, str] = field(default_factory=dict)  # by weight: sharers go on sharing
+    forms: dict[str, Form] = field(default_factory=dict)  # chosen
 
     def solve(self, name: str, conv: nn.Conv2d, for_each_batch: Callable[[Feed], None]) -> Factors:
         """The factors of one convolution."""
@@ -117,19 +151,22 @@ class _Work:
         seen = gather(conv, self.images, self.memory)
         for_each_batch(seen.add)
         require_finite(name, seen)
-        tied = self.tied.get(id(conv.weight))
+        first = self.firsts.setdefault(id(conv.weight), name)
+        tied = None if first == name else self.solutions[first].factors
         ceiling, on = self.plan.ceiling, (conv, for_each_batch, self.images, self.memory)
-        if tied is not None:
-            judged = tied.between is None
-            solution = seen.judge(tied) if judged else judge_pointwise(tied, *on)
+        if isinstance(tied, SeparableFactors) and tied.between is not None:
+            solution = judge_pointwise(tied, *on)
+        elif tied is not None:
+            solution = seen.judge(tied)
         else:
-            solution = seen.solve(factorize(self.plan[name].form, conv.weight, conv.bias))
+            solution = self._best(name, conv, seen)
             if ceiling is not None:
+                assert isinstance(solution.factors, SeparableFactors)
                 solution = fit_pointwise(
                     activate(solution.factors, conv, ceiling, for_each_batch), *on
                 )
         require_solved(name, solution)
-        self.tied[id(conv.weight)] = solution.factors
+        self.forms[name] = self.forms.get(first, self.plan[name].form)
         self.solutions[name] = solution
         if seen.told:
             self.remark(name, seen.told)
@@ -137,6 +174,17 @@ class _Work:
         if seen.positions < FEW * unknowns:
             self.starved.append(f"{name} ({seen.positions:,} for {unknowns:,})")
         return solution.factors
+
+    def _best(self, name: str, conv: nn.Conv2d, seen: SplitMomentSums | SplitMaps) -> Solution:
+        """The solution of the form that loses least, which is noted."""
+        forms = self.choices.get(name) or (self.plan[name].form,)
+        solved = seen.solve(forms, conv)
+        best = min(solved, key=lambda form: solved[form].heldout_error)
+        self.forms[name] = best
+        others = [f"{f.words} {solved[f].heldout_error:.1%}" for f in forms if f is not best]
+        if others:
+            self.remark(name, f"loses {solved[best].heldout_error:.1%}, {', '.join(others)}")
+        return solved[best]
 
     def refine(self, block: Block, edges: Edges, inside: dict[str, Factors]) -> dict[str, Factors]:
         """The factors of one block, improved together."""
@@ -171,16 +219,22 @@ class _Work:
         if name not in self.solutions:
             return decision
         solution = self.solutions[name]
-        factors = solution.factors
-        assert factors.bias is not None
-        params = factors.depthwise.numel() + factors.pointwise.numel() + factors.bias.numel()
+        decision = self._chosen(decision)
         return replace(
             decision,
-            after=replace(decision.after, params=params),
+            after=replace(decision.after, params=solution.factors.params),
             error=solution.fitted_error,
             heldout_error=solution.heldout_error,
             block_error=self.block_errors.get(name),
         )
+
+    def _chosen(self, decision: Decision) -> Decision:
+        """`decision` with the form that was chosen, and its cost."""
+        form = self.forms[decision.name]
+        if form == decision.form:
+            return decision
+        convolution, at = self.convolutions[decision.name], self.maps.get(decision.name)
+        return replace(decision, form=form, after=form.cost(convolution, at, bias=True))
 
 
 def solve_by_svd(original: fx.GraphModule, plan: Plan) -> dict[str, Factors]:
@@ -195,4 +249,7 @@ def solve_by_svd(original: fx.GraphModule, plan: Plan) -> dict[str, Factors]:
 
 def _from_weights(conv: nn.Conv2d, decision: Decision, ceiling: float | None) -> Factors:
     start = factorize(decision.form, conv.weight, conv.bias)
-    return start if ceiling is None else activate_blindly(start, ceiling)
+    if ceiling is None:
+        return start
+    assert isinstance(start, SeparableFactors)
+    return activate_blindly(start, ceiling)

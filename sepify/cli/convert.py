@@ -62,7 +62,12 @@ def convert(
     rank: Annotated[
         int | None, typer.Option(help="Separable terms a channel, from 1 (default)")
     ] = None,
-    order: Annotated[str | None, typer.Option(help="dw-pw (default) or pw-dw")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help="dw-pw, pw-dw, bottleneck or spatial everywhere (default: what suits each layer)"
+        ),
+    ] = None,
     style: Style = None,
     width: Width = None,
     resolution: Resolution = None,
@@ -135,7 +140,7 @@ def convert(
         output=output,
         inputs=asked,
         rank=rank,
-        order=order,
+        form=form,
         style=style,
         width=width,
         resolution=resolution,

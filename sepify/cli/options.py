@@ -80,7 +80,8 @@ Keep = Annotated[
 Budget = Annotated[
     str | None,
     typer.Option(
-        help="One of macs=35%, params=250k, size_mb=1.5, latency=50%@native, accuracy_drop=0.5"
+        help="One of macs=35%, params=250k, size_mb=1.5, latency=50%@native, accuracy_drop=0.5, "
+        "agreement=98%"
     ),
 ]
 Style = Annotated[

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sepify.graph.modes import evaluating
 from sepify.graph.modules import called_module
-from sepify.passes.separate import separable_names
+from sepify.passes.separate import chains
 
 Pair = tuple[fx.Node, fx.Node]  # the student's node and the teacher's
 
@@ -52,10 +52,10 @@ def comparable_layers(
 
 def _matched_layers(student: fx.GraphModule, teacher: fx.GraphModule) -> dict[str, list[Pair]]:
     found: dict[str, list[Pair]] = {}
-    for name in separable_names(student):
-        roles = [_calls(student, f"{name}.{role}") for role in ("depthwise", "pointwise")]
+    for name, parts in chains(student).items():
+        roles = [_calls(student, f"{name}.{role}") for role in parts]
         originals = _calls(teacher, name)
-        if not len(roles[0]) == len(roles[1]) == len(originals) > 0:
+        if not originals or any(len(calls) != len(originals) for calls in roles):
             continue
         order = {node: place for place, node in enumerate(student.graph.nodes)}
         lasts = [max(call, key=order.__getitem__) for call in zip(*roles, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from sepify.graph.modules import called_module
-from sepify.passes.separate import separable_names
+from sepify.passes.separate import chains
 
 
 def freeze_unchanged(student: fx.GraphModule) -> tuple[nn.Module, ...]:
@@ -32,7 +32,7 @@ def freeze_unchanged(student: fx.GraphModule) -> tuple[nn.Module, ...]:
 
 def _changed(student: fx.GraphModule) -> set[fx.Node]:
     """The nodes in and after rewritten layers."""
-    rewritten = tuple(f"{name}." for name in separable_names(student))
+    rewritten = tuple(f"{name}." for name in chains(student))
     changed: set[fx.Node] = set()
     for node in student.graph.nodes:
         inside = str(node.target).startswith(rewritten)

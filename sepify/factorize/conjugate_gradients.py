@@ -1,6 +1,6 @@
 """Alternating least squares on the maps themselves, for layers whose covariance would not fit.
 
-The output of a separable convolution is linear in either factor while the other is fixed. So each
+The output of a chain of convolutions is linear in each part while the others are fixed. So each
 step is a linear least-squares problem  min |y - A v|^2 + damping |v|^2  over centred outputs, whose
 operator A is the convolution as it runs and whose A' is what automatic differentiation gives; they
 go to conjugate gradients on the normal equations, preconditioned by an estimate of their diagonal.
@@ -10,14 +10,15 @@ No (Mk, Mk) matrix is formed: memory is a few times that of the maps, whatever t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from sepify.factorize.factors import Factors, run_factors
-from sepify.factorize.least_squares import DAMPING, ENOUGH, Solution
+from sepify.factorize.factors import Factors, as_type, part_inputs, run_factors, with_weights
+from sepify.factorize.least_squares import ENOUGH
 from sepify.factorize.linear import Operator, conjugate_gradients
+from sepify.factorize.solution import DAMPING, Solution
 from sepify.factorize.statistics import working_type
 
 TOLERANCE = 1e-2  # a step is redone after the other one
@@ -58,67 +59,63 @@ def solve_on_maps(
     worse than `start` on `heldout`. In the type that products of the maps are summed in."""
     wide = fit.working_type()
     fit, heldout = _as(fit, wide), _as(heldout, wide)
-    initial = _with(start, start.depthwise.to(wide), start.pointwise.to(wide))
-    factors, error = initial, fit.error(initial, conv)
+    factors = initial = as_type(start, wide)
+    error = fit.error(initial, conv)
     for _ in range(iterations):
-        factors = _improve_pointwise(_balanced(factors), conv, fit)
-        factors = _improve_depthwise(factors, conv, fit)
+        factors = _balanced(factors)
+        for role in _steps(factors):
+            factors = _improved(factors, role, conv, fit)
         before, error = error, fit.error(factors, conv)
         if before - error < ENOUGH * before:
             break
     factors = min((factors, initial), key=lambda each: heldout.error(each, conv))
-    dtype = start.depthwise.dtype
-    found = _with(factors, factors.depthwise.to(dtype), factors.pointwise.to(dtype))
-    return judge_on_maps(found, conv, fit, heldout)
+    return judge_on_maps(as_type(factors, start.dtype), conv, fit, heldout)
 
 
 def judge_on_maps(factors: Factors, conv: nn.Conv2d, fit: Maps, heldout: Maps) -> Solution:
     """`factors` with the best bias for them, and their errors."""
-    dtype = factors.depthwise.dtype
     wide = fit.working_type()
     fit, heldout = _as(fit, wide), _as(heldout, wide)
-    exact = _with(factors, factors.depthwise.to(wide), factors.pointwise.to(wide))
-    found = replace(factors, bias=fit.bias(exact, conv).to(dtype))
+    exact = as_type(factors, wide)
+    found = with_weights(factors, {}, bias=fit.bias(exact, conv).to(factors.dtype))
     return Solution(found, fit.error(exact, conv), heldout.error(exact, conv), DAMPING)
 
 
-def _improve_depthwise(factors: Factors, conv: nn.Conv2d, fit: Maps) -> Factors:
-    """The diagonal: a filter's taps are worth the energy of the map that it reads, times, in dw-pw,
-    that of the weights which spread it."""
-    if factors.order == "dw-pw":
-        energy = fit.inputs.square().mean((0, 2, 3)).repeat_interleave(factors.rank)
-        energy = energy * factors.pointwise.square().sum((0, 2, 3))
-    else:
-        energy = _pointwise(factors, fit.inputs).square().mean((0, 2, 3))
-    diagonal = energy.reshape(factors.depthwise.shape[:2])[:, :, None, None]
-    return _with(
-        factors,
-        depthwise=_least_squares(
-            lambda depthwise: _run(_with(factors, depthwise=depthwise), conv, fit.inputs),
-            fit.outputs,
-            factors.depthwise,
-            diagonal,
-        ),
-    )
+def _steps(factors: Factors) -> list[str]:
+    """The parts in the order in which they are improved: those without a window, from the last to
+    the first, then those with one."""
+    parts = factors.parts[::-1]
+    return [part.role for part in sorted(parts, key=lambda part: bool(part.axes))]
 
 
-def _improve_pointwise(factors: Factors, conv: nn.Conv2d, fit: Maps) -> Factors:
-    if factors.order == "dw-pw":
-        eye = torch.eye(len(factors.depthwise)).to(fit.inputs)[:, :, None, None]
-        filtered = run_factors(_with(factors, pointwise=eye), conv, fit.inputs)
-        diagonal = filtered.square().mean((0, 2, 3)).reshape(1, -1, 1, 1)
-    else:
-        energy = fit.inputs.square().mean((0, 2, 3)).reshape(1, -1, 1, 1)
-        diagonal = factors.depthwise.square().sum((2, 3)).reshape(-1, 1, 1, 1) * energy
-    return _with(
-        factors,
-        pointwise=_least_squares(
-            lambda pointwise: _run(_with(factors, pointwise=pointwise), conv, fit.inputs),
-            fit.outputs,
-            factors.pointwise,
-            diagonal,
-        ),
-    )
+def _improved(factors: Factors, role: str, conv: nn.Conv2d, fit: Maps) -> Factors:
+    """`factors` with the best weights for one part while the others stay.
+
+    The diagonal: a weight is worth the energy of the map that it reads, times how much the parts
+    after it amplify what it is added to.
+    """
+    number = list(factors.weights).index(role)
+    part = factors.parts[number]
+    energy = part_inputs(factors, conv, fit.inputs)[number].square().mean((0, 2, 3))
+    outs = part.weight.shape[0]
+    read = energy.reshape(part.groups, 1, -1).expand(-1, outs // part.groups, -1)
+    gains = _gains(factors, number).reshape(-1, 1)
+    diagonal = (read.reshape(outs, -1) * gains)[:, :, None, None]
+
+    def run(weight: Tensor) -> Tensor:
+        return _run(with_weights(factors, {role: weight}), conv, fit.inputs)
+
+    found = _least_squares(run, fit.outputs, part.weight, diagonal)
+    return with_weights(factors, {role: found})
+
+
+def _gains(factors: Factors, number: int) -> Tensor:
+    """How much the energy of each output channel of a part counts at the end of the chain."""
+    gains = torch.ones(factors.parts[-1].weight.shape[0]).to(factors.parts[-1].weight)
+    for part in factors.parts[:number:-1]:
+        weight = part.weight.square().sum((2, 3)) * gains[:, None]  # (O, I / groups)
+        gains = weight.reshape(part.groups, -1, weight.shape[1]).sum(1).flatten()
+    return gains
 
 
 def _least_squares(
@@ -147,11 +144,7 @@ def _least_squares(
 
 
 def _run(factors: Factors, conv: nn.Conv2d, inputs: Tensor) -> Tensor:
-    return run_factors(replace(factors, bias=None), conv, inputs)
-
-
-def _pointwise(factors: Factors, inputs: Tensor) -> Tensor:
-    return nn.functional.conv2d(inputs, factors.pointwise)
+    return run_factors(with_weights(factors, {}, bias=None), conv, inputs)
 
 
 def _centred(maps: Tensor) -> Tensor:
@@ -159,21 +152,23 @@ def _centred(maps: Tensor) -> Tensor:
 
 
 def _balanced(factors: Factors) -> Factors:
-    """Filters scaled to norm 1, and the pointwise weights so that the product stays."""
-    norms = factors.depthwise.flatten(2).norm(dim=2).clamp_min(1e-30)  # (M*r, 1) or (N, r)
-    scales = norms.reshape(1, -1, 1, 1) if factors.order == "dw-pw" else norms.reshape(-1, 1, 1, 1)
-    return _with(factors, factors.depthwise / norms[:, :, None, None], factors.pointwise * scales)
-
-
-def _with(
-    factors: Factors, depthwise: Tensor | None = None, pointwise: Tensor | None = None
-) -> Factors:
-    return replace(
-        factors,
-        depthwise=factors.depthwise if depthwise is None else depthwise,
-        pointwise=factors.pointwise if pointwise is None else pointwise,
-        bias=None,
-    )
+    """Windowed parts scaled to norm 1 a channel that they read, and the part beside them so that
+    the product stays."""
+    weights = dict(factors.weights)
+    for number, part in enumerate(factors.parts):
+        if not part.axes or part.groups == 1:
+            continue
+        if part.weight.shape[1] == 1 and number + 1 < len(factors.parts):
+            norms = part.weight.flatten(1).norm(dim=1).clamp_min(1e-30)  # (O,)
+            after = factors.parts[number + 1].role
+            weights[part.role] = weights[part.role] / norms[:, None, None, None]
+            weights[after] = weights[after] * norms[:, None, None]
+        else:
+            norms = part.weight.flatten(2).norm(dim=2).clamp_min(1e-30)  # (O, I / groups)
+            ahead = factors.parts[number - 1].role
+            weights[part.role] = weights[part.role] / norms[:, :, None, None]
+            weights[ahead] = weights[ahead] * norms.reshape(-1, 1, 1, 1)
+    return with_weights(factors, weights)
 
 
 def _as(maps: Maps, dtype: torch.dtype) -> Maps:

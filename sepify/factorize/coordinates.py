@@ -9,12 +9,12 @@ uncorrelated inputs; the input side of K-FAC, Martens and Grosse 2015).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from sepify.factorize.factors import Factors, pointwise_input
+from sepify.factorize.factors import Factors, Part, part_inputs, with_weights
 from sepify.factorize.statistics import extract_patches, working_type
 
 DAMPING = 1e-3  # of the mean variance: directions that carry next to nothing are left alone
@@ -28,23 +28,19 @@ class Coordinates:
     """One convolution's factors as trainable tensors of root mean square one, and the way back."""
 
     given: Factors
-    parameters: tuple[Tensor, ...]  # for depthwise (G, n, k), pointwise (1, n, m), bias
+    parameters: tuple[Tensor, ...]  # of each part (groups, n, m), then the bias
     roots: tuple[Tensor, ...]  # C^(-1/2), which they are multiplied by; or its diagonal
 
     def factors(self) -> Factors:
         """The factors that the parameters stand for, differentiable in them."""
         given = self.given
         assert given.bias is not None
-        depthwise, pointwise, bias = (
-            _times(value, root).to(given.pointwise.dtype)
+        *weights, bias = (
+            _times(value, root).to(given.dtype)
             for value, root in zip(self.parameters, self.roots, strict=True)
         )
-        return replace(
-            given,
-            depthwise=depthwise.reshape(given.depthwise.shape),
-            pointwise=pointwise.reshape(given.pointwise.shape),
-            bias=bias.reshape(given.bias.shape),
-        )
+        named = dict(zip(given.weights, weights, strict=True))
+        return with_weights(given, named, bias=bias.reshape(given.bias.shape))
 
 
 @torch.no_grad()
@@ -52,20 +48,15 @@ def whiten(factors: Factors, conv: nn.Conv2d, inputs: Tensor) -> Coordinates:
     """Coordinates for `factors` with a bias, which stand in for `conv` on (B, M, H, W) `inputs`."""
     assert factors.bias is not None, "solved factors have a bias"
     wide = torch.promote_types(inputs.dtype, torch.float32)
-    met = pointwise_input(factors, conv, inputs)
-    rows = _thinned(met.transpose(0, 1).flatten(1).T.to(wide))  # (positions, m)
-    if factors.order == "dw-pw":  # `rank` filters for each input channel
-        patches = _patches(inputs, conv, wide)
-        filters = factors.depthwise.reshape(conv.in_channels, factors.rank, -1)
-        groups = conv.in_channels
-    else:  # one for each output channel, over `rank` maps
-        patches = _patches(nn.functional.conv2d(inputs, factors.pointwise), conv, wide)
-        filters = factors.depthwise.reshape(conv.out_channels, 1, -1)
-        groups = conv.out_channels
-    patches = patches.reshape(len(patches), groups, -1).transpose(0, 1)  # (G, positions, k)
-    tensors = (filters, factors.pointwise.flatten(1)[None], factors.bias[None, :, None])
-    one = torch.ones(1, 1, 1, device=inputs.device, dtype=torch.float64)
-    seconds = (_second_moments(patches), _second_moments(rows[None]), one)
+    tensors, seconds = [], []
+    for part, met in zip(factors.parts, part_inputs(factors, conv, inputs), strict=True):
+        patches = _patches(part, conv, met, wide)
+        tensors.append(part.weight.reshape(part.groups, -1, part.weight[0].numel()))
+        seconds.append(
+            _second_moments(patches.reshape(len(patches), part.groups, -1).transpose(0, 1))
+        )
+    tensors.append(factors.bias[None, :, None])
+    seconds.append(torch.ones(1, 1, 1, device=inputs.device, dtype=torch.float64))
     parameters, roots = [], []
     for tensor, second in zip(tensors, seconds, strict=True):
         root, inverse = _roots(second)
@@ -73,23 +64,18 @@ def whiten(factors: Factors, conv: nn.Conv2d, inputs: Tensor) -> Coordinates:
         scale = value.square().mean().sqrt().clamp_min(1e-6)
         parameters.append((value / scale).to(wide).requires_grad_())
         roots.append((inverse * scale).to(wide))
-    depthwise, pointwise, bias = parameters
-    first, second, third = roots
-    return Coordinates(factors, (depthwise, pointwise, bias), (first, second, third))
+    return Coordinates(factors, tuple(parameters), tuple(roots))
 
 
-def _patches(inputs: Tensor, conv: nn.Conv2d, dtype: torch.dtype) -> Tensor:
-    """Patches at a few output positions of each image, the same in all."""
-    each = max(1, ROWS // len(inputs))
-    positions = len(extract_patches(inputs[:1, :1], conv))
+def _patches(part: Part, conv: nn.Conv2d, inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    """The patches that a part meets at a few output positions of each image, the same in all;
+    more of them where the patches are longer."""
+    window = part.stand_in(conv)
+    needed = max(ROWS, 4 * part.weight[0].numel())
+    each = max(1, needed // len(inputs))
+    positions = len(extract_patches(inputs[:1, :1], window))
     at = torch.linspace(0, positions - 1, min(each, positions)).long()
-    return extract_patches(inputs, conv, at).to(dtype)
-
-
-def _thinned(rows: Tensor) -> Tensor:
-    """About every so-manieth row, where there are many more than a second moment needs."""
-    needed = max(ROWS, 4 * rows.shape[1])
-    return rows[:: max(1, len(rows) // needed)]
+    return extract_patches(inputs, window, at).to(dtype)
 
 
 def _second_moments(rows: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from sepify.errors import ConversionError
-from sepify.factorize.factors import Factors
+from sepify.factorize.factors import SeparableFactors
 from sepify.plans.forms import Order, full_rank
 
 
-def factorize_svd(weight: Tensor, bias: Tensor | None, order: Order, rank: int) -> Factors:
+def factorize_svd(weight: Tensor, bias: Tensor | None, order: Order, rank: int) -> SeparableFactors:
     """Separate a kernel (N, M, kh, kw) into `rank` terms a channel; dtype and device are kept.
 
     dw-pw: for each input channel m the matrix (N, kh*kw), its r first singular triplets.
@@ -44,7 +44,7 @@ def factorize_svd(weight: Tensor, bias: Tensor | None, order: Order, rank: int) 
     else:
         depthwise = filters.reshape(out_channels, rank, kh, kw)
         pointwise = mix.transpose(1, 2).reshape(out_channels * rank, in_channels, 1, 1)
-    return Factors(
+    return SeparableFactors(
         order,
         rank,
         depthwise.to(weight.dtype).contiguous(),

@@ -1,4 +1,4 @@
-"""Find every convolution of a graph, and say of each whether it can be separated or why not."""
+"""Find every convolution of a graph, and say of each whether it can be rewritten or why not."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Convolution:
     """A convolution as it stands in the graph.
 
     `kernel` is the weight's shape, (N, M, kh, kw) with M per group for a Conv2d, or () where the
-    weight is computed; `obstacle` is the reason why it cannot be separated, None if it can; `nodes`
-    are the calls, in execution order. Where it is inside a module that could not be traced, they
-    call that module, at path `leaf`.
+    weight is computed; `obstacle` is the reason why it can take no other form, None if it can;
+    `nodes` are the calls, in execution order. Where it is inside a module that could not be traced,
+    they call that module, at path `leaf`.
     """
 
     name: str
@@ -28,6 +28,11 @@ class Convolution:
     nodes: tuple[fx.Node, ...]
     module: nn.modules.conv._ConvNd | None
     leaf: str | None = None
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether its window is one pixel."""
+        return self.kernel[2:] == (1, 1)
 
 
 def survey(graph_module: fx.GraphModule) -> tuple[Convolution, ...]:
@@ -84,8 +89,6 @@ def _obstacle(module: nn.modules.conv._ConvNd) -> str | None:
         return "already depthwise"
     if module.groups > 1:
         return f"grouped convolution (groups={module.groups})"
-    if module.kernel_size == (1, 1):
-        return "1x1: already pointwise"
     if not module.weight.is_floating_point():
         return f"weights are {module.weight.dtype}, not real floating point"
     return None
@@ -114,8 +117,10 @@ def _stored_kernel(graph_module: fx.GraphModule, node: fx.Node) -> tuple[int, ..
     return ()
 
 
-def separable(convolutions: tuple[Convolution, ...]) -> Iterator[tuple[Convolution, nn.Conv2d]]:
-    """Those that can be separated, each with its module."""
+def rewritable(
+    convolutions: tuple[Convolution, ...],
+) -> Iterator[tuple[Convolution, nn.Conv2d]]:
+    """Those that can be rewritten, each with its module."""
     for convolution in convolutions:
         if convolution.obstacle is None and isinstance(convolution.module, nn.Conv2d):
             yield convolution, convolution.module

@@ -15,10 +15,18 @@ from sepify.graph.modules import convolutions_inside
 
 @dataclass(frozen=True)
 class Maps:
-    """Pixels that a convolution reads and writes for one image, over all its calls."""
+    """Pixels that a convolution reads and writes for one image, over all its calls; `halfway`
+    are those of a map with the rows of the one written and the columns of the one read."""
 
     read: Fraction
     written: Fraction
+    halfway: Fraction | None = None
+
+    @property
+    def between(self) -> Fraction:
+        """Those of the map between a column and a row that stand in for the window; as many as
+        are written where nothing else is known."""
+        return self.written if self.halfway is None else self.halfway
 
 
 def measure_maps(
@@ -71,8 +79,17 @@ class _MapRecorder(fx.Interpreter):
             return
         given = args[0] if args else kwargs["input"]
         channels = -1 - len(module.kernel_size)
-        maps = self.maps.get(name, Maps(Fraction(0), Fraction(0)))
+        maps = self.maps.get(name, Maps(Fraction(0), Fraction(0), Fraction(0)))
         self.maps[name] = Maps(
             maps.read + Fraction(given.numel(), given.shape[channels] * self.images),
             maps.written + Fraction(result.numel(), result.shape[channels] * self.images),
+            maps.between + _halfway(given, result) / self.images,
         )
+
+
+def _halfway(given: Tensor, result: Tensor) -> Fraction:
+    """Pixels with the rows of `result` and the columns of `given`, over the whole batch."""
+    if given.dim() < 3 or result.dim() < 3:
+        return Fraction(0)
+    batch = len(given) if given.dim() == 4 else 1
+    return Fraction(batch * result.shape[-2] * given.shape[-1])

@@ -36,8 +36,8 @@ from sepify.passes.thin_channels import NOT_THINNED
 from sepify.planning.options import UNSET
 from sepify.plans.architecture import Architecture
 from sepify.plans.budget import read_budget
+from sepify.plans.equal_cost import Family
 from sepify.plans.file import load_plan, save_plan
-from sepify.plans.forms import Order
 from sepify.plans.plan import Method, Plan
 from sepify.plans.precision import INTEGERS, Precision
 from sepify.plans.resolution import inputs_for
@@ -62,7 +62,7 @@ class ConversionRequest:
     output: Path
     inputs: InputRequest | None = None
     rank: int | None = None  # 1
-    order: str | None = None  # dw-pw
+    form: str | None = None  # whichever suits each layer
     style: str | None = None
     width: float | None = None
     resolution: float | None = None
@@ -113,7 +113,7 @@ class ConversionResult:
         before, after = _macs(self.plan)
         return {
             "convolutions": len(self.plan.decisions),
-            "separated": len(self.plan.separated),
+            "separated": len(self.plan.rewritten),
             "method": self.plan.method,
             "macs": [before, after],
             "fidelity": None if self.fidelity is None else asdict(self.fidelity),
@@ -170,7 +170,7 @@ def _convert_file(request: ConversionRequest, progress: Progress) -> ConversionR
             budget=budget,
             plan=plan,
             architecture=Architecture(
-                cast("Order | None", request.order),
+                cast("Family | None", request.form),
                 cast("Style | None", request.style),
                 request.width,
                 request.resolution,
@@ -315,7 +315,7 @@ def _summary(plan: Plan, how: str) -> str:
         )
     before, after = _macs(plan)
     return (
-        f"{len(plan.separated)} of {len(plan.decisions)} convolutions separated by {plan.method} "
+        f"{len(plan.rewritten)} of {len(plan.decisions)} convolutions separated by {plan.method} "
         f"({plan.shape}); MACs of the convolutions {before:,} -> {after:,} "
         f"({after / max(before, 1):.2f}x); {how}"
     )

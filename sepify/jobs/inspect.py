@@ -83,13 +83,16 @@ def inspect_model(model: LoadedModel, progress: Progress | None = None) -> Inspe
 def _inspected(convolution: Convolution, at: Maps | None) -> Inspected:
     macs = standard_cost(convolution, at).macs or 0
     module, ranks = convolution.module, []
-    if convolution.obstacle is None and module is not None and at is not None:
+    separable = convolution.obstacle is None and not convolution.pointwise
+    if separable and module is not None and at is not None:
         lost = energy_lost(module.weight, "dw-pw")
         for rank in SHOWN_RANKS:
             if rank <= full_rank(convolution.kernel, "dw-pw"):
                 after = Separate("dw-pw", rank).cost(convolution, at, bias=False).macs or 0
                 ranks.append(AtRank(rank, after, 1 - lost[rank - 1]))
     obstacle = convolution.obstacle or (None if ranks else "not run on these inputs")
+    if convolution.obstacle is None and convolution.pointwise:
+        obstacle = "1x1: already pointwise"
     return Inspected(convolution.name, convolution.kernel, macs, tuple(ranks), obstacle)
 
 

@@ -188,7 +188,7 @@ def describe_plan(plan: Plan) -> str:
     above = outlook.gap / (1 - outlook.gap)  # of what is predicted: another may measure better
     lines = describe_shape(plan)
     lines += [
-        f"budget {outlook.budget}: {len(plan.separated)} of {len(plan.decisions)} convolutions "
+        f"budget {outlook.budget}: {len(plan.rewritten)} of {len(plan.decisions)} convolutions "
         f"separated, MACs {before:,} -> {after:,} ({after / max(before, 1):.3f}x)",
         f"loss of the outputs: {outlook.predicted:.2g} {unit} predicted, {outlook.measured:.2g} "
         f"measured; {outlook.rounds} round(s), {above:.0%} above the solver's bound",

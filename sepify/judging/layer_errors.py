@@ -44,7 +44,7 @@ class _Sums:
 def layer_errors(
     before: nn.Module, after: nn.Module, inputs: Inputs, names: Iterable[str]
 ) -> dict[str, float]:
-    """For each separated convolution in `names`, its measured error: the squared difference
+    """For each rewritten convolution in `names`, its measured error: the squared difference
     between its output in `before` and in `after`, everything ahead of it converted too, relative
     to the variance of the former; on at most IMAGES of `inputs`, batch first.
 
@@ -56,8 +56,7 @@ def layer_errors(
     for start in range(0, count, BATCH):
         part = tuple(tensor[start : min(start + BATCH, count)] for tensor in inputs)
         old = _outputs(before, part, {name: (name,) for name in sums})
-        halves = {name: (f"{name}.depthwise", f"{name}.pointwise") for name in sums}
-        new = _outputs(after, part, halves)
+        new = _outputs(after, part, {name: _chain(after, name) for name in sums})
         for name in list(sums):
             if name not in old or name not in new or old[name].shape != new[name].shape:
                 del sums[name]
@@ -65,6 +64,14 @@ def layer_errors(
                 sums[name].add(old[name], new[name])
     errors = {name: entry.relative for name, entry in sums.items()}
     return {name: error for name, error in errors.items() if error is not None}
+
+
+def _chain(model: nn.Module, name: str) -> tuple[str, ...]:
+    """The convolutions that stand at `name` or right below it."""
+    modules = dict(model.named_modules())
+    below = modules[name].named_children() if name in modules else ()
+    found = tuple(f"{name}.{child}" for child, part in below if isinstance(part, nn.Conv2d))
+    return found or (name,)
 
 
 def _outputs(

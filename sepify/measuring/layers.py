@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sepify.measuring.cost import LayerCost, ModelCost
+from sepify.plans.chains import Chain
 from sepify.plans.file import plan_to_dict
 from sepify.plans.forms import Separate
 from sepify.plans.plan import Decision, Plan
@@ -92,14 +93,15 @@ def _claim(name: str, unclaimed: dict[str, LayerCost]) -> list[LayerCost]:
 
 def _row(before: LayerCost, after: Iterable[LayerCost], decision: Decision | None) -> LayerRow:
     after = list(after)
-    separate = decision.form if decision and isinstance(decision.form, Separate) else None
+    form = decision.form if decision else None
+    sized = form.step if isinstance(form, Separate | Chain) else None
     return LayerRow(
         name=before.name,
         kind=before.kind,
         kernel=decision.kernel if decision and decision.kernel else before.shape,
         action=decision.form.kind if decision else None,
-        order=separate.order if separate else None,
-        rank=separate.rank if separate else None,
+        order=form.order if isinstance(form, Separate) else None,
+        rank=sized,
         reason=decision.reason if decision else "",
         macs_before=before.macs,
         macs_after=sum(layer.macs for layer in after),

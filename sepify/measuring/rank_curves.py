@@ -42,7 +42,9 @@ def rank_curves(
     curves = {}
     for convolution in survey(graph):
         module, at = convolution.module, maps.get(convolution.name)
-        if convolution.obstacle is None and module is not None and at is not None:
+        if convolution.obstacle is not None or convolution.pointwise:
+            continue
+        if module is not None and at is not None:
             curves[convolution.name] = tuple(
                 RankPoint(
                     order,

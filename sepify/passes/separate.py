@@ -1,4 +1,4 @@
-"""Rewrite standard convolutions into depthwise + pointwise subgraphs."""
+"""Rewrite standard convolutions into the chains of smaller ones that stand in for them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,40 @@ import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from sepify.errors import ConversionError
-from sepify.factorize.factors import BATCHNORM_EPS, Between, Factors
+from sepify.factorize.factors import BATCHNORM_EPS, Between, Factors, Part
 from sepify.graph.modules import called_module, leaf_around, set_module
 from sepify.passes.base import Pass, Result
 
-ROLES = {"dw-pw": ("depthwise", "pointwise"), "pw-dw": ("pointwise", "depthwise")}
+# The roles of the convolutions of a chain, in execution order, and of what may stand between and
+# after them. Nobody else names modules so.
+CHAINS = (
+    ("depthwise", "pointwise"),
+    ("pointwise", "depthwise"),
+    ("reduce", "depthwise", "expand"),
+    ("reduce", "expand"),
+    ("vertical", "horizontal"),
+)
+BESIDE = {f"{role}_{kind}" for role in ("depthwise", "pointwise") for kind in ("bn", "act")}
 
 
 @dataclass(frozen=True)
 class SeparateConvolutions(Pass):
-    """Each convolution named in `factors` becomes separable.
+    """Each convolution named in `factors` becomes a chain.
 
-    The module at `name` becomes a container with two children, `name.depthwise` and
-    `name.pointwise`, and every node that called it becomes two calls, in the factors' order:
+    The module at `name` becomes a container with a child for each part of the factors, and every
+    node that called it becomes as many calls, in order (w: with stride, padding and dilation, all
+    of them or along one axis; b: with the bias):
 
-        dw-pw:  x -> depthwise (stride, padding, dilation) -> pointwise (bias)
-        pw-dw:  x -> pointwise -> depthwise (stride, padding, dilation, bias)
+        dw-pw:       x -> depthwise (w) -> pointwise (b)
+        pw-dw:       x -> pointwise -> depthwise (w, b)
+        bottleneck:  x -> reduce -> depthwise (w) -> expand (b)
+        low-rank:    x -> reduce (w) -> expand (b)
+        spatial:     x -> vertical (w) -> horizontal (w, b)
 
     Factors with BatchNorm and a ReLU between (dw-pw only) have `name.depthwise_bn` and
     `name.depthwise_act` there, called in their place.
@@ -57,12 +69,12 @@ class SeparateConvolutions(Pass):
         }
         # held, so that ids below stay unique
         convs = {name: separated.get_submodule(name) for name in self.factors}
-        made: dict[tuple[int, str, int], nn.Parameter] = {}  # shared weights stay shared
+        made: dict[tuple[int, str], nn.Parameter] = {}  # shared weights stay shared
         for name, solved in self.factors.items():
             conv = convs[name]
             if not isinstance(conv, nn.Conv2d):
                 raise ConversionError(f"'{name}' is a {type(conv).__name__}, not a Conv2d")
-            container = _separable(conv, solved, made)
+            container = _chain(conv, solved, made)
             set_module(separated, name, container)
             nodes = [node for node in separated.graph.nodes if node.target == name]
             if not nodes and leaf_around(separated, name) is None:
@@ -78,61 +90,45 @@ def is_standard(module: nn.Module | None) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups == 1 and module.kernel_size != (1, 1)
 
 
-def separable_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
-    """The paths of the separable containers, in execution order."""
-    names: dict[str, None] = {}
+def chains(graph_module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
+    """The paths of the containers that stand in for convolutions, in execution order, each with
+    the names of its convolutions."""
+    found: dict[str, tuple[str, ...]] = {}
     for node in graph_module.graph.nodes:
-        name, _, leaf = str(node.target).rpartition(".")
-        if leaf == "pointwise" and called_module(graph_module, node) is not None:
-            names[name] = None
-    return tuple(names)
+        name = str(node.target).rpartition(".")[0]
+        if called_module(graph_module, node) is None or not name or name in found:
+            continue
+        parts = dict(graph_module.get_submodule(name).named_children())
+        roles = tuple(role for role, part in parts.items() if isinstance(part, nn.Conv2d))
+        if roles in CHAINS and set(parts) - set(roles) <= BESIDE:
+            found[name] = roles
+    return found
 
 
-def _separable(
-    conv: nn.Conv2d, solved: Factors, made: dict[tuple[int, str, int], nn.Parameter]
+def _chain(
+    conv: nn.Conv2d, solved: Factors, made: dict[tuple[int, str], nn.Parameter]
 ) -> nn.Module:
-    def parameter(tensor: Tensor, role: str) -> nn.Parameter:
-        key = (id(conv.weight), f"{solved.order} {role}", solved.rank)
+    def parameter(part: Part) -> nn.Parameter:
+        key = (id(conv.weight), f"{part.role} {tuple(part.weight.shape)}")
         if key not in made:
-            tensor = tensor.to(conv.weight.device, conv.weight.dtype)
+            tensor = part.weight.to(conv.weight.device, conv.weight.dtype)
             made[key] = nn.Parameter(tensor, requires_grad=conv.weight.requires_grad)
         return made[key]
 
-    inner = solved.pointwise.shape[1] if solved.order == "dw-pw" else solved.pointwise.shape[0]
-    depthwise_first = solved.order == "dw-pw"
-    has_bias = solved.bias is not None
-    pointwise = _without_init(
-        conv.in_channels if not depthwise_first else inner,
-        conv.out_channels if depthwise_first else inner,
-        kernel_size=1,
-        bias=has_bias and depthwise_first,
-    )
-    depthwise = _without_init(
-        conv.in_channels if depthwise_first else inner,
-        inner if depthwise_first else conv.out_channels,
-        kernel_size=conv.kernel_size,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        groups=conv.in_channels if depthwise_first else conv.out_channels,
-        bias=has_bias and not depthwise_first,
-        padding_mode=conv.padding_mode,
-    )
-    pointwise.weight = parameter(solved.pointwise, "pointwise")
-    depthwise.weight = parameter(solved.depthwise, "depthwise")
-    if solved.bias is not None:
-        bias = solved.bias.to(conv.weight.device, conv.weight.dtype)
-        trained = conv.weight if conv.bias is None else conv.bias
-        last = pointwise if depthwise_first else depthwise
-        last.bias = nn.Parameter(bias, requires_grad=trained.requires_grad)
-    parts: dict[str, nn.Module] = {"depthwise": depthwise, "pointwise": pointwise}
-    roles = list(ROLES[solved.order])
-    if solved.between is not None:
-        parts["depthwise_bn"] = _batchnorm(solved.between, conv)
-        parts["depthwise_act"] = activation(solved.between.ceiling)
-        roles[1:1] = ["depthwise_bn", "depthwise_act"]
-    container = nn.Sequential(OrderedDict((role, parts[role]) for role in roles))
-    return container.train(conv.training)
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    parts = solved.parts
+    for part in parts:
+        has_bias = part is parts[-1] and solved.bias is not None
+        modules[part.role] = small = part.stand_in(conv, bias=has_bias)
+        small.weight = parameter(part)
+        if has_bias and solved.bias is not None:
+            bias = solved.bias.to(conv.weight.device, conv.weight.dtype)
+            trained = conv.weight if conv.bias is None else conv.bias
+            small.bias = nn.Parameter(bias, requires_grad=trained.requires_grad)
+        if solved.between is not None and len(modules) == 1:
+            modules["depthwise_bn"] = _batchnorm(solved.between, conv)
+            modules["depthwise_act"] = activation(solved.between.ceiling)
+    return nn.Sequential(modules).train(conv.training)
 
 
 def activation(ceiling: float) -> nn.Module:
@@ -153,11 +149,6 @@ def _batchnorm(between: Between, conv: nn.Conv2d) -> nn.BatchNorm2d:
         norm.weight.copy_(between.weight)
         norm.bias.copy_(between.bias)
     return norm.requires_grad_(like.requires_grad)
-
-
-def _without_init(in_channels: int, out_channels: int, **options: Any) -> nn.Conv2d:
-    """A Conv2d whose weights are about to be replaced: no memory, no random numbers drawn."""
-    return nn.Conv2d(in_channels, out_channels, **options, device="meta")
 
 
 def _replace_call(

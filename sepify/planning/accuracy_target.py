@@ -1,4 +1,5 @@
-"""A budget in points of accuracy: the cheapest plan on the frontier that keeps it.
+"""A budget in what may be lost, points of accuracy or agreement with the original: the cheapest
+plan on the frontier that keeps it.
 
 Searched by bisection on one half of the data, and then held against images that nothing was chosen
 by. A plan that fails there gives way to a dearer one, which is chosen on all images looked at so
@@ -16,7 +17,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from sepify.calibration.output_loss import Outputs
+from sepify.calibration.output_loss import OutputLoss, Outputs
+from sepify.calibration.refine import Refinement
 from sepify.errors import InputError, UsageError
 from sepify.graph.batches import Batch, image_count, on_device_of
 from sepify.judging.statistics import check_labels, paired_difference, wilson
@@ -25,6 +27,7 @@ from sepify.planning.frontier import frontier_choices
 from sepify.planning.knapsack import Choice, cost_table
 from sepify.planning.search import chosen_forms
 from sepify.planning.trials import Trials, split_images
+from sepify.plans.budget import Quantity
 from sepify.process.progress import Progress
 
 POINTS = 32  # on the frontier
@@ -64,6 +67,13 @@ class Verdict:
         """In points."""
         return 100 * (self.lost - self.gained) / self.images
 
+    @property
+    def brief(self) -> str:
+        """In a few words."""
+        if self.labelled:
+            return f"top-1 changes by {-self.drop:+.2f} points"
+        return f"agreement is {self.both / self.images:.2%}"
+
     def __add__(self, other: Verdict) -> Verdict:
         return Verdict(
             self.both + other.both,
@@ -95,15 +105,52 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class ErrorVerdict:
+    """For outputs that are no classes: their squared error over their variance, on so many
+    images."""
+
+    images: int
+    error: float
+
+    @property
+    def drop(self) -> float:
+        """In points: an error of 1 % counts as two."""
+        return 200 * self.error
+
+    @property
+    def brief(self) -> str:
+        """In a few words."""
+        return f"the outputs' squared error is {self.error:.2%} of their variance"
+
+    def __add__(self, other: ErrorVerdict) -> ErrorVerdict:
+        images = self.images + other.images
+        error = (self.images * self.error + other.images * other.error) / images
+        return ErrorVerdict(images, error)
+
+    def words(self, tried: int, tries: int) -> str:
+        """In a sentence."""
+        told = f" (try {tried} of {tries} at most)" if tries > 1 else ""
+        return f"{self.brief} on {self.images} images that nothing was chosen by{told}"
+
+
+AnyVerdict = Verdict | ErrorVerdict
+
+
+@dataclass(frozen=True)
 class CheckImages:
     """Images with what the original answers to them, and their labels if there are any."""
 
     batches: tuple[Batch, ...]
     wanted: tuple[Outputs, ...]
     labels: Tensor | None
+    loss: OutputLoss
 
-    def judge(self, outputs: Sequence[Outputs]) -> Verdict:
+    def judge(self, outputs: Sequence[Outputs]) -> AnyVerdict:
         """The given outputs against the original's."""
+        if self.loss.kind == "relative":
+            pairs = zip(self.wanted, outputs, strict=True)
+            each = torch.cat([self.loss.per_image(old, new) for old, new in pairs])
+            return ErrorVerdict(len(each), float(each.mean()))
         old = torch.cat([y[0].argmax(1) for y in self.wanted])
         new = torch.cat([y[0].argmax(1) for y in outputs])
         labels = old if self.labels is None else self.labels.to(old.device)
@@ -120,18 +167,22 @@ def meet_accuracy_target(
     points: float,
     checks: Sequence[CheckImages],
     progress: Progress,
+    refinement: Refinement | None = None,
 ) -> Met:
     """The cheapest choice that loses at most `points` on the first of `checks`, and on another one,
     which verifies it: each of the others is used once. The original network, which loses nothing,
-    is the last resort."""
-    choices = frontier_choices(measurements, POINTS, cost_table(measurements, "macs"))
-    verdicts: dict[int, list[Verdict]] = {}
+    is the last resort. With a `refinement`, plans are refined before they are judged."""
+    table = cost_table(measurements, "macs")
+    choices = frontier_choices(measurements, POINTS, table)
+    verdicts: dict[int, list[AnyVerdict]] = {}
 
-    def verdict(index: int, check: int) -> Verdict:
+    def verdict(index: int, check: int) -> AnyVerdict:
         if index not in verdicts:
             progress("checking plans against the accuracy target", len(verdicts), 0)
             forms = chosen_forms(measurements.layers, choices[index].picks)
             factors = trials.factors(forms, progress)
+            if refinement is not None:
+                factors = trials.refined(factors, refinement, progress)
             # all are run at once, as factors cost more than answers; each is looked at in turn
             verdicts[index] = [each.judge(trials.answers(factors, each.batches)) for each in checks]
         return verdicts[index][check]
@@ -141,11 +192,18 @@ def meet_accuracy_target(
     if tried is None:
         return Met(choices[last], 0.0, "nothing was separated, so nothing is lost")
     verified = verdict(index, tried)
-    return Met(choices[index], verified.drop, verified.words(tried, len(checks) - 1))
+    words = verified.words(tried, len(checks) - 1)
+    if index - 1 in verdicts:
+        share = choices[index - 1].cost / table.original
+        words += (
+            f"; of the next cheaper plan, {share:.0%} of the MACs, on those that it was searched "
+            f"on: {verdict(index - 1, 0).brief}"
+        )
+    return Met(choices[index], verified.drop, words)
 
 
 def choose_and_verify(
-    verdict: Callable[[int, int], Verdict], last: int, tries: int, points: float
+    verdict: Callable[[int, int], AnyVerdict], last: int, tries: int, points: float
 ) -> tuple[int, int | None]:
     """The choice, 0 (the cheapest) to `last` (which loses nothing), and the number of the check
     images that verified it.
@@ -171,16 +229,17 @@ def choose_and_verify(
     return last, None
 
 
-def _seen(verdict: Callable[[int, int], Verdict], choice: int, check: int) -> Verdict:
+def _seen(verdict: Callable[[int, int], AnyVerdict], choice: int, check: int) -> AnyVerdict:
     """On all images up to those of `check`."""
-    total = verdict(choice, 0)
-    for number in range(1, check + 1):
-        total += verdict(choice, number)
-    return total
+    first, *others = [verdict(choice, number) for number in range(check + 1)]
+    return sum(others, first)
 
 
 def check_images_of(
-    trials: Trials, spare: Sequence[Batch], labelled: tuple[Tensor, Tensor] | None
+    trials: Trials,
+    spare: Sequence[Batch],
+    labelled: tuple[Tensor, Tensor] | None,
+    quantity: Quantity = "accuracy_drop",
 ) -> tuple[CheckImages, ...]:
     """Split the labelled data, or the images that planning did not look at.
 
@@ -190,10 +249,10 @@ def check_images_of(
     Raises UsageError where the network is no classifier, InputError for too few images or labels
     that do not fit.
     """
-    if trials.loss.kind != "kl":
+    if quantity == "accuracy_drop" and trials.loss.kind != "kl":
         raise UsageError(
             "accuracy_drop needs a classifier, one row of class scores an image; give a budget in "
-            "macs, params, size_mb or latency instead"
+            "agreement, macs, params, size_mb or latency instead"
         )
     labels = None
     if labelled is not None:
@@ -203,7 +262,7 @@ def check_images_of(
     if image_count(spare) < 2 * FEWEST:
         told = "labelled images" if labelled is not None else "images that planning does not use"
         raise InputError(
-            f"accuracy_drop is searched and verified on {told}: {image_count(spare)} are too few, "
+            f"{quantity} is searched and verified on {told}: {image_count(spare)} are too few, "
             f"at least {2 * FEWEST} are needed"
         )
     parts = _parts(spare)
@@ -212,7 +271,9 @@ def check_images_of(
     if labels is not None:
         marks = _parts([(part,) for part in labels.split(BATCH)])
         given = [torch.cat([batch[0] for batch in part]) for part in marks]
-    return tuple(CheckImages(*each) for each in zip(parts, answers, given, strict=True))
+    return tuple(
+        CheckImages(*each, trials.loss) for each in zip(parts, answers, given, strict=True)
+    )
 
 
 def _parts(batches: Sequence[Batch]) -> list[tuple[Batch, ...]]:

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from sepify.capture.network import Network, require_batches
 from sepify.errors import UsageError
 from sepify.graph.batches import Batch
-from sepify.graph.convolutions import Convolution, separable
+from sepify.graph.convolutions import Convolution, rewritable
 from sepify.graph.maps import Maps
 from sepify.planning.accuracy_target import CheckImages, check_images_of, meet_accuracy_target
-from sepify.planning.candidates import Measurements, check_measurements, list_layers
+from sepify.planning.candidates import Measurements, check_measurements, list_layers, scouts
 from sepify.planning.explain import decide
 from sepify.planning.knapsack import CostTable, cost_table, limit_of
+from sepify.planning.ladders import with_sizes_between
 from sepify.planning.latency import LatencyTable, check_table, measure_latencies, with_latencies
 from sepify.planning.search import (
     FINAL_IMAGES,
+    QUICK,
     best_measured,
     chosen_forms,
     competing_plans,
@@ -27,7 +29,7 @@ from sepify.planning.search import (
 )
 from sepify.planning.trials import MOST_IMAGES, Trials, set_up_trials, take_images
 from sepify.planning.uniform import Filter, refusals
-from sepify.plans.budget import Budget
+from sepify.plans.budget import OF_LOSS, Budget
 from sepify.plans.costs import Cost
 from sepify.plans.plan import Outlook, Plan
 from sepify.plans.styles import Style
@@ -96,15 +98,15 @@ def plan_to_budget(
         )
     convolutions, batches = network.convolutions, require_batches(network)
     refused = refusals(convolutions, keep, filter_fn)
-    if budget.quantity == "accuracy_drop" and labelled is None:
+    if budget.quantity in OF_LOSS and labelled is None:
         planning, spare = _halves(batches)
     else:
         planning, spare = tuple(batches), ()
-    convs = {convolution.name: conv for convolution, conv in separable(convolutions)}
+    convs = {convolution.name: conv for convolution, conv in rewritable(convolutions)}
     trials = set_up_trials(network, list(convs), planning)
     checks = None
-    if budget.quantity == "accuracy_drop":
-        checks = check_images_of(trials, spare, labelled)
+    if budget.quantity in OF_LOSS:
+        checks = check_images_of(trials, spare, labelled, budget.quantity)
 
     def measure() -> Measurements:
         measured = _measurements(network, trials, known, note)
@@ -115,6 +117,8 @@ def plan_to_budget(
     else:
         measurements = _timed(network, budget.target, farm, known, measure, note)
 
+    by_name = {convolution.name: convolution for convolution in convolutions}
+    measurements = with_sizes_between(measurements, by_name, network.maps)
     table = cost_table(measurements, budget.quantity)
     if checks is None:
         final = set_up_trials(network, list(convs), planning, FINAL_IMAGES)
@@ -194,8 +198,9 @@ def _within_accuracy(
     progress: Progress,
 ) -> tuple[Outlook, Picks]:
     """The least cost within an accuracy drop."""
-    points = budget.limit.value
-    kept = meet_accuracy_target(trials, measurements, points, checks, progress)
+    points = budget.points
+    refinement = QUICK if budget.quantity == "agreement" else None
+    kept = meet_accuracy_target(trials, measurements, points, checks, progress, refinement)
     choice = kept.choice
     forms = chosen_forms(measurements.layers, choice.picks)
     outlook = Outlook(
@@ -219,7 +224,7 @@ def measure_candidates(
 ) -> Measurements:
     """Every convolution's candidates with their costs and damages: what a frontier is made of."""
     trials = set_up_trials(
-        network, [c.name for c, _ in separable(network.convolutions)], require_batches(network)
+        network, [c.name for c, _ in rewritable(network.convolutions)], require_batches(network)
     )
     return _measurements(network, trials, known or Known(), progress or silent)
 
@@ -255,7 +260,7 @@ def _measurements(
         kernels = {c.name: c.kernel for c in convolutions}
         check_measurements(known.measurements, kernels, "the file of measurements")
         return known.measurements
-    layers = trials.measured(list_layers(convolutions, network.maps), progress)
+    layers = trials.measured(list_layers(convolutions, network.maps), progress, scouts(network))
     inside = sum(c.params for c in convolutions)
     tensors = [*original.parameters(), *original.buffers()]
     each = next((p.element_size() for p in original.parameters()), 4)

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sepify.capture.network import Network
 from sepify.errors import FileError, PlanError
 from sepify.factorize.solvers import solver_work
 from sepify.graph.convolutions import Convolution
 from sepify.graph.maps import Maps
 from sepify.plans.costs import Cost, standard_cost
+from sepify.plans.equal_cost import forms_at_rank
 from sepify.plans.form import Form
 from sepify.plans.forms import FORMS, Keep, form_from_dict, form_to_dict
 from sepify.plans.styles import Style
@@ -22,6 +24,7 @@ VERSION = 4  # 3 had an order and a rank for each candidate, 2 did not say what 
 # Multiply-adds of one step of a solver: above this its least squares takes longer than everything
 # else together. It leaves out pw-dw where dw-pw has the same cost at the same rank.
 MOST_WORK = 3e8
+SCOUTED = 2
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,14 @@ def list_layers(convolutions: Sequence[Convolution], maps: Mapping[str, Maps]) -
 
 
 def _layer(group: Sequence[Convolution], maps: Mapping[str, Maps]) -> Layer:
-    kept = _sum([standard_cost(c, maps.get(c.name)) for c in group])
+    kept = sum_costs([standard_cost(c, maps.get(c.name)) for c in group])
     names, kernel = tuple(c.name for c in group), group[0].kernel
     reason = _why_kept(group, maps)
     candidates = [Candidate(Keep(), kept, 0.0)]
     if reason is None:
         candidates += _rewrites(group, maps, kept)
         if len(candidates) == 1:
-            reason = "no order and rank is cheaper than the convolution"
+            reason = "no form is cheaper than the convolution"
     return Layer(names, kernel, tuple(candidates), reason)
 
 
@@ -120,13 +123,31 @@ def _rewrites(
     for form in (form for kind in FORMS.values() for form in kind.candidates(kernel)):
         if solver_work(form, kernel) > MOST_WORK:
             continue
-        cost = _sum([form.cost(c, maps[c.name], bias=True) for c in group])
+        cost = sum_costs([form.cost(c, maps[c.name], bias=True) for c in group])
         if (cost.macs or 0) < (kept.macs or 0) or cost.params < kept.params:
             found.append(Candidate(form, cost, float("nan")))
     return found
 
 
-def _sum(costs: Sequence[Cost]) -> Cost:
+def scouts(network: Network) -> dict[str, tuple[Form, ...]]:
+    """For each convolution that can take several families of forms, one form of each at the cost of
+    dw-pw at rank SCOUTED, by which the families are compared."""
+    return {
+        c.name: quick_forms_at_rank(SCOUTED, c, network.maps[c.name])
+        for c in network.convolutions
+        if c.obstacle is None and c.name in network.maps
+    }
+
+
+def quick_forms_at_rank(rank: int, convolution: Convolution, maps: Maps) -> tuple[Form, ...]:
+    """Those of `forms_at_rank` whose solver does not take longer than everything else together."""
+    kernel = convolution.kernel
+    forms = forms_at_rank(rank, convolution, maps)
+    return tuple(form for form in forms if solver_work(form, kernel) <= MOST_WORK)
+
+
+def sum_costs(costs: Sequence[Cost]) -> Cost:
+    """What they cost together."""
     macs = [cost.macs for cost in costs]
     moved = [cost.moved for cost in costs]
     return Cost(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sepify.graph.convolutions import Convolution
 from sepify.planning.candidates import Layer
 from sepify.planning.knapsack import CostTable
+from sepify.planning.ladders import ladder
 from sepify.plans.costs import Cost
 from sepify.plans.plan import Decision
 
@@ -49,9 +50,9 @@ def decide(
 def _rewritten(layer: Layer, pick: int, row: Sequence[float], loss: str) -> str:
     taken = layer.candidates[pick]
     share = f"{row[pick] / row[0]:.0%} of its cost" if row[0] else "no cost"
-    family, below = taken.form.family, taken.form.step - 1
-    others = [c for c in layer.candidates[1:] if c.form.family == family and c.form.step == below]
-    more = "".join(f"; {c.form.step_words} would lose {_loss(c.damage, loss)}" for c in others)
+    steps = ladder(layer, taken.form.family)
+    below = [layer.candidates[k] for k in steps[: steps.index(pick)][-1:]]
+    more = "".join(f"; {c.form.step_words} would lose {_loss(c.damage, loss)}" for c in below)
     told = f"{taken.form.extent(layer.kernel)}: {share}, loses {_loss(taken.damage, loss)}"
     return told + more
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from sepify.errors import PlanError
 from sepify.planning.candidates import Candidate, Measurements
-from sepify.plans.budget import Budget, Quantity
+from sepify.plans.budget import OF_LOSS, Budget, Quantity
 
 Table = Sequence[Sequence[float]]  # [layer][candidate]
 
@@ -55,8 +55,8 @@ class CostTable:
 
 
 def cost_table(measurements: Measurements, quantity: Quantity) -> CostTable:
-    """The costs that `quantity` is about: multiply-adds where it is an accuracy drop."""
-    if quantity == "accuracy_drop":
+    """The costs that `quantity` is about: multiply-adds where it is about what is lost."""
+    if quantity in OF_LOSS:
         quantity = "macs"
     costs = [
         [_cost(candidate, quantity, measurements.bytes_each) for candidate in layer.candidates]

@@ -12,11 +12,13 @@ from sepify.capture.network import Network, make_network, require_batches, requi
 from sepify.errors import UsageError
 from sepify.graph.batches import Calibration
 from sepify.judging.heldout import Split, hold_out, image_marks
+from sepify.planning.candidates import quick_forms_at_rank
 from sepify.planning.options import UNSET, Rank, rank_of
 from sepify.planning.reduced import Reduced, budget_for, reduce_network, related_to_original
 from sepify.planning.uniform import Selection, patterns_and_filter, uniform
 from sepify.plans.architecture import Architecture
 from sepify.plans.budget import Budget
+from sepify.plans.form import Form
 from sepify.plans.plan import Plan
 from sepify.plans.styles import STYLES
 from sepify.process.progress import Progress, guarded
@@ -30,16 +32,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked of a plan: one order and rank for all, or a budget. As in `make_plan`."""
+    """What is asked of a plan: one rank for all, or a budget. As in `make_plan`."""
 
     rank: Rank = UNSET
     keep: Selection = ()
     budget: Budget | None = None
     architecture: Architecture = field(default_factory=Architecture)
 
+    def choices(self, plan: Plan, network: Network) -> dict[str, tuple[Form, ...]]:
+        """The forms that each rewritten convolution of a uniform `plan` may take instead, itself
+        among them, where neither a form nor a style was asked for."""
+        rank = rank_of(self.rank)
+        asked = self.architecture
+        if self.budget or rank is None or asked.form or asked.style not in (None, "linear"):
+            return {}
+        return {
+            c.name: quick_forms_at_rank(rank, c, network.maps[c.name])
+            for c in network.convolutions
+            if c.name in network.maps and any(d.name == c.name for d in plan.rewritten)
+        }
+
 
 @renamed(
-    order="architecture=Architecture(order=...)",
+    order="architecture=Architecture(form=...)",
     style="architecture=Architecture(style=...)",
     width="architecture=Architecture(width=...)",
     resolution="architecture=Architecture(resolution=...)",
@@ -68,7 +83,7 @@ def make_plan(
         model, example_inputs, rank, keep, architecture, progress: as in `sepify.convert`; a budget
             is of the original, at full width and size.
         calibration: unlabelled inputs to plan by, at least 32, better a few hundred.
-        budget: choose order and rank of each layer so that the outputs are damaged least.
+        budget: choose the form of each layer and its size so that the outputs are damaged least.
         holdout: part of `calibration` that a plan for a budget is not chosen by, as in
             `sepify.calibration.solver.Solver`, so that the conversion can be judged on it.
         known: measurements of earlier calls, and where to save new ones.
@@ -142,7 +157,7 @@ def _uniform(network: Network, wish: Wish, known: Known | None) -> Plan:
         network.convolutions,
         network.maps,
         rank=rank_of(wish.rank),
-        order=wish.architecture.order or "dw-pw",
+        form=wish.architecture.form or "dw-pw",
         style=wish.architecture.style or "linear",
         keep=keep,
         filter_fn=filter_fn,
@@ -159,8 +174,8 @@ def _within(
     known: Known | None,
 ) -> Plan:
     asked = wish.architecture
-    if wish.rank is not UNSET or asked.order is not None or asked.costlier:
-        raise UsageError("a budget chooses orders and ranks: leave out rank, order, costlier")
+    if wish.rank is not UNSET or asked.form is not None or asked.costlier:
+        raise UsageError("a budget chooses forms and ranks: leave out rank, form, costlier")
     require_batches(network)
     style = asked.style or "linear"
     if style not in STYLES:

@@ -9,7 +9,8 @@ from typing import Final
 from sepify.errors import UsageError
 from sepify.graph.convolutions import Convolution
 from sepify.planning.uniform import Selection, patterns_and_filter, refusals
-from sepify.plans.forms import Order, Separate, full_rank
+from sepify.plans.equal_cost import Family
+from sepify.plans.forms import Separate, full_rank
 from sepify.plans.plan import Plan
 
 
@@ -33,7 +34,7 @@ def require_agreeing(
     plan: Plan,
     convolutions: Sequence[Convolution],
     rank: Rank,
-    order: Order | None,
+    family: Family | None,
     keep: Selection,
 ) -> None:
     """Raise UsageError where an option contradicts what `plan` does to a convolution, PlanError for
@@ -45,8 +46,8 @@ def require_agreeing(
         where = f"the plan, which {does} '{decision.name}'"
         if decision.name in refused:
             raise UsageError(f"{refused[decision.name]}: this contradicts {where}; change one")
-        if order is not None and order != getattr(form, "order", None):
-            raise UsageError(f"order {order!r} contradicts {where} as {form.family}: leave it out")
+        if family is not None and family != form.family:
+            raise UsageError(f"form {family!r} contradicts {where} as {form.family}: leave it out")
         if isinstance(rank, Unset):
             continue
         if not isinstance(form, Separate):

@@ -13,7 +13,7 @@ from sepify.passes.base import Pass
 from sepify.passes.reestimate_batchnorm import ReestimateBatchNorm
 from sepify.passes.runner import run_passes
 from sepify.passes.thin_channels import ThinChannels, thinning_notes
-from sepify.plans.budget import Budget
+from sepify.plans.budget import OF_LOSS, Budget
 from sepify.plans.costs import Cost
 from sepify.plans.plan import Plan
 from sepify.plans.resolution import Size, Tensors, resize_images, target_size
@@ -85,10 +85,10 @@ def budget_for(budget: Budget, reduced: Reduced) -> Budget:
     that would need the original's latency or accuracy."""
     if not reduced.before or budget.quantity == "size_mb":
         return budget
-    if budget.quantity == "accuracy_drop":
+    if budget.quantity in OF_LOSS:
         raise UsageError(
-            "accuracy_drop with a width or a resolution cannot be kept: such a network is to be "
-            "trained first; give a budget in macs, params or size_mb"
+            f"{budget.quantity} with a width or a resolution cannot be kept: such a network is to "
+            "be trained first; give a budget in macs, params or size_mb"
         )
     if not budget.limit.share:
         return budget

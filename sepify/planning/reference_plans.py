@@ -17,8 +17,12 @@ Picks = tuple[int, ...]  # the candidate that each layer takes
 def reference_picks(
     layers: Sequence[Layer], costs: Table, limit: float, convs: Mapping[str, nn.Conv2d]
 ) -> list[Picks]:
-    """Return the uniform and the greedy plan, as far as they are within `limit`."""
-    found = (uniform_picks(layers, costs, limit), energy_picks(layers, costs, limit, convs))
+    """Return the uniform, the even and the greedy plan, as far as they are within `limit`."""
+    found = (
+        uniform_picks(layers, costs, limit),
+        even_picks(layers, costs, limit),
+        energy_picks(layers, costs, limit, convs),
+    )
     return [picks for picks in found if picks is not None]
 
 
@@ -39,6 +43,23 @@ def uniform_picks(layers: Sequence[Layer], costs: Table, limit: float) -> Picks 
                 return best
             best = picks
     return best
+
+
+def even_picks(layers: Sequence[Layer], costs: Table, limit: float) -> Picks | None:
+    """In each layer but the first, which is kept, the candidate of least damage within a share of
+    its cost, the same for all: the largest share that `limit` allows. None if none does."""
+    shares = sorted({cost / row[0] for row in costs for cost in row[1:] if row[0]})
+
+    def picked(share: float) -> Picks:
+        picks = []
+        for number, (layer, row) in enumerate(zip(layers, costs, strict=True)):
+            within = [k for k in range(1, len(row)) if row[k] <= share * row[0]]
+            damages = {k: layer.candidates[k].damage for k in within}
+            picks.append(min(damages, key=damages.__getitem__) if number and damages else 0)
+        return tuple(picks)
+
+    fitting = [plan for plan in map(picked, shares) if total(costs, plan) <= limit]
+    return fitting[-1] if fitting else None
 
 
 def energy_picks(

@@ -24,8 +24,9 @@ from torch import nn
 
 from sepify.calibration.refine import Refinement
 from sepify.factorize.factors import Factors
-from sepify.planning.candidates import Candidate, Layer
+from sepify.planning.candidates import Layer
 from sepify.planning.knapsack import Choice, Table, choose, total
+from sepify.planning.ladders import ladder
 from sepify.planning.reference_plans import reference_picks
 from sepify.planning.trials import Trials
 from sepify.plans.form import Form
@@ -160,15 +161,11 @@ def _try(
 
 def _near(layer: Layer, pick: int) -> list[int]:
     """The candidates of the same family, a step below and above the picked one."""
-    taken = layer.candidates[pick]
     if not pick or len(layer.names) > 1:
         return []
-
-    def beside(candidate: Candidate) -> bool:
-        same = candidate.form.family == taken.form.family
-        return same and abs(candidate.form.step - taken.form.step) == 1
-
-    return [k for k, candidate in enumerate(layer.candidates) if beside(candidate)]
+    steps = ladder(layer, layer.candidates[pick].form.family)
+    at = steps.index(pick)
+    return [*steps[max(0, at - 1) : at], *steps[at + 1 : at + 2]]
 
 
 def _corrected(

@@ -44,11 +44,18 @@ class Trials:
     wanted: tuple[Outputs, ...]
     loss: OutputLoss
 
-    def measured(self, layers: Sequence[Layer], progress: Progress) -> tuple[Layer, ...]:
+    def measured(
+        self,
+        layers: Sequence[Layer],
+        progress: Progress,
+        scouts: Mapping[str, Sequence[Form]] | None = None,
+    ) -> tuple[Layer, ...]:
         """`layers` with the damage of every candidate: estimated, and measured where the estimate
-        is large."""
+        is large; without those of families that `scouts` show to be outclassed."""
         forms = {layer.names[0]: _forms(layer) for layer in layers if len(layer.candidates) > 1}
-        solved = solve_alone(self.network, forms, self.fit, progress)
+        found_forms = solve_alone(self.network, forms, self.fit, progress, scouts)
+        layers = [_only(layer, found_forms.get(layer.names[0])) for layer in layers]
+        solved = {name: list(factors.values()) for name, factors in found_forms.items()}
         estimates = estimate_damage(self.network, solved, self.judge, self.loss, progress)
         worst = max((max(values) for values in estimates.values()), default=0.0)
         large = {
@@ -156,6 +163,14 @@ def split_images(
 
 def _forms(layer: Layer) -> list[Form]:
     return [candidate.form for candidate in layer.candidates[1:]]
+
+
+def _only(layer: Layer, solved: Mapping[Form, Factors] | None) -> Layer:
+    """`layer` with the candidates that were solved."""
+    if solved is None:
+        return layer
+    kept, *others = layer.candidates
+    return replace(layer, candidates=(kept, *(c for c in others if c.form in solved)))
 
 
 def _filled(layer: Layer, damages: Sequence[tuple[float, bool]]) -> Layer:

@@ -1,4 +1,4 @@
-"""The simplest plan: one order and one rank for every convolution that can take them."""
+"""The simplest plan: one form and one rank for every convolution that can take them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from sepify.faults import users_code
 from sepify.graph.convolutions import Convolution, survey
 from sepify.graph.maps import Maps, measure_maps
 from sepify.plans.costs import standard_cost, unit_maps
+from sepify.plans.equal_cost import FAMILIES, Family, form_at_rank
 from sepify.plans.form import Form
-from sepify.plans.forms import ORDERS, Keep, Order, Separate, full_rank
+from sepify.plans.forms import Keep, Order, full_rank
 from sepify.plans.plan import Decision, Plan
 from sepify.plans.styles import STYLES, Style
 
@@ -37,20 +38,21 @@ def plan_uniform(
     example_inputs: tuple[Tensor, ...] | None = None,
     *,
     rank: int | None = 1,
-    order: Order = "dw-pw",
+    form: Family = "dw-pw",
     style: Style = "linear",
     keep: Sequence[str] = (),
     filter_fn: Filter | None = None,
     allow_costlier: bool = False,
 ) -> Plan:
-    """Separate every eligible convolution in `order` at `rank` (None: at full rank, exactly).
+    """Rewrite every eligible convolution as `form` at the multiply-adds of dw-pw at `rank` (None:
+    exactly).
 
     A layer whose full rank is lower takes its full rank. Met, each with its reason: what cannot
     be separated, what matches a pattern in `keep` (shell wildcards on module paths), what
     `filter_fn(module, name)` refuses, and, unless `allow_costlier`, what would cost more
     multiply-adds than before. Multiply-adds are known only with `example_inputs`.
 
-    Raises UsageError for a rank below 1 or above every layer's full rank, an unknown order or style
+    Raises UsageError for a rank below 1 or above every layer's full rank, an unknown form or style
     or two that contradict each other, and PlanError for a `keep` pattern that matches nothing.
     """
     maps = {} if example_inputs is None else measure_maps(graph_module, example_inputs)
@@ -58,7 +60,7 @@ def plan_uniform(
         survey(graph_module),
         maps,
         rank=rank,
-        order=order,
+        form=form,
         style=style,
         keep=keep,
         filter_fn=filter_fn,
@@ -71,14 +73,14 @@ def uniform(
     maps: Mapping[str, Maps],
     *,
     rank: int | None,
-    order: Order,
+    form: Family,
     style: Style,
     keep: Sequence[str],
     filter_fn: Filter | None,
     allow_costlier: bool,
 ) -> Plan:
     """The same for a graph that was surveyed: its convolutions, and their maps as far as known."""
-    _check_request(convolutions, rank, order, style)
+    _check_request(convolutions, rank, form, style)
     refused = refusals(convolutions, keep, filter_fn)
 
     def decide(convolution: Convolution) -> Decision:
@@ -86,14 +88,15 @@ def uniform(
         reason = convolution.obstacle or refused.get(convolution.name)
         if reason is not None:
             return _kept(convolution, at, reason)
-        wanted = full_rank(convolution.kernel, order)
-        taken = wanted if rank is None else min(rank, wanted)
-        form = Separate(order, taken)
-        rise = _cost_ratio(convolution, at, form)
+        taken = form_at_rank(form, rank, convolution, at)
+        if taken is None:
+            unsuited = "1x1: already pointwise" if convolution.pointwise else f"no {form} for it"
+            return _kept(convolution, at, unsuited)
+        rise = _cost_ratio(convolution, at, taken)
         if rise >= 1 and not allow_costlier:
-            reason = f"cost would rise: {rise:.2f}x the multiply-adds as {form.words}"
+            reason = f"cost would rise: {rise:.2f}x the multiply-adds as {taken.words}"
             return _kept(convolution, at, reason)
-        return _rewritten(convolution, at, form, style)
+        return _rewritten(convolution, at, taken, style)
 
     return Plan(tuple(decide(convolution) for convolution in convolutions), style=style)
 
@@ -112,16 +115,17 @@ def refusals(
 
 
 def _check_request(
-    convolutions: Sequence[Convolution], rank: int | None, order: str, style: str
+    convolutions: Sequence[Convolution], rank: int | None, form: str, style: str
 ) -> None:
-    if order not in ORDERS:
-        raise UsageError(f"order {order!r} is not known; choose one of {', '.join(ORDERS)}")
+    if form not in FAMILIES:
+        raise UsageError(f"form {form!r} is not known; choose one of {', '.join(FAMILIES)}")
     if style not in STYLES:
         raise UsageError(f"style {style!r} is not known; choose one of {', '.join(STYLES)}")
-    if style != "linear" and order != "dw-pw":
-        raise UsageError(f"style '{style}' is depthwise first: leave out order {order!r}")
-    eligible = [c for c in convolutions if c.obstacle is None]
+    if style != "linear" and form != "dw-pw":
+        raise UsageError(f"style '{style}' is depthwise first: leave out form {form!r}")
+    eligible = [c for c in convolutions if c.obstacle is None and not c.pointwise]
     if rank is not None:
+        order: Order = "pw-dw" if form == "pw-dw" else "dw-pw"
         highest = max((full_rank(c.kernel, order) for c in eligible), default=None)
         if rank < 1:
             raise UsageError(f"rank {rank} is too low: the least is 1")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sepify.errors import UsageError
-from sepify.plans.forms import Order
+from sepify.plans.equal_cost import Family
 from sepify.plans.plan import Plan
 from sepify.plans.resolution import Size
 from sepify.plans.styles import Style
+from sepify.process.renamed import renamed
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,9 @@ class Architecture:
     """Options of `sepify.convert` and `sepify.plan`; None leaves each to the plan, or the default.
 
     Attributes:
-        order: "dw-pw" (depthwise first, the default) or "pw-dw".
+        form: "dw-pw", "pw-dw", "bottleneck" or "spatial" in every layer, at the multiply-adds of
+            dw-pw at the rank; None for whichever of them suits each layer best, which calibration
+            images tell, and dw-pw without any.
         style: "linear" (the default), or "mobilenet" or "mobilenet-relu6": BatchNorm and ReLU or
             ReLU6 between depthwise and pointwise, a network that is to be trained: `distill`.
         width: the share of the channels of every layer to go on with, by importance, rounded to
@@ -26,7 +29,7 @@ class Architecture:
         costlier: without a budget, separate even what costs more by it (full rank, say).
     """
 
-    order: Order | None = None
+    form: Family | None = None
     style: Style | None = None
     width: float | None = None
     resolution: float | Size | None = None
@@ -49,6 +52,9 @@ class Architecture:
                     "or change the plan"
                 )
         return Settled(plan.style, plan.width, plan.resolution)
+
+
+Architecture.__init__ = renamed(order="form=...")(Architecture.__init__)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,17 @@ from torch import Tensor
 
 from sepify.errors import UsageError
 
-Quantity = Literal["macs", "params", "size_mb", "latency", "accuracy_drop"]
-QUANTITIES: tuple[Quantity, ...] = ("macs", "params", "size_mb", "latency", "accuracy_drop")
+Quantity = Literal["macs", "params", "size_mb", "latency", "accuracy_drop", "agreement"]
+QUANTITIES: tuple[Quantity, ...] = (
+    "macs",
+    "params",
+    "size_mb",
+    "latency",
+    "accuracy_drop",
+    "agreement",
+)
+# Quantities that bound what is lost, and leave the cost to be as low as that allows
+OF_LOSS: tuple[Quantity, ...] = ("accuracy_drop", "agreement")
 
 Amount = int | float | str
 
@@ -22,6 +31,7 @@ _EXAMPLES = {
     "macs": "0.35, '35%' or an absolute '6.5M'",
     "params": "0.35, '35%' or an absolute '250k'",
     "latency": "0.5, '50%' or an absolute '2.5ms'",
+    "agreement": "0.98 or '98%'",
 }
 
 
@@ -59,11 +69,14 @@ class Budget:
     size_mb        the weights of the whole model, in 10^6 bytes
     latency        of all convolutions for one image on `target`: a share, or "2.5ms"
     accuracy_drop  points of top-1 on labelled images, or of agreement with the original
+    agreement      the share of images, 0.98 or "98%", that must get the original's answer; for
+                   outputs that are no classes, their squared error over their variance is at most
+                   half of what is left of 1
 
     `target` is "onnxruntime" or a target of `sepify.compile`: this machine's, or that of the board
     that `farm` names, from `sepify.compiling.find_farm`. `labelled` are the images and labels for
-    `accuracy_drop`; without them agreement with the original counts, on the half of the calibration
-    images that is not planned by.
+    `accuracy_drop`; without them, and for `agreement`, agreement with the original counts, on the
+    half of the calibration images that is not planned by.
 
     Raises UsageError for none or several, for 0, and for more than 1 without a unit.
     """
@@ -73,6 +86,7 @@ class Budget:
     size_mb: float | None = None
     latency: Amount | None = None
     accuracy_drop: float | None = None
+    agreement: Amount | None = None
     target: str | None = None
     labelled: tuple[Tensor, Tensor] | None = field(default=None, compare=False, repr=False)
     farm: Farm | None = field(default=None, compare=False, repr=False)
@@ -109,7 +123,15 @@ class Budget:
             return _read(quantity, value, _TIMES, whole=False)
         if quantity in ("macs", "params"):
             return _read(quantity, value, _COUNTS, whole=True)
+        if quantity == "agreement":
+            return _read(quantity, value, {}, whole=False)
         return Limit(_positive(quantity, value), share=False)
+
+    @property
+    def points(self) -> float:
+        """What may be lost, in points; of a budget in `accuracy_drop` or `agreement`."""
+        value = self.limit.value
+        return 100 * (1 - value) if self.quantity == "agreement" else value
 
     def __str__(self) -> str:
         at = f" on {self.target}" if self.target else ""
@@ -118,13 +140,13 @@ class Budget:
 
 def read_budget(text: str) -> Budget:
     """A budget as it is written at a shell: "macs=35%", "params=250k", "size_mb=1.5",
-    "latency=50%@native", "accuracy_drop=0.5". Raises UsageError."""
+    "latency=50%@native", "accuracy_drop=0.5", "agreement=98%". Raises UsageError."""
     name, equals, value = text.partition("=")
     name = name.strip().replace("-", "_")
     if not equals or name not in QUANTITIES:
         raise UsageError(
             f"budget {text!r} is not understood; write it as macs=35%, params=250k, size_mb=1.5, "
-            "latency=50%@native or accuracy_drop=0.5"
+            "latency=50%@native, accuracy_drop=0.5 or agreement=98%"
         )
     value, _, target = (part.strip() for part in value.partition("@"))
     if name in ("size_mb", "accuracy_drop"):

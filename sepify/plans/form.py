@@ -135,3 +135,22 @@ def _require(name: str, value: object, hint: Any) -> None:
             raise FieldError(name, f"{name} {value!r} is not a finite number")
     else:
         raise TypeError(f"{name}: a form has no field of type {hint}")
+
+
+def window_of(conv: nn.Conv2d, axes: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
+    """What a convolution in the place of `conv` takes over: its window, of one pixel but along
+    `axes` (0 is down, 1 across)."""
+
+    def along(values: tuple[int, ...], otherwise: int) -> tuple[int, ...]:
+        return tuple(v if axis in axes else otherwise for axis, v in enumerate(values))
+
+    padding: str | tuple[int, ...] = 0, 0
+    if axes:  # 'same' and 'valid' mean the same for a part of the window
+        padding = conv.padding if isinstance(conv.padding, str) else along(conv.padding, 0)
+    return dict(
+        kernel_size=along(conv.kernel_size, 1),
+        stride=along(conv.stride, 1),
+        padding=padding,
+        dilation=along(conv.dilation, 1),
+        padding_mode=conv.padding_mode if axes else "zeros",
+    )

@@ -17,8 +17,9 @@ from torch import nn
 
 from sepify.graph.convolutions import Convolution
 from sepify.graph.maps import Maps
+from sepify.plans.chains import Bottleneck, LowRank, Spatial
 from sepify.plans.costs import Cost, standard_cost
-from sepify.plans.form import FieldError, Form, Kernel, field_types
+from sepify.plans.form import FieldError, Form, Kernel, field_types, window_of
 from sepify.plans.styles import Style
 
 Order = Literal["dw-pw", "pw-dw"]
@@ -129,13 +130,15 @@ class Separate(Form):
         ins, outs = conv.in_channels, conv.out_channels
         between = self._between((outs, ins))
         if self.order == "dw-pw":
-            depthwise = nn.Conv2d(ins, between, groups=ins, bias=False, **_window(conv))
+            depthwise = nn.Conv2d(ins, between, groups=ins, bias=False, **window_of(conv))
             return nn.Sequential(depthwise, nn.Conv2d(between, outs, 1))
         pointwise = nn.Conv2d(ins, between, 1, bias=False)
-        return nn.Sequential(pointwise, nn.Conv2d(between, outs, groups=outs, **_window(conv)))
+        return nn.Sequential(pointwise, nn.Conv2d(between, outs, groups=outs, **window_of(conv)))
 
     def fault(self, kernel: Kernel, style: Style) -> str | None:
-        """A rank above the full one, or a style that has another order."""
+        """A 1x1 convolution, a rank above the full one, or a style that has another order."""
+        if kernel[2:] == (1, 1):
+            return "1x1: already pointwise"
         highest = full_rank(kernel, self.order)
         if self.rank > highest:
             return (
@@ -160,7 +163,9 @@ class Separate(Form):
 
     @classmethod
     def candidates(cls, kernel: Kernel) -> Iterator[Form]:
-        """Every order and rank up to the full one."""
+        """Every order and rank up to the full one; none for a 1x1 convolution."""
+        if kernel[2:] == (1, 1):
+            return
         for order in ORDERS:
             for rank in range(1, full_rank(kernel, order) + 1):
                 yield cls(order, rank)
@@ -170,7 +175,7 @@ class Separate(Form):
         return self.rank * (kernel[1] if self.order == "dw-pw" else kernel[0])
 
 
-_ALL: tuple[type[Form], ...] = (Keep, Separate)
+_ALL: tuple[type[Form], ...] = (Keep, Separate, Bottleneck, LowRank, Spatial)
 FORMS: dict[str, type[Form]] = {form.kind: form for form in _ALL}
 
 
@@ -208,13 +213,3 @@ def form_from_dict(entries: Mapping[str, Any]) -> Form:
 def form_fields() -> tuple[str, ...]:
     """The names of all fields of all forms."""
     return tuple(dict.fromkeys(name for form in FORMS.values() for name in field_types(form)))
-
-
-def _window(conv: nn.Conv2d) -> dict[str, Any]:
-    return dict(
-        kernel_size=conv.kernel_size,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        padding_mode=conv.padding_mode,
-    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from sepify.errors import PlanError, UsageError
 from sepify.plans.costs import Cost, require_numbers
 from sepify.plans.form import Form
-from sepify.plans.forms import Keep, Separate
+from sepify.plans.forms import Keep
 from sepify.plans.precision import PRECISIONS, Precision
 from sepify.plans.styles import CEILINGS, Style, shape_words
 
@@ -163,11 +163,6 @@ class Plan:
     def rewritten(self) -> tuple[Decision, ...]:
         """The decisions that make another module of a convolution."""
         return tuple(d for d in self.decisions if d.form.rewrites)
-
-    @property
-    def separated(self) -> tuple[Decision, ...]:
-        """The decisions that separate a convolution into depthwise and pointwise."""
-        return tuple(d for d in self.decisions if isinstance(d.form, Separate))
 
     @property
     def kept(self) -> tuple[Decision, ...]:

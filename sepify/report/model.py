@@ -66,10 +66,11 @@ class LayerRow:
 
     `kernel` is (N, M, kh, kw) of a convolution, the weight's shape of another layer. `action`,
     `order`, `rank`, `reason`, `error` and `heldout_error` are the plan's, None or empty for a layer
-    that is not in it. `measured_error` is how far its output really moved inside the converted
-    network, relative to its variance; `seconds_before` and `seconds_after` are those of the plan's
-    latency table, for one image; `curve` says what other ranks would cost and lose. The last row of
-    a report holds what belongs to no layer, so that the rows add up to the totals.
+    that is not in it; `rank` is the channels between the parts of a bottleneck and the like.
+    `measured_error` is how far its output really moved inside the converted network, relative to
+    its variance; `seconds_before` and `seconds_after` are those of the plan's latency table, for
+    one image; `curve` says what other ranks would cost and lose. The last row of a report holds
+    what belongs to no layer, so that the rows add up to the totals.
     """
 
     name: str

@@ -28,6 +28,8 @@ def decision_text(layer: LayerRow) -> str:
     """What the plan did: "dw-pw, rank 2", "keep", or nothing for a layer that is not in it."""
     if layer.action == "separate":
         return f"{layer.order}, rank {layer.rank}"
+    if layer.rank is not None:
+        return f"{layer.action}, {layer.rank} channels"
     return layer.action or ""
 
 

@@ -85,7 +85,7 @@ def main() -> None:
             sepify.convert, calibration=IMAGES, rank=1, solver=sepify.Solver(method="svd")
         ),
         "least squares, refined": partial(convert, rank=1),
-        "pw-dw": partial(convert, rank=2, architecture=sepify.Architecture(order="pw-dw")),
+        "pw-dw": partial(convert, rank=2, architecture=sepify.Architecture(form="pw-dw")),
         "on maps": partial(
             convert,
             rank=2,

@@ -108,8 +108,8 @@ def test_what_lives_across_blocks_stops_no_refinement(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plan = refined(graph_of(*FOLLOWED[kind]), batches)
-    assert len(plan.separated) == 9
-    assert all(0 < decision.block_error < math.inf for decision in plan.separated)
+    assert len(plan.rewritten) == 9
+    assert all(0 < decision.block_error < math.inf for decision in plan.rewritten)
 
 
 @pytest.mark.parametrize("kind", LEFT)
@@ -130,7 +130,7 @@ def test_images_of_different_sizes_and_batches_of_one_are_refined():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plan = refined(graph, calibration_batches(data))
-    assert all(0 < decision.block_error < math.inf for decision in plan.separated)
+    assert all(0 < decision.block_error < math.inf for decision in plan.rewritten)
 
 
 def test_a_block_without_a_derivative_is_left_and_said():

@@ -79,11 +79,11 @@ def test_factors_run_as_the_rewritten_graph_does(order, options, rank):
 def test_least_squares_beats_the_svd_where_it_counts(order):
     original = fx.symbolic_trace(seeded(Residual(12)))
     batches = calibration_batches(images(64))
-    plan = plan_uniform(original, (images(),), order=order, keep=["stem"])
+    plan = plan_uniform(original, (images(),), form=order, keep=["stem"])
     factors, solved = solve_on_data(network_of(original, batches), plan)
     by_svd = {
         d.name: factorize_svd(original.get_submodule(d.name).weight, None, order, 1)
-        for d in plan.separated
+        for d in plan.rewritten
     }
     unseen = images(64, seed=9)
     wanted = original(unseen)
@@ -91,7 +91,7 @@ def test_least_squares_beats_the_svd_where_it_counts(order):
     assert error < 0.8 * relative_error(
         rewritten(original, SeparateConvolutions(by_svd))(unseen), wanted
     )
-    for decision in solved.separated:
+    for decision in solved.rewritten:
         assert 0 < decision.error <= decision.heldout_error * 1.2
         assert decision.after.params == plan[decision.name].after.params + 12  # the solved bias
 

@@ -17,6 +17,7 @@ from sepify.factorize.factors import run_factors
 from sepify.factorize.svd import factorize_svd
 from sepify.graph.batches import calibration_batches
 from sepify.passes.out_of_place import MakeOutOfPlace
+from sepify.plans.chains import Bottleneck, Spatial
 from sepify.plans.forms import Separate
 
 
@@ -140,7 +141,8 @@ def test_candidates_are_solved_from_one_pass_and_beat_the_svd():
     assert len(calls) == len(batches)
     x = batches[0][0]
     conv = network.get_submodule("conv1")
-    for form, factors in zip(forms["conv1"], solved["conv1"], strict=True):
+    assert {name: list(found) for name, found in solved.items()} == forms
+    for form, factors in solved["conv1"].items():
         assert (factors.order, factors.rank) == (form.order, form.rank)
         plain = factorize_svd(conv.weight, conv.bias, form.order, form.rank)
         errors = [(run_factors(f, conv, x) - conv(x)).square().sum() for f in (factors, plain)]
@@ -184,3 +186,12 @@ def test_divergence_and_relative_error_of_each_image():
     assert loss.tolist() == pytest.approx([softened, 0.0], abs=1e-5)
     relative = OutputLoss("relative", (4.0,)).per_image((y,), (z,))
     assert relative.tolist() == pytest.approx([2 / 4, 0.0])
+
+
+def test_a_family_that_loses_far_more_at_equal_cost_is_left_out():
+    network = ready(Plain(16))
+    batches = calibration_batches(F.avg_pool2d(images(64, size=16), 5, 1))
+    forms = {"conv2": [Separate("dw-pw", 2), Bottleneck(4), Bottleneck(8), Spatial(2)]}
+    scouts = {"conv2": [Bottleneck(24), Spatial(1), Separate("dw-pw", 1)]}
+    solved = solve_alone(network, forms, batches, quiet, scouts)
+    assert list(solved["conv2"]) == [Separate("dw-pw", 2), Bottleneck(4), Bottleneck(8)]

@@ -90,7 +90,7 @@ def test_they_are_rewritten_where_they_are(order: sepify.factorize.factors.Order
     small = sepify.convert(
         model,
         example_inputs=X,
-        architecture=sepify.Architecture(order=order),
+        architecture=sepify.Architecture(form=order),
         rank=1,
         solver=sepify.Solver(method="svd"),
     )

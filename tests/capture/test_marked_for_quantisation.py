@@ -40,7 +40,7 @@ def test_they_are_captured_and_converted(form):
     torch.testing.assert_close(capture(model, (x,)).graph_module(x), want)
     small = sepify.convert(model, example_inputs=x, rank=1, solver=sepify.Solver(method="svd"))
     assert small(x).shape == want.shape
-    assert len(small.meta["sepify"].plan.separated) == 2
+    assert len(small.meta["sepify"].plan.rewritten) == 2
 
 
 def test_the_quantised_ones_are_still_refused():

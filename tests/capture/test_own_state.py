@@ -180,7 +180,7 @@ def made(kind: type[nn.Module]) -> nn.Module:
 def exactly(model: Any, **data: Any) -> fx.GraphModule:
     """Every convolution separated at full rank."""
     plan = sepify.plan(model, X, rank=None, architecture=sepify.Architecture(costlier=True))
-    assert len(plan.separated) == 2
+    assert len(plan.rewritten) == 2
     return sepify.convert(model, plan=plan, example_inputs=X, **grouped(data))
 
 

@@ -63,7 +63,7 @@ def broken(shell_args, code, message):
         broken(["model.pt", "--rank", "0"], 2, "rank 0 is too low"),
         broken(["model.pt", "--rank", "50"], 2, "rank 50 is too high"),
         broken(["model.pt", "--rank", "two"], 2, "unable to parse string as an integer"),
-        broken(["model.pt", "--order", "up"], 2, "order 'up' is not known"),
+        broken(["model.pt", "--form", "up"], 2, "form 'up' is not known"),
         broken(["model.pt", "--method", "magic"], 2, "method 'magic' is not known"),
         broken(["model.pt"], 2, "give calibration images"),
         broken(["model.pt", "--rank", "2", "--style", "mobilenet"], 2, "or ask for it with method"),

@@ -51,7 +51,7 @@ def pictures(count: int = 192) -> Tensor:
 
 def student(network: nn.Module, rank: int = 1, **options) -> fx.GraphModule:
     """What convert makes of `network` on a few of its images."""
-    settings = {"refine": False, "holdout": 0, **options}
+    settings = {"refine": False, "holdout": 0, "form": "dw-pw", **options}
     return sepify.convert(network, rank=rank, calibration=pictures()[:64], **grouped(settings))
 
 

@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_stops_it_with_the_last_good_state_kept(tmp_pa
     assert all(torch.isfinite(v).all() for v in states["student"].values())
     best = caught.value.student
     assert all(torch.isfinite(v).all() for v in best.state_dict().values())
-    assert best.meta["sepify"].plan.separated
+    assert best.meta["sepify"].plan.rewritten
 
 
 def test_images_with_nan_in_them_are_named(tmp_path):

@@ -34,7 +34,7 @@ def test_the_loss_is_the_sum_of_its_parts(network):
 
 @pytest.mark.parametrize("order", ["dw-pw", "pw-dw"])
 def test_layers_are_compared_where_the_original_puts_them_out(network, order):
-    small, x = student(network, order=order), pictures(16)
+    small, x = student(network, form=order), pictures(16)
     pair = DistillationPair(small, network, x, losses=Losses(soft=0, labels=0, layers_until=1))
     assert pair.matched == ("conv1", "conv2")
     given, wanted = {}, {}

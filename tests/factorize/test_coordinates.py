@@ -7,7 +7,7 @@ from torch import nn
 
 from sepify.factorize import coordinates
 from sepify.factorize.coordinates import whiten
-from sepify.factorize.factors import pointwise_input
+from sepify.factorize.factors import part_inputs
 from sepify.factorize.svd import factorize_svd
 from sepify.plans.forms import ORDERS
 
@@ -45,8 +45,9 @@ def test_every_direction_weighs_alike(order):
     """The output's movement for a unit step is E[(z'd)^2]: its spread over directions d."""
     conv, factors = solved(order, 1)
     inputs = correlated(6)
-    root = whiten(factors, conv, inputs).roots[1][0].double()
-    rows = pointwise_input(factors, conv, inputs).transpose(0, 1).flatten(1).double()
+    at = list(factors.weights).index("pointwise")
+    root = whiten(factors, conv, inputs).roots[at][0].double()
+    rows = part_inputs(factors, conv, inputs)[at].transpose(0, 1).flatten(1).double()
     second = rows @ rows.T / rows.shape[1]
     plain = torch.linalg.eigvalsh(second)
     white = torch.linalg.eigvalsh(root @ second @ root)

@@ -15,7 +15,7 @@ from sepify.passes.spare_strided_depthwise import SpareStridedDepthwise, strided
 def learner(order="dw-pw"):
     """What the pair trains: `conv2` has stride 2."""
     network = teacher()
-    return DistillationPair(student(network, order=order), network, pictures(8)).learner
+    return DistillationPair(student(network, form=order), network, pictures(8)).learner
 
 
 def called(network):
@@ -25,7 +25,7 @@ def called(network):
 @pytest.mark.parametrize("order", ["dw-pw", "pw-dw"])
 def test_only_the_strided_one_is_called_so_and_answers_the_same(order):
     network = teacher()
-    small, x = student(network, order=order), pictures(8)
+    small, x = student(network, form=order), pictures(8)
     taught = DistillationPair(small, network, x).learner
     assert called(taught) == ["conv2.depthwise.weight"]
     assert taught.state_dict().keys() == small.state_dict().keys()

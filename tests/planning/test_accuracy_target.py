@@ -6,8 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sepify.calibration.output_loss import choose_loss
 from sepify.planning import accuracy_target
-from sepify.planning.accuracy_target import Verdict, check_images_of, meet_accuracy_target
+from sepify.planning.accuracy_target import (
+    CheckImages,
+    ErrorVerdict,
+    Verdict,
+    check_images_of,
+    meet_accuracy_target,
+)
 
 CHOICES, IMAGES, STREAMS = 32, 2048, 100
 POINTS, TRUE = 3.5, 5.0  # what is allowed, and what every choice but the original really loses
@@ -35,10 +42,11 @@ class Stream:
 
 @pytest.fixture
 def kept(monkeypatch):
-    choices = [SimpleNamespace(picks=number) for number in range(CHOICES)]
+    choices = [SimpleNamespace(picks=number, cost=number) for number in range(CHOICES)]
     monkeypatch.setattr(accuracy_target, "frontier_choices", lambda *_: choices)
     monkeypatch.setattr(accuracy_target, "chosen_forms", lambda _, picks: picks)
-    monkeypatch.setattr(accuracy_target, "cost_table", lambda *_: None)
+    table = SimpleNamespace(original=CHOICES)
+    monkeypatch.setattr(accuracy_target, "cost_table", lambda *_: table)
 
     def keep(seed):
         trials = Stream(seed)
@@ -103,3 +111,17 @@ def test_the_words_allow_for_the_tries():
     low, high = re.search(r"([\d.]+)% to ([\d.]+)%", last).groups()
     assert float(low) < 88.82
     assert float(high) > 97.85
+
+
+def test_outputs_that_are_no_classes_are_judged_by_their_squared_error():
+    wanted = (torch.randn(64, 3, 4),)
+    given = (wanted[0] + 0.1,)
+    loss = choose_loss([wanted])
+    verdict = CheckImages((), (wanted,), None, loss).judge([given])
+    assert verdict.images == 64
+    power = float((wanted[0] - wanted[0].mean(0)).square().sum(dim=(1, 2)).mean())
+    assert verdict.error == pytest.approx(0.12 / power, rel=0.05)
+    assert verdict.drop == pytest.approx(200 * verdict.error)
+    both = verdict + ErrorVerdict(64, 0.0)
+    assert (both.images, both.error) == (128, pytest.approx(verdict.error / 2))
+    assert "64 images that nothing was chosen by" in verdict.words(1, 1)

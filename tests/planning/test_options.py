@@ -35,7 +35,7 @@ def planned(**options: Any) -> sepify.Plan:
     [
         {"rank": 2},
         {"rank": None},
-        {"order": "pw-dw"},
+        {"form": "pw-dw"},
         {"keep": ["conv2"]},
         {"keep": lambda _module, name: name == "conv2"},
         {"budget": sepify.Budget(macs=0.5)},
@@ -52,8 +52,8 @@ def test_an_option_that_contradicts_the_plan_is_refused(option: dict[str, Any]) 
 
 
 def test_one_that_agrees_is_fine() -> None:
-    plan = planned(rank=2, order="dw-pw", keep=["conv1"])
-    options: dict[str, Any] = {"rank": 2, "order": "dw-pw", "keep": ["conv1"], "style": "linear"}
+    plan = planned(rank=2, form="dw-pw", keep=["conv1"])
+    options: dict[str, Any] = {"rank": 2, "form": "dw-pw", "keep": ["conv1"], "style": "linear"}
     small = sepify.convert(model(), plan=plan, example_inputs=X, **grouped(options, method="svd"))
     assert small.meta["sepify"].plan["conv2"].form.rank == 2
 
@@ -69,7 +69,7 @@ def test_a_pattern_that_matches_nothing_is_refused_beside_a_plan_too() -> None:
         )
 
 
-@pytest.mark.parametrize("option", [{"rank": 1}, {"rank": None}, {"order": "dw-pw"}])
+@pytest.mark.parametrize("option", [{"rank": 1}, {"rank": None}, {"form": "dw-pw"}])
 def test_a_budget_chooses_ranks_even_where_the_default_is_named(option: dict[str, Any]) -> None:
     budget = sepify.Budget(macs=0.9)
     with pytest.raises(UsageError, match="a budget chooses"):
@@ -117,7 +117,7 @@ def test_an_old_spelling_is_refused_by_the_new_ones_name(option: str, new: str) 
     ("arguments", "told"),
     [
         (["--plan", "plan.json", "--rank", "2"], "rank 2 contradicts the plan"),
-        (["--plan", "plan.json", "--order", "pw-dw"], "contradicts the plan"),
+        (["--plan", "plan.json", "--form", "pw-dw"], "contradicts the plan"),
         (["--plan", "plan.json", "--keep", "conv2"], "contradicts the plan"),
         (["--epochs", "2"], "--epochs says nothing without --distill"),
         (["--augment", "mirror"], "--augment says nothing without --distill"),

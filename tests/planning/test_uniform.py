@@ -15,9 +15,9 @@ from sepify.plans.forms import ORDERS, Keep, Separate
 def test_predicted_macs_and_parameters_are_those_counted(order, rank):
     network = fx.symbolic_trace(seeded(Plain(16)))
     x = images(2, size=13)
-    plan = plan_uniform(network, (x,), rank=rank, order=order, allow_costlier=True)
+    plan = plan_uniform(network, (x,), rank=rank, form=order, allow_costlier=True)
     factors = {}
-    for decision in plan.separated:
+    for decision in plan.rewritten:
         conv = network.get_submodule(decision.name)
         factors[decision.name] = factorize_svd(conv.weight, conv.bias, order, decision.form.rank)
     small = rewritten(network, SeparateConvolutions(factors))
@@ -35,11 +35,11 @@ def test_predicted_macs_and_parameters_are_those_counted(order, rank):
 
 def test_a_rewrite_that_would_cost_more_is_kept_with_the_figure():
     network = fx.symbolic_trace(nn.Sequential(nn.Conv2d(4, 4, 3, stride=2)))
-    plan = plan_uniform(network, rank=3, order="pw-dw")
+    plan = plan_uniform(network, rank=3, form="pw-dw")
     assert plan["0"].form == Keep()
     # per output pixel: 4 * (3*4*4) + 3*4*9 = 300 against 4*4*9 = 144
     assert plan["0"].reason == "cost would rise: 2.08x the multiply-adds as pw-dw at rank 3"
-    allowed = plan_uniform(network, rank=3, order="pw-dw", allow_costlier=True)
+    allowed = plan_uniform(network, rank=3, form="pw-dw", allow_costlier=True)
     assert allowed["0"].form == Separate("pw-dw", 3)
 
 
@@ -47,7 +47,7 @@ def test_keep_patterns_and_filter():
     network = fx.symbolic_trace(seeded(Plain()))
     assert plan_uniform(network, keep=["*1"])["conv1"].reason == "asked to keep '*1'"
     plan = plan_uniform(network, filter_fn=lambda module, name: module.stride == (1, 1))
-    assert [d.name for d in plan.separated] == ["conv1"]
+    assert [d.name for d in plan.rewritten] == ["conv1"]
     assert plan["conv2"].reason == "asked to keep it"
     with pytest.raises(PlanError, match="'layer9' matches no convolution"):
         plan_uniform(network, keep=["layer9"])
@@ -66,7 +66,7 @@ def test_layers_of_lower_full_rank_take_theirs():
     [
         (dict(rank=0), "rank 0 is too low"),
         (dict(rank=10), "rank 10 is too high: 9 already"),
-        (dict(order="pw"), "order 'pw' is not known"),
+        (dict(form="pw"), "form 'pw' is not known"),
     ],
 )
 def test_bad_requests(options, message):

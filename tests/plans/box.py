@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sepify.factorize.factors import Factors
+from sepify.factorize.factors import SeparableFactors
 from sepify.factorize.solvers import SOLVERS, Solver
 from sepify.graph.convolutions import Convolution
 from sepify.graph.maps import Maps
@@ -50,12 +50,12 @@ class Box(Form):
 
 
 # --- its solver, as it would stand in sepify/factorize/box.py
-def factorize_box(form: Box, weight: Tensor, bias: Tensor | None) -> Factors:
+def factorize_box(form: Box, weight: Tensor, bias: Tensor | None) -> SeparableFactors:
     """The pointwise weights are the means of the window, over the height of the box."""
     in_channels, kh, kw = weight.shape[1:]
     depthwise = torch.full((in_channels, 1, kh, kw), form.height).to(weight)
     pointwise = weight.detach().mean((2, 3), keepdim=True) / form.height
-    return Factors(
+    return SeparableFactors(
         "dw-pw", 1, depthwise, pointwise, None if bias is None else bias.detach().clone()
     )
 
@@ -69,4 +69,4 @@ def box_error(form: Box, weight: Tensor) -> float:
 # --- its rows
 def add_box() -> None:
     FORMS[Box.kind] = Box
-    SOLVERS[Box] = Solver(factorize_box, box_error)
+    SOLVERS[Box] = Solver(factorize_box, error=box_error)

@@ -19,6 +19,7 @@ from sepify.plans.budget import Budget, read_budget
         (dict(latency="50%", target="native"), 0.01, 0.005),
         (dict(latency="2.5ms", target="native"), 0.01, 0.0025),
         (dict(accuracy_drop=0.5), 1, 0.5),
+        (dict(agreement="98%"), 1, 0.98),
     ],
 )
 def test_limits(options, original, limit):
@@ -42,6 +43,7 @@ def test_limits(options, original, limit):
         (dict(params="many"), "not understood"),
         (dict(size_mb=0), "size_mb 0 is no budget"),
         (dict(accuracy_drop=0), "accuracy_drop 0 is no budget"),
+        (dict(agreement=98), "98 is no share .* give 0.98 or '98%'"),
         (dict(latency="5ms"), "latency and target go together"),
         (dict(macs=0.5, target="native"), "latency and target go together"),
         (dict(latency=5, target="native"), "has no unit; give 0.5"),
@@ -56,6 +58,7 @@ def test_a_budget_as_written_at_a_shell():
     assert read_budget("macs=35%") == Budget(macs="35%")
     assert read_budget("size-mb=1.5") == Budget(size_mb=1.5)
     assert read_budget("latency=50%@native") == Budget(latency="50%", target="native")
+    assert read_budget("agreement=98%").points == pytest.approx(2)
     assert str(read_budget("latency=2ms@onnxruntime")) == "latency 2ms on onnxruntime"
 
 

@@ -17,12 +17,14 @@ from sepify.factorize.solvers import SOLVERS, factorize, weight_error
 from sepify.graph.convolutions import survey
 from sepify.graph.maps import measure_maps
 from sepify.planning.uniform import plan_uniform
+from sepify.plans.chains import Bottleneck, LowRank, Spatial
 from sepify.plans.check import check_plan
 from sepify.plans.diff import diff_plans
 from sepify.plans.file import load_plan, save_plan
 from sepify.plans.forms import FORMS, Keep, Separate, form_from_dict, form_to_dict
 from sepify.plans.plan import Plan
 
+CHAINS = (Bottleneck(5), LowRank(3), Spatial(4))
 FILE = Path(__file__).parent / "box.py"
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-form.md"
 
@@ -42,7 +44,7 @@ def network():
     return fx.symbolic_trace(seeded(Plain()))
 
 
-@pytest.mark.parametrize("form", [Keep(), Separate("dw-pw", 2), Separate("pw-dw", 1)])
+@pytest.mark.parametrize("form", [*CHAINS, Keep(), Separate("dw-pw", 2), Separate("pw-dw", 1)])
 def test_a_form_survives_its_file(form):
     document = json.loads(json.dumps(form_to_dict(form)))
     assert document["form"] == form.kind
@@ -52,7 +54,7 @@ def test_a_form_survives_its_file(form):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "form None is none of keep, separate"),
+        ({}, "form None is none of keep, separate, bottleneck, low-rank, spatial"),
         ({"form": ["keep"]}, r"form \['keep'\] is none of"),
         ({"form": "keep", "rank": 1}, "rank does not belong to form 'keep'"),
         ({"form": "separate", "order": "dw-pw"}, "form 'separate' needs rank"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sepify.capture import capture
 from sepify.errors import CaptureError, FileError
 from sepify.formats.torchscript_read import load_torchscript
+from sepify.storage.archives.contents import open_contents
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -348,3 +349,14 @@ def test_a_packed_archive_is_read(good: Entries, tmp_path: Path) -> None:
 def test_a_pickle_under_the_name_of_a_model(tmp_path: Path) -> None:
     mark = tmp_path / "target"
     assert "does not open" in refused(saved({"a": Marks(mark)}), tmp_path, mark)
+
+
+def test_a_header_that_claims_a_name_of_sixty_thousand_bytes_is_told_briefly() -> None:
+    """zipfile quotes the whole name that it found there."""
+    content = zipped(("archive/data.txt", b"word " * 14_000))
+    content = content[:26] + (60_000).to_bytes(2, "little") + content[28:]  # the name's length
+    contents = open_contents(Path("model.pt"), content, "a model")
+    with pytest.raises(FileError, match=r"model.pt is damaged: data.txt cannot be read") as raised:
+        contents.read("data.txt")
+    assert len(str(raised.value)) < 2_000
+    assert str(raised.value).isprintable()

@@ -83,7 +83,7 @@ def rank_one(specimen: Specimen) -> str:
     wanted = [tensor.shape for tensor in tensors(specimen.answer(specimen.model, specimen.inputs))]
     given = [tensor.shape for tensor in tensors(specimen.answer(specimen.small, specimen.inputs))]
     assert wanted == given, f"shapes {wanted} became {given}"
-    return f"{len(plan.separated)} of {len(plan.decisions)} convolutions"
+    return f"{len(plan.rewritten)} of {len(plan.decisions)} convolutions"
 
 
 def original_untouched(specimen: Specimen) -> str:
@@ -102,7 +102,7 @@ def one_training_step(specimen: Specimen) -> str:
     """The conversion trains: gradients are finite, and every new weight moves, but for those whose
     convolution gets no gradient in the original either."""
     small = copy.deepcopy(specimen.small).train()
-    separated = specimen.small.meta["sepify"].plan.separated
+    separated = specimen.small.meta["sepify"].plan.rewritten
     names = [f"{d.name}.{part}" for d in separated for part in ("depthwise", "pointwise")]
     convs = {name: small.get_submodule(name) for name in names}
     before = {name: conv.weight.detach().clone() for name, conv in convs.items()}

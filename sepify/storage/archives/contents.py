@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sepify.errors import FileError
+from sepify.errors import FileError, first_line
+from sepify.printable import printable
 
 MOST_ENTRIES = 100_000
 # of what deflated entries unpack to: torch deflates source code and nothing else
@@ -40,7 +41,8 @@ class Contents:
             with self.archive.open(entry) as stream:  # never more than was announced
                 content = stream.read(entry.file_size)
         except Exception as error:  # of zlib, of the headers
-            raise FileError(f"{self.path} is damaged: {name} cannot be read ({error})") from error
+            told = printable(first_line(error))  # zipfile quotes what it found
+            raise FileError(f"{self.path} is damaged: {name} cannot be read ({told})") from error
         if len(content) != entry.file_size:
             raise FileError(f"{self.path} is damaged: {name} is shorter than the archive says")
         return content
