@@ -120,3 +120,15 @@ def test_a_pointwise_convolution_has_no_form_at_a_rank() -> None:
     maps = measure_maps(network, (images(2, 6),))["0"]
     assert [form_at_rank(family, 1, convolution, maps) for family in FAMILIES] == [None] * 4
     assert forms_at_rank(1, convolution, maps) == ()
+
+
+@pytest.mark.parametrize(
+    ("channels", "taken"),
+    [(18, 16), (34, 32), (23, 24), (20, 20), (9, 8), (7, 7), (3, 3), (64, 64)],
+)
+def test_whole_vectors_where_they_are_near(channels: int, taken: int) -> None:
+    network = network_of(CONVS["padding"])
+    (convolution,) = survey(network)
+    maps = measure_maps(network, (images(2, 6),))["0"]
+    each = Bottleneck(1).cost(convolution, maps, bias=False).macs or 0
+    assert Bottleneck.within(channels * each, convolution, maps) == Bottleneck(taken)
