@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sepify.planning.make import make_plan as plan
     from sepify.plans.architecture import Architecture
     from sepify.plans.budget import Budget
+    from sepify.plans.chains import Bottleneck, LowRank, Spatial
     from sepify.plans.file import load_plan, save_plan
     from sepify.plans.forms import Keep, Separate
     from sepify.plans.plan import Decision, Plan
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Alternatives",
     "Architecture",
+    "Bottleneck",
     "Budget",
     "Checkpoint",
     "CompiledModel",
@@ -44,6 +46,7 @@ __all__ = [
     "Judging",
     "Keep",
     "Losses",
+    "LowRank",
     "Plan",
     "Provenance",
     "Quantisation",
@@ -52,6 +55,7 @@ __all__ = [
     "Report",
     "Separate",
     "Solver",
+    "Spatial",
     "Timing",
     "Training",
     "compare",
@@ -80,6 +84,7 @@ _HOMES = {
     "Provenance": "sepify.measuring.options",
     "Solver": "sepify.calibration.solver",
     "Timing": "sepify.measuring.options",
+    "Bottleneck": "sepify.plans.chains",
     "Budget": "sepify.plans.budget",
     "CompiledModel": "sepify.compiling",
     "Conversion": "sepify.conversion",
@@ -87,12 +92,14 @@ _HOMES = {
     "DistillationPair": "sepify.distilling",
     "Keep": "sepify.plans.forms",
     "Losses": "sepify.distilling",
+    "LowRank": "sepify.plans.chains",
     "Plan": "sepify.plans.plan",
     "Quantisation": "sepify.quantising.quantisation",
     "Recipe": "sepify.quantising.recipe",
     "Refinement": "sepify.calibration.refine",
     "Report": "sepify.measuring",
     "Separate": "sepify.plans.forms",
+    "Spatial": "sepify.plans.chains",
     "Training": "sepify.distilling",
     "compare": "sepify.measuring",
     "compile": "sepify.compiling",
