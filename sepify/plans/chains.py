@@ -98,6 +98,10 @@ class Chain(Form):
             )
         return None if style == "linear" else f"style '{style}' is for dw-pw, not for {self.kind}"
 
+    def is_exact(self, kernel: Kernel) -> bool:
+        """With as many channels as any kernel takes."""
+        return self.channels >= self.exact_channels(kernel)
+
     def extent(self, kernel: Kernel) -> str:
         """ "bottleneck of 37 channels, exact from 144"."""
         return f"{self.words}, exact from {self.exact_channels(kernel)}"

@@ -47,6 +47,8 @@ def test_with_enough_channels_it_is_the_original_function(
     conv = network.get_submodule("0")
     form = kind(kind.exact_channels(tuple(conv.weight.shape)))
     assert weight_error(form, conv.weight) < 1e-9
+    assert form.is_exact(tuple(conv.weight.shape))
+    assert not kind(form.channels - 1).is_exact(tuple(conv.weight.shape))
     factors = {"0": factorize(form, conv.weight, conv.bias)}
     small = rewritten(network, SeparateConvolutions(factors))
     x = images(2, 6)
@@ -124,7 +126,7 @@ def test_a_pointwise_convolution_has_no_form_at_a_rank() -> None:
 
 @pytest.mark.parametrize(
     ("channels", "taken"),
-    [(18, 16), (34, 32), (23, 24), (20, 20), (9, 8), (7, 7), (3, 3), (64, 64)],
+    [(18, 16), (34, 32), (23, 24), (20, 20), (9, 8), (7, 7), (3, 3)],
 )
 def test_whole_vectors_where_they_are_near(channels: int, taken: int) -> None:
     network = network_of(CONVS["padding"])
