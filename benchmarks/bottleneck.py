@@ -12,23 +12,21 @@ time of a channel over that at the whole vectors below: above 1, the planner sho
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from typing import Any
 
 from fma_peak import fma_peak
-from fused import Call, prepare_kernel, race, spread
+from fused import Call, options, prepare_kernel, race, spread, use_threads
 from image_sets import OUT
 from rich.console import Console
 from rich.table import Table
 
-from sepify.compiling import thread_pool, tvm_api
+from sepify.compiling import tvm_api
 from sepify.compiling.kernels.dense import DENSE
 from sepify.compiling.kernels.kind import Workload
 from sepify.compiling.kernels.machine import Machine
 from sepify.compiling.kernels.separable import SEPARABLE
 from sepify.compiling.kernels.shapes import Conv, Epilogue, Window
-from sepify.compiling.targets import find_target
 from sepify.storage import write_json
 
 RESULTS_FILE = OUT / "bottleneck.json"
@@ -73,27 +71,18 @@ def prepare(workloads: tuple[Workload, Workload], machine: Machine, target: Any)
 
 def main() -> None:
     """Print the table, and write it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--target", default="native", help="native, x86-64-v3 and the like")
-    parser.add_argument("--rounds", type=int, default=100)
-    asked = parser.parse_args()
-    preset = find_target(asked.target)
-    assert preset.description is not None
-    assert preset.machine is not None
-    machine, target = preset.machine, tvm_api.make_target(preset.description)
-    thread_pool.install(None)
+    asked, machine, description = options(__doc__)
+    target = tvm_api.make_target(description)
     peaks = {threads: fma_peak(threads) for threads in asked.threads}
     names = "map", "R", "threads", "us", "GFLOP/s", "of peak", "a channel: min", "median"
-    table = Table(*names, title=f"{machine.lanes} lanes, {preset.description}, peak {peaks}")
+    table = Table(*names, title=f"{machine.lanes} lanes, {description}, peak {peaks}")
     rows = []
     for channels, side in MAPS:
         tried = sizes(channels, machine.lanes)
         works = [parts(channels, side, middle) for middle in tried]
         calls = tuple(prepare(work, machine, target) for work in works)
         for threads in asked.threads:
-            if thread_pool.use_threads(threads) != threads:
-                parser.error(f"{threads} threads: set TVM_NUM_THREADS to that or more")
+            use_threads(threads)
             times = race(calls, asked.rounds)
             for middle, work, taken in zip(tried, works, times, strict=True):
                 rate = 2e-3 * sum(part.macs for part in work) / min(taken)
@@ -117,7 +106,7 @@ def main() -> None:
                 key = {"channels": channels, "side": side, "R": middle, "threads": threads}
                 rows.append({**key, "us": taken})
     Console(highlight=False, width=140).print(table)
-    write_json(RESULTS_FILE, {"target": preset.description, "peaks": peaks, "rows": rows})
+    write_json(RESULTS_FILE, {"target": description, "peaks": peaks, "rows": rows})
 
 
 if __name__ == "__main__":

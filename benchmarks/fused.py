@@ -156,9 +156,10 @@ def race(calls: tuple[Call, ...], rounds: int) -> list[list[float]]:
     return times
 
 
-def main() -> None:
-    """Print the table, and write it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options(page: str | None) -> tuple[argparse.Namespace, Machine, Any]:
+    """What was asked for at the shell, the machine of the target and its description; threads are
+    ours from here on."""
+    parser = argparse.ArgumentParser(description=(page or "").split("\n")[0])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--target", default="native", help="native, x86-64-v3 and the like")
     parser.add_argument("--rounds", type=int, default=100)
@@ -166,22 +167,33 @@ def main() -> None:
     preset = find_target(asked.target)
     assert preset.description is not None
     assert preset.machine is not None
-    target = tvm_api.make_target(preset.description)
     thread_pool.install(None)
+    return asked, preset.machine, preset.description
+
+
+def use_threads(threads: int) -> None:
+    """Run on so many threads from here on. Raises SystemExit where the pool has fewer."""
+    if thread_pool.use_threads(threads) != threads:
+        raise SystemExit(f"{threads} threads: set TVM_NUM_THREADS to that or more")
+
+
+def main() -> None:
+    """Print the table, and write it."""
+    asked, machine, description = options(__doc__)
+    target = tvm_api.make_target(description)
     table = Table("layers", "threads", "one kernel, us", "two", "min", "median")
     rows = []
     for pair in pairs():
-        calls = prepare(pair, preset.machine, target)
+        calls = prepare(pair, machine, target)
         for threads in asked.threads:
-            if thread_pool.use_threads(threads) != threads:
-                parser.error(f"{threads} threads: set TVM_NUM_THREADS to that or more")
+            use_threads(threads)
             one, two = race(calls, asked.rounds)
             ratios = min(one) / min(two), statistics.median(one) / statistics.median(two)
             numbers = [f"{ratio:.2f}" for ratio in ratios]
             table.add_row(pair.name, str(threads), spread(one), spread(two), *numbers)
             rows.append({"layers": pair.name, "threads": threads, "one": one, "two": two})
     Console(highlight=False).print(table)
-    write_json(RESULTS_FILE, {"target": preset.description, "rows": rows})
+    write_json(RESULTS_FILE, {"target": description, "rows": rows})
 
 
 def spread(times: list[float]) -> str:

@@ -106,9 +106,10 @@ def convert(
 
     Returns:
         An ordinary GraphModule in the mode the model was in: `name.depthwise` and `name.pointwise`
-        for each rewritten `name` (in style "mobilenet" `name.depthwise_bn`, `name.depthwise_act`
-        and, where the network has none of its own, `name.pointwise_bn` and `name.pointwise_act` as
-        well), every other key of the state_dict as it was, and a `Conversion` with the plan and the
+        for each rewritten `name`, or the parts of the form that it took (in style "mobilenet"
+        `name.depthwise_bn`, `name.depthwise_act` and, where the network has none of its own,
+        `name.pointwise_bn` and `name.pointwise_act` as well), every other key of the state_dict as
+        it was, and a `Conversion` with the plan and the
         fidelity in `.meta["sepify"]`. With calibration data, "svd" re-estimates BatchNorm on it;
         "least-squares" solves biases too, and needs no such repair.
 

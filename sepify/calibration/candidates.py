@@ -22,8 +22,8 @@ from sepify.plans.form import Form
 from sepify.process.progress import Progress
 
 ITERATIONS = 5  # of the solver: enough to compare candidates, which the chosen one's solve redoes
-# Of a family that loses so many times as much as another at equal cost, no size is looked at: on a
-# ResNet-20 the order of families in a layer is the same at every rank.
+# No size is looked at of a family that loses so many times as much as another at equal cost: which
+# family wins in a layer hardly depends on the size.
 OUTCLASSED = 1.15
 STATISTICS_BYTES = 2**29  # of the covariances that are summed up at a time
 

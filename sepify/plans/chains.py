@@ -250,8 +250,8 @@ class Spatial(Chain):
 
     @classmethod
     def promising(cls, kernel: Kernel) -> bool:
-        """For windows above 3x3: of those, a bottleneck at equal cost lost less in every layer of
-        a ResNet-20."""
+        """For windows above 3x3: at 3x3 another form of equal cost lost less in every layer of a
+        ResNet-20 at rank 1."""
         return cls.unsuited(kernel) is None and math.prod(kernel[2:]) > 9
 
     def sizes(self, kernel: Kernel, maps: Maps | None) -> tuple[Size, ...]:

@@ -13,7 +13,7 @@ from sepify.plans.form import Form
 from sepify.plans.forms import Order, Separate, full_rank
 
 Family = Literal["dw-pw", "pw-dw", "bottleneck", "spatial"]
-# Of a form that is found for so many multiply-adds, how many more it may take: sizes are whole.
+# Sizes are whole, so a form may take so many times the multiply-adds that it is found for.
 ABOUT = 1.05
 
 

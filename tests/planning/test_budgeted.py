@@ -116,7 +116,9 @@ def test_a_budget_in_megabytes_holds_for_the_weights_of_the_whole_model():
 
 
 def test_a_budget_out_of_reach_says_the_least_possible():
-    with pytest.raises(PlanError, match=r"cannot be met: .* least possible is [\d,]+ MACs \(\d\.\d"):
+    with pytest.raises(
+        PlanError, match=r"cannot be met: .* least possible is [\d,]+ MACs \(\d\.\d"
+    ):
         sepify.plan(seeded(Plain(16)), calibration=DATA, budget=Budget(macs=0.01))
 
 
